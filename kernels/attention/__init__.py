@@ -1,0 +1,1 @@
+"""Attention with label-table logit edits and read-out columns, on and below the definition in ``reference.py``."""
