@@ -5,6 +5,8 @@ It materialises the probabilities, which the fused backends exist to avoid; use 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -52,55 +54,83 @@ def attention_reference(
         DenseDiffusion (Kim et al. 2023, arXiv:2308.12964) for the row-range edit; DAAM (Tang et al. 2022,
         arXiv:2210.04885) for head-mean maps; the affine form that holds both is weft's own.
     """
-    wide = torch.promote_types(q.dtype, torch.float32)
-    samples, seqlen_q, _, _ = q.shape
-    seqlen_k = k.shape[1]
+    rows = attend(q, k, scale, alpha, beta, gamma, delta, query_labels, key_labels, key_padding)
+    wide = rows.probabilities.dtype
+    out = torch.einsum("bhqk,bkhd->bqhd", rows.probabilities, v.to(wide)).to(q.dtype)
+    if readout is None:
+        return out, q.new_zeros(q.shape[0], q.shape[1], 0, dtype=wide)
+    weights = readout.to(wide).expand(q.shape[0], -1, -1)
+    return out, torch.einsum("bhqk,bkm->bhqm", rows.probabilities, weights).mean(1)
 
-    logits = scale * torch.einsum("bqhd,bkhd->bhqk", q.to(wide), k.to(wide))  # [B, H, Nq, Nk]
-    rows = _labels(query_labels, seqlen_q, q.device)  # [B or 1, Nq]
-    columns = _labels(key_labels, seqlen_k, q.device)  # [B or 1, Nk]
-    edit = {
-        name: None if table is None else _look_up(table.to(wide), rows, columns)[:, None]  # [B or 1, 1, Nq, Nk]
+
+class EditedRows(NamedTuple):
+    """The rows of one attention, with what their gradient needs. Axes [B, H, Nq, Nk] unless said."""
+
+    logits: Tensor  # S
+    probabilities: Tensor  # P
+    tables: dict[str, Tensor | None]  # looked-up alpha, beta, gamma, delta, each [B or 1, 1, Nq, Nk]
+    largest: Tensor | None  # key of the row maximum, [B, H, Nq, 1], where beta is given
+    smallest: Tensor | None  # key of the row minimum, [B, H, Nq, 1], where gamma is given
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    scale: float,
+    alpha: Tensor | None,
+    beta: Tensor | None,
+    gamma: Tensor | None,
+    delta: Tensor | None,
+    query_labels: Tensor | None,
+    key_labels: Tensor | None,
+    key_padding: Tensor | None,
+) -> EditedRows:
+    """Logits, statistics and probabilities of ``attention_reference``, which says what the arguments are."""
+    wide = torch.promote_types(q.dtype, torch.float32)
+    logits = scale * torch.einsum("bqhd,bkhd->bhqk", q.to(wide), k.to(wide))
+
+    r = labels_or_zero(query_labels, q.shape[1], q.device)
+    c = labels_or_zero(key_labels, k.shape[1], q.device)
+    tables = {
+        name: None if table is None else _look_up(table.to(wide), r, c)[:, None]
         for name, table in (("alpha", alpha), ("beta", beta), ("gamma", gamma), ("delta", delta))
     }
 
-    valid = torch.ones(samples, 1, seqlen_q, seqlen_k, dtype=torch.bool, device=q.device)
+    valid = torch.ones(1, 1, 1, k.shape[1], dtype=torch.bool, device=q.device)
     if key_padding is not None:
         valid = valid & ~key_padding[:, None, None, :]
-    if edit["delta"] is not None:
-        valid = valid & (edit["delta"] != -torch.inf)
+    if tables["delta"] is not None:
+        valid = valid & (tables["delta"] != -torch.inf)
 
-    edited = logits if edit["alpha"] is None else edit["alpha"] * logits
-    if edit["beta"] is not None and seqlen_k:
-        largest = logits.gather(-1, logits.masked_fill(~valid, -torch.inf).argmax(-1, keepdim=True))
-        edited = edited + edit["beta"] * largest
-    if edit["gamma"] is not None and seqlen_k:
-        smallest = logits.gather(-1, logits.masked_fill(~valid, torch.inf).argmin(-1, keepdim=True))
-        edited = edited + edit["gamma"] * smallest
-    if edit["delta"] is not None:
+    largest = smallest = None
+    edited = logits if tables["alpha"] is None else tables["alpha"] * logits
+    # an empty row has no arg-max to ask for, and no key to receive it
+    if tables["beta"] is not None and k.shape[1]:
+        largest = logits.masked_fill(~valid, -torch.inf).argmax(-1, keepdim=True)
+        edited = edited + tables["beta"] * logits.gather(-1, largest)
+    if tables["gamma"] is not None and k.shape[1]:
+        smallest = logits.masked_fill(~valid, torch.inf).argmin(-1, keepdim=True)
+        edited = edited + tables["gamma"] * logits.gather(-1, smallest)
+    if tables["delta"] is not None:
         # the -inf entries are already out through `valid`; adding them would put NaN into the gradient
-        edited = edited + edit["delta"].masked_fill(edit["delta"] == -torch.inf, 0.0)
+        edited = edited + tables["delta"].masked_fill(tables["delta"] == -torch.inf, 0.0)
 
     # a finite fill keeps rows without a valid key free of NaN, forward and backward
-    edited = edited.masked_fill(~valid, torch.finfo(wide).min)
-    probabilities = edited.softmax(-1).masked_fill(~valid, 0.0)  # [B, H, Nq, Nk]
-
-    out = torch.einsum("bhqk,bkhd->bqhd", probabilities, v.to(wide)).to(q.dtype)
-    if readout is None:
-        return out, q.new_zeros(samples, seqlen_q, 0, dtype=wide)
-    maps = torch.einsum("bhqk,bkm->bhqm", probabilities, readout.to(wide).expand(samples, -1, -1)).mean(1)
-    return out, maps
+    filled = edited.masked_fill(~valid, torch.finfo(wide).min)
+    probabilities = filled.softmax(-1).masked_fill(~valid, 0.0)
+    return EditedRows(logits, probabilities, tables, largest, smallest)
 
 
-def _labels(labels: Tensor | None, length: int, device: torch.device) -> Tensor:
+def labels_or_zero(labels: Tensor | None, length: int, device: torch.device) -> Tensor:
+    """``labels`` as int64 [B or 1, length], zeros where there are none."""
     return torch.zeros(1, length, dtype=torch.long, device=device) if labels is None else labels.long()
 
 
-def _look_up(table: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+def _look_up(table: Tensor, r: Tensor, c: Tensor) -> Tensor:
     """Expand ``table`` [B or 1, Lq, Lk] to its value at every (query, key), [B or 1, Nq, Nk]."""
-    samples = torch.arange(max(table.shape[0], rows.shape[0], columns.shape[0]), device=table.device)
+    samples = torch.arange(max(table.shape[0], r.shape[0], c.shape[0]), device=table.device)
     return table[
         (samples % table.shape[0])[:, None, None],
-        rows[samples % rows.shape[0]][:, :, None],
-        columns[samples % columns.shape[0]][:, None, :],
+        r[samples % r.shape[0]][:, :, None],
+        c[samples % c.shape[0]][:, None, :],
     ]

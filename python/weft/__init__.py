@@ -18,26 +18,20 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0.dev0"
 
-# name -> module it comes from; a module standing for itself is a sub-package
-_LAZY = {
-    "attach": "weft.attach",
-    "Attachment": "weft.attach",
-    "AttentionMaps": "weft.methods.attention_maps",
-    "ops": "weft.ops",
-}
+# name -> module it is an attribute of
+_LAZY = {"Attachment": "weft.attach", "AttentionMaps": "weft.methods.attention_maps"}
+# `weft.attach` is a package that can be called, so that importing it never hides the function of its name
+_PACKAGES = ("attach", "ops")
 
 __all__ = ["Attachment", "AttentionMaps", "BackendUnavailableError", "attach", "backend", "ops"]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return importlib.import_module(f"weft.{name}")
     if name not in _LAZY:
         raise AttributeError(f"module 'weft' has no attribute {name!r}; it has {', '.join(sorted(__all__))}")
-    module = importlib.import_module(_LAZY[name])
-    value = module if _LAZY[name] == f"weft.{name}" and not hasattr(module, name) else getattr(module, name)
-    # weft.attach is a function that lives in a package of the same name: importing the package has just bound the
-    # package here, so the function is bound over it
-    globals()[name] = value
-    return value
+    return getattr(importlib.import_module(_LAZY[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -1,0 +1,110 @@
+"""Choosing a backend, and saying no.
+
+An op lists its backends in order of preference. Each can say, before it runs, why it does not take a call. ``auto``
+takes the first that has no objection; a name is an order, so its objection is an error and never a quiet fallback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from weft import _env
+from weft._errors import BackendUnavailableError
+
+BACKEND_NAMES = ("auto", "cuda", "triton", "cpu", "reference")
+
+_requested: ContextVar[str | None] = ContextVar("weft_backend", default=None)
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One way to compute an op.
+
+    Attributes:
+        name: One of ``BACKEND_NAMES`` but "auto".
+        refuse: Called with the op's arguments; the reasons why this backend does not take them, empty for yes.
+        forward: Called with the same arguments; the result.
+    """
+
+    name: str
+    refuse: Callable[..., list[str]]
+    forward: Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Op:
+    """An op and its backends, preferred first."""
+
+    name: str
+    backends: tuple[Backend, ...]
+
+    def choose(self, requested: str, *arguments: Any) -> Backend:
+        """The first backend that takes ``arguments``, or the ``requested`` one.
+
+        Raises:
+            BackendUnavailableError: The requested backend refuses, is not written for this op, or none accepts.
+        """
+        if requested != "auto":
+            candidates = [backend for backend in self.backends if backend.name == requested]
+            if not candidates:
+                known = ", ".join(backend.name for backend in self.backends)
+                raise BackendUnavailableError(f"{self.name}: has no `{requested}` backend; it has {known}")
+        else:
+            candidates = list(self.backends)
+        refusals = {}
+        for backend in candidates:
+            reasons = backend.refuse(*arguments)
+            if not reasons:
+                return backend
+            refusals[backend.name] = reasons
+        headline = "no backend takes this call" if requested == "auto" else f"`{requested}` does not take this call"
+        lines = [f"  {name}: {'; '.join(reasons)}" for name, reasons in refusals.items()]
+        raise BackendUnavailableError("\n".join([f"{self.name}: {headline}", *lines]))
+
+    def explain(self, *arguments: Any) -> dict[str, list[str]]:
+        """Each backend's objections to ``arguments``, preferred backend first; nothing is run."""
+        return {backend.name: backend.refuse(*arguments) for backend in self.backends}
+
+
+def check_backend_name(name: str) -> str:
+    """``name`` itself, if it is a known backend.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if name not in BACKEND_NAMES:
+        raise ValueError(f"backend: must be one of {', '.join(BACKEND_NAMES)}; got {name!r}")
+    return name
+
+
+def requested_backend(name: str | None) -> str:
+    """What this call asks for: its own ``name``, else the innermost ``weft.backend``, else WEFT_BACKEND, else "auto"."""
+    if name is not None:
+        return check_backend_name(name)
+    chosen = _requested.get()
+    return chosen if chosen is not None else _env.settings().backend
+
+
+@contextlib.contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Ask for one backend for every op called inside the block.
+
+    Args:
+        name: "auto", "cuda", "triton", "cpu" or "reference".
+
+    Raises:
+        ValueError: ``name`` is not one of these.
+
+    Example:
+        >>> with weft.backend("reference"):
+        ...     pipe("a red circle")
+    """
+    token = _requested.set(check_backend_name(name))
+    try:
+        yield
+    finally:
+        _requested.reset(token)

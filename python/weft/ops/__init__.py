@@ -1,0 +1,7 @@
+"""The public functions. Each module holds one op: its contract, checks, choice of backend and registration."""
+
+from __future__ import annotations
+
+from weft.ops.attention import Edit, attention
+
+__all__ = ["Edit", "attention"]

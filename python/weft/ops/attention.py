@@ -1,0 +1,262 @@
+"""``attention``: logits edited by label tables, probabilities read out through extra value columns.
+
+The function checks once, here; below it everything trusts its arguments. Plain inference calls the backend straight
+away; a call that needs gradients or is being traced goes through the registered operator ``weft::attention``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+
+from weft._dispatch import Backend, Op, requested_backend
+from weft.kernels.attention.reference import attention_reference
+from weft.kernels.attention.reference_bwd import attention_backward_reference
+from weft.ops import _attention_checks as checks
+from weft.ops import _attention_cpu as cpu
+from weft.ops._attention_edit import Edit
+
+
+@overload
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float | None = ...,
+    edit: Edit | None = ...,
+    readout: None = ...,
+    query_labels: Tensor | None = ...,
+    key_labels: Tensor | None = ...,
+    key_padding: Tensor | None = ...,
+    backend: str | None = ...,
+) -> Tensor: ...
+@overload
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float | None = ...,
+    edit: Edit | None = ...,
+    readout: Tensor,
+    query_labels: Tensor | None = ...,
+    key_labels: Tensor | None = ...,
+    key_padding: Tensor | None = ...,
+    backend: str | None = ...,
+) -> tuple[Tensor, Tensor]: ...
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float | None = None,
+    edit: Edit | None = None,
+    readout: Tensor | None = None,
+    query_labels: Tensor | None = None,
+    key_labels: Tensor | None = None,
+    key_padding: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Attend with logits edited by label, and read the probabilities out as maps.
+
+        S    = scale * Q K^T                                             [B, H, Nq, Nk], never in memory
+        S'   = alpha * S + beta * rowmax(S) + gamma * rowmin(S) + delta   tables looked up at [r(x), c(j)]
+        P    = softmax_j(S')
+        out  = P V                                                       [B, Nq, H, D]
+        maps = mean_h(P W)                                               [B, Nq, M]
+
+    A key is *valid* for a row unless it is padding or ``delta`` is -inf at the row's and the key's label: such a key
+    is as if it were absent. rowmax and rowmin run over the valid keys of the row, per head. A row without a valid
+    key gives zeros in ``out`` and ``maps``. The read-out never changes ``out``. Logits, statistics, edit, softmax
+    and maps are fp32 (fp64 for float64 input); a backend may round the probabilities to the dtype of ``q`` for the
+    product with V.
+
+    Args:
+        q: [B, Nq, H, D], D 1 to 256; float32, bfloat16, float16, or float64 (``reference`` only). Any strides with
+            unit stride along D; nothing is copied.
+        k, v: [B, Nk, H, D], dtype and device of ``q``, likewise.
+        scale: Factor of the raw logits, finite; None for 1 / sqrt(D).
+        edit: The four tables, [B or 1, Lq, Lk] float32 each or absent; None for plain logits.
+        readout: W, [B or 1, Nk, M] float32 (float64 for float64 input): one column a map. A one-hot column is the
+            map of one token, an indicator the summed map of several. None for no maps.
+        query_labels: r, integer [B or 1, Nq] in [0, Lq); None for label 0 everywhere. Copied to int32 (B * Nq values)
+            unless it is that already. On the CPU the range is checked before anything is computed.
+        key_labels: c, integer [B or 1, Nk] in [0, Lk), likewise. ``torch.arange(Nk)[None]`` gives each key its own.
+        key_padding: bool [B or 1, Nk], True where a key is padding and must be ignored, as in
+            ``torch.nn.MultiheadAttention`` (and the opposite of the mask of ``scaled_dot_product_attention``).
+        backend: "cuda", "triton", "cpu", "reference", or None to let ``weft.backend``, WEFT_BACKEND or the library
+            choose.
+
+    Returns:
+        out, [B, Nq, H, D] in the dtype of ``q``, contiguous; with a read-out (out, maps), maps [B, Nq, M] float32
+        (float64 for float64 input).
+
+    Raises:
+        TypeError: An argument of the wrong type or dtype.
+        ValueError: A shape, stride, device, label or scale that does not fit, labels without an edit, or an unknown
+            ``backend``.
+        BackendUnavailableError: The named backend refuses this call, or none accepts it.
+
+    Gradients: q, k, v, the four tables and the read-out, for gradients arriving at ``out`` and at ``maps``. The row
+        maximum counts as the logit of its first largest key and passes its gradient to that key; likewise the
+        minimum. A backend without a backward of its own (``cpu``) has it computed in blocks by plain PyTorch.
+    Backends: cpu (C++, forward; float32, bfloat16, float16), reference (any device and float dtype).
+
+    Source:
+        weft's own affine form of MaskDiffusion (arXiv:2309.04399), DenseDiffusion (arXiv:2308.12964, eq. 2-4) and
+        DAAM (arXiv:2210.04885); definition in ``weft.kernels.attention.reference``.
+    """
+    checks.check_qkv(q, k, v)
+    scale = checks.check_scale(scale, q.shape[3])
+    if edit is not None:
+        if not isinstance(edit, Edit):
+            raise TypeError(f"attention: `edit` must be a weft.ops.Edit or None; got {type(edit).__name__}")
+        for name, table in zip(("alpha", "beta", "gamma", "delta"), edit.tables(), strict=True):
+            if table is not None:
+                checks.check_table(name, table, q)
+    if readout is not None:
+        checks.check_readout(readout, q, k.shape[1])
+    query_labels = _prepare_labels("query_labels", query_labels, q, q.shape[1], edit)
+    key_labels = _prepare_labels("key_labels", key_labels, q, k.shape[1], edit)
+    if key_padding is not None:
+        checks.check_key_padding(key_padding, q, k.shape[1])
+
+    tables = (None, None, None, None) if edit is None else edit.tables()
+    arguments = (q, k, v, scale, *tables, readout, query_labels, key_labels, key_padding)
+    if _needs_operator(q, k, v, tables, readout):
+        out, maps = _attention_operator(*arguments, "" if backend is None else backend)
+    else:
+        out, maps = ATTENTION.choose(requested_backend(backend), *arguments).forward(*arguments)
+    return out if readout is None else (out, maps)
+
+
+def _prepare_labels(name: str, labels: Tensor | None, q: Tensor, length: int, edit: Edit | None) -> Tensor | None:
+    if labels is None:
+        return None
+    if edit is None:
+        raise ValueError(f"attention: `{name}` needs an edit whose tables it looks up; got none")
+    checks.check_labels(name, labels, q, length)
+    return labels.to(torch.int32)
+
+
+def _needs_operator(
+    q: Tensor, k: Tensor, v: Tensor, tables: tuple[Tensor | None, ...], readout: Tensor | None
+) -> bool:
+    """Whether autograd, a compiler or a tracing mode must see one registered operator.
+
+    The operator machinery costs some 30 us a call, more than the whole kernel at the smallest layers.
+    """
+    if torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
+        return True
+    if not (type(q) is Tensor and type(k) is Tensor and type(v) is Tensor):
+        return True
+    if not torch.is_grad_enabled():
+        return False
+    return any(x is not None and x.requires_grad for x in (q, k, v, *tables, readout))
+
+
+# --- backends ---------------------------------------------------------------------------------------------------
+
+
+def _refuse_reference(*arguments: Any) -> list[str]:
+    return []
+
+
+def _reference_forward(q: Tensor, k: Tensor, v: Tensor, scale: float, *rest: Tensor | None) -> tuple[Tensor, Tensor]:
+    alpha, beta, gamma, delta, _, query_labels, key_labels, _ = rest
+    table = next((x for x in (alpha, beta, gamma, delta) if x is not None), None)
+    if table is not None and q.device.type == "cpu":
+        checks.check_label_range("query_labels", query_labels, table.shape[1])
+        checks.check_label_range("key_labels", key_labels, table.shape[2])
+    out, maps = attention_reference(q, k, v, scale, *rest)
+    return out.contiguous(), maps.contiguous()
+
+
+ATTENTION = Op(
+    "attention",
+    (
+        Backend("cpu", cpu.refuse, cpu.attention_fwd_cpu),
+        Backend("reference", _refuse_reference, _reference_forward),
+    ),
+)
+
+
+# --- registration -----------------------------------------------------------------------------------------------
+
+_INPUTS = (
+    "Tensor q, Tensor k, Tensor v, float scale, Tensor? alpha, Tensor? beta, Tensor? gamma, Tensor? delta, "
+    "Tensor? readout, Tensor? query_labels, Tensor? key_labels, Tensor? key_padding"
+)
+
+
+@torch.library.custom_op("weft::attention", mutates_args=(), schema=f"({_INPUTS}, str backend) -> (Tensor, Tensor)")
+def _attention_operator(q, k, v, scale, *rest):  # type: ignore[no-untyped-def]
+    *rest, backend = rest
+    arguments = (q, k, v, scale, *rest)
+    return ATTENTION.choose(requested_backend(backend or None), *arguments).forward(*arguments)
+
+
+@_attention_operator.register_fake
+def _(q, k, v, scale, alpha, beta, gamma, delta, readout, *rest):  # type: ignore[no-untyped-def]
+    columns = 0 if readout is None else readout.shape[2]
+    maps_dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+    return q.new_empty(q.shape), q.new_empty((q.shape[0], q.shape[1], columns), dtype=maps_dtype)
+
+
+@torch.library.custom_op(
+    "weft::attention_backward",
+    mutates_args=(),
+    schema=f"(Tensor dout, Tensor dmaps, {_INPUTS}, bool table_gradients, bool readout_gradient) -> "
+    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+def _attention_backward_operator(*arguments):  # type: ignore[no-untyped-def]
+    return tuple(attention_backward_reference(*arguments))
+
+
+@_attention_backward_operator.register_fake
+def _(dout, dmaps, q, k, v, scale, alpha, beta, gamma, delta, readout, *rest):  # type: ignore[no-untyped-def]
+    *_, table_gradients, readout_gradient = rest
+
+    def like(x: Tensor | None, wanted: bool) -> Tensor:
+        return q.new_empty(0) if x is None or not wanted else x.new_empty(x.shape)
+
+    tables = [like(table, table_gradients) for table in (alpha, beta, gamma, delta)]
+    return (like(q, True), like(k, True), like(v, True), *tables, like(readout, readout_gradient))
+
+
+def _save_for_backward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    # inputs only: the backward makes logits and probabilities again rather than keep B * H * Nq * Nk of them
+    q, k, v, ctx.scale, *rest, _ = inputs
+    ctx.save_for_backward(q, k, v, *rest)
+
+
+def _backward(ctx, dout, dmaps):  # type: ignore[no-untyped-def]
+    q, k, v, *rest = ctx.saved_tensors
+    needs = ctx.needs_input_grad
+    table_gradients, readout_gradient = any(needs[4:8]), needs[8]
+    gradients = _attention_backward_operator(dout, dmaps, q, k, v, ctx.scale, *rest, table_gradients, readout_gradient)
+    dq, dk, dv, *dtables, dreadout = gradients
+
+    def given(gradient: Tensor, position: int) -> Tensor | None:
+        return gradient if needs[position] else None
+
+    tables = [given(gradient, 4 + i) for i, gradient in enumerate(dtables)]
+    return (
+        given(dq, 0),
+        given(dk, 1),
+        given(dv, 2),
+        None,
+        *tables,
+        given(dreadout, 8),
+        None,
+        None,
+        None,
+        None,
+    )
+
+
+_attention_operator.register_autograd(_backward, setup_context=_save_for_backward)
