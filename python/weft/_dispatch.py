@@ -82,7 +82,7 @@ def check_backend_name(name: str) -> str:
 
 
 def requested_backend(name: str | None) -> str:
-    """What this call asks for: its own ``name``, else the innermost ``weft.backend``, else WEFT_BACKEND, else "auto"."""
+    """What a call asks for: its own ``name``, else the innermost ``weft.backend``, else WEFT_BACKEND, else "auto"."""
     if name is not None:
         return check_backend_name(name)
     chosen = _requested.get()

@@ -57,7 +57,8 @@ class Edit:
                 )
             if table.device != first.device:
                 raise ValueError(
-                    f"Edit: tables must share a device; `{first_name}` is on {first.device}, `{name}` on {table.device}"
+                    f"Edit: tables must share a device; `{first_name}` is on {first.device}, `{name}` is on "
+                    f"{table.device}"
                 )
             # reading values would break a graph that is being traced; they were read when it was built eagerly
             if not torch.compiler.is_compiling():

@@ -58,14 +58,14 @@ def build_unet(in_channels: int = LATENT_CHANNELS) -> UNet2DConditionModel:
         sample_size=LATENT_SIZE,
         in_channels=in_channels,
         out_channels=LATENT_CHANNELS,
-        block_out_channels=(80, 160),
+        block_out_channels=(80, 120),
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         layers_per_block=1,
         # the number of heads, in spite of its name; the head width is 40 everywhere, as in SD1.x
-        attention_head_dim=(2, 4),
+        attention_head_dim=(2, 3),
         cross_attention_dim=TEXT_WIDTH,
-        norm_num_groups=16,
+        norm_num_groups=8,
     )
 
 
