@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from weft.attach import Attachment, attach
     from weft.methods.attention_maps import AttentionMaps
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 # name -> module it is an attribute of
 _LAZY = {"Attachment": "weft.attach", "AttentionMaps": "weft.methods.attention_maps"}

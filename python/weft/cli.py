@@ -1,0 +1,56 @@
+"""The command line: parses options, calls the command, turns an expected error into one line and exit status 2."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from typing import Annotated, Union
+
+import tyro
+
+from weft._errors import BackendUnavailableError
+from weft.commands.demo import Demo
+from weft.commands.generate import Generate
+
+
+@dataclasses.dataclass(frozen=True)
+class Doctor:
+    """Tell what is built, which backends work here and why others do not, versions and chip features."""
+
+
+Command = Union[  # noqa: UP007 - tyro reads the annotations of a Union's members
+    Annotated[Doctor, tyro.conf.subcommand("doctor")],
+    Annotated[Demo, tyro.conf.subcommand("demo")],
+    Annotated[Generate, tyro.conf.subcommand("generate")],
+]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of ``weft``; ``arguments`` are those of the process unless given."""
+    command = tyro.cli(
+        Command, prog="weft", args=arguments, description="Read, edit and localise text-to-image models."
+    )
+    try:
+        run(command)
+    except (ValueError, TypeError, OSError, BackendUnavailableError) as error:
+        print(f"weft: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+def run(command: Doctor | Demo | Generate) -> None:
+    """Carry out one parsed command and print what it found or wrote."""
+    if isinstance(command, Doctor):
+        from weft import _doctor
+
+        print(_doctor.render(_doctor.examine()))
+    elif isinstance(command, Demo):
+        from weft.commands.demo import demo, describe
+
+        rows, path = demo(command)
+        print(describe(rows))
+        print(f"pictures: {path}")
+    else:
+        from weft.commands.generate import generate
+
+        for picture in generate(command):
+            print(picture.path)

@@ -1,0 +1,149 @@
+"""``weft demo``: the embedded model drawing with and without weft, maps read out, both timed."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from tqdm.auto import tqdm
+
+import weft
+from weft._files import output_folder, whole_file
+from weft.commands.loading import EMBEDDED, choose_device, choose_dtype, load_pipeline
+
+# prompt -> the words whose maps are shown
+DEMO_PROMPTS = {
+    "a red circle": ("red", "circle"),
+    "a green star and a blue square": ("star", "square"),
+    "a yellow triangle to the left of a purple ring": ("triangle", "ring"),
+}
+
+TILE = 160  # pixels of one picture on the sheet
+CAPTION = 16  # pixels of a line of text
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Draw a few prompts with stock diffusers and with weft, read the attention maps, and time both."""
+
+    out: Path = Path("demo")
+    """Folder for demo.png and demo.json; made if it is not there."""
+    model: str = EMBEDDED
+    """'embedded', a diffusers folder, or a model id (Stable Diffusion 1.x, 2.x, XL)."""
+    steps: int = 25
+    """Denoising steps."""
+    guidance_scale: float = 5.0
+    """Classifier-free guidance weight, 1 = off."""
+    seed: int = 0
+    """Seed of the initial noise."""
+    repeats: int = 3
+    """Timed runs of each kind; their median is shown."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:1."""
+
+
+@dataclass(frozen=True)
+class DemoRow:
+    """One prompt: median seconds per picture, and how far weft's picture is from the stock one.
+
+    Attributes:
+        stock_s, weft_s, maps_s: Stock diffusers; weft with no control; weft reading maps. Seconds per picture.
+        largest_difference: Between stock and weft with no control, in pixel values 0 to 255.
+    """
+
+    prompt: str
+    words: tuple[str, ...]
+    stock_s: float
+    weft_s: float
+    maps_s: float
+    largest_difference: int
+
+
+def demo(options: Demo) -> tuple[list[DemoRow], Path]:
+    """Carry out ``weft demo``; returns the rows and the path of the picture sheet.
+
+    Raises:
+        ValueError: An option out of range or a model that cannot be loaded.
+        OSError: The output folder cannot be written to.
+    """
+    for name in ("steps", "repeats"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"demo: --{name} must be at least 1; got {getattr(options, name)}")
+    folder = output_folder(options.out, who="demo")
+    device = choose_device(options.device)
+    pipe = load_pipeline(options.model, choose_dtype("auto", device), device)
+    pipe.set_progress_bar_config(disable=True)
+
+    def draw(prompt: str) -> Image.Image:
+        generator = torch.Generator(device).manual_seed(options.seed)
+        guidance = {"guidance_scale": options.guidance_scale, "num_inference_steps": options.steps}
+        return pipe(prompt, generator=generator, **guidance).images[0]
+
+    rows, strips = [], []
+    draw(next(iter(DEMO_PROMPTS)))  # first-call costs belong to nobody
+    for prompt, words in tqdm(DEMO_PROMPTS.items(), desc="demo", unit="prompt"):
+        stock_s, stock = _timed(draw, prompt, options.repeats)
+        with weft.attach(pipe):
+            weft_s, plain = _timed(draw, prompt, options.repeats)
+        with weft.attach(pipe, weft.AttentionMaps(words)) as attachment:
+            maps_s, _ = _timed(draw, prompt, options.repeats)
+            overlays = [attachment.maps.image(word, over=plain) for word in words]
+        difference = np.abs(np.asarray(stock, dtype=int) - np.asarray(plain, dtype=int))
+        rows.append(DemoRow(prompt, words, stock_s, weft_s, maps_s, int(difference.max())))
+        titles = [f"stock {stock_s:.2f} s", f"weft {weft_s:.2f} s", *(f"map: {word}" for word in words)]
+        strips.append(_strip(prompt, titles, [stock, plain, *overlays]))
+
+    path = folder / "demo.png"
+    with whole_file(path) as temporary:
+        _stack(strips).save(temporary, format="PNG")
+    with whole_file(folder / "demo.json") as temporary:
+        temporary.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+    return rows, path
+
+
+def describe(rows: list[DemoRow]) -> str:
+    """The timings as a table."""
+    lines = [f"{'prompt':<48} {'stock':>8} {'weft':>8} {'+ maps':>8}  largest pixel difference"]
+    for row in rows:
+        times = "".join(f" {seconds:6.2f} s" for seconds in (row.stock_s, row.weft_s, row.maps_s))
+        lines.append(f"{row.prompt:<48}{times}  {row.largest_difference} of 255")
+    return "\n".join(lines)
+
+
+def _timed(draw: Any, prompt: str, repeats: int) -> tuple[float, Image.Image]:
+    """Median seconds of ``repeats`` pictures, and the last one. The pipeline ends with a copy to the host."""
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        image = draw(prompt)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds), image
+
+
+def _strip(prompt: str, titles: list[str], images: list[Image.Image]) -> Image.Image:
+    """One row of the sheet: the prompt, then a title above each picture."""
+    font = ImageFont.load_default(size=12)
+    strip = Image.new("RGB", (TILE * len(images), TILE + 2 * CAPTION), "white")
+    pen = ImageDraw.Draw(strip)
+    pen.text((4, 1), prompt, fill="black", font=font)
+    for column, (title, image) in enumerate(zip(titles, images, strict=True)):
+        pen.text((column * TILE + 4, CAPTION + 1), title, fill="black", font=font)
+        # nearest: the pixels shown are the pixels made
+        strip.paste(image.resize((TILE, TILE), Image.Resampling.NEAREST), (column * TILE, 2 * CAPTION))
+    return strip
+
+
+def _stack(strips: list[Image.Image]) -> Image.Image:
+    sheet = Image.new("RGB", (max(s.width for s in strips), sum(s.height for s in strips)), "white")
+    top = 0
+    for strip in strips:
+        sheet.paste(strip, (0, top))
+        top += strip.height
+    return sheet

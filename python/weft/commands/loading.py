@@ -1,0 +1,71 @@
+"""A text-to-image pipeline from what a user types: nothing for the embedded model, else a folder or a model id."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+EMBEDDED = "embedded"
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def choose_device(device: str) -> torch.device:
+    """``device`` itself, or for "auto" the first GPU if there is one.
+
+    Raises:
+        ValueError: It is not a device, or torch does not see it here.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"--device must be auto, cpu or cuda[:index]; got {device!r}") from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"--device {device}: torch {torch.__version__} sees no CUDA device here; use --device cpu")
+    return chosen
+
+
+def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The dtype of that name, or for "auto" float16 on a GPU and float32 elsewhere."""
+    if dtype == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    return DTYPES[dtype]
+
+
+def load_pipeline(model: str, dtype: torch.dtype, device: torch.device) -> Any:
+    """The pipeline of ``model`` on ``device``.
+
+    Args:
+        model: "embedded", a diffusers folder, or a model id that diffusers finds in its cache or fetches.
+
+    Raises:
+        ValueError: It is none of these, or its weights are not safetensors.
+    """
+    if model == EMBEDDED:
+        from weft import shapes
+
+        return shapes.pipeline(dtype=dtype, device=device)
+    folder = Path(model).expanduser()
+    looks_like_path = folder.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1
+    if folder.exists() or looks_like_path:
+        if not (folder / "model_index.json").is_file():
+            found = (
+                "has no model_index.json" if folder.is_dir() else "is a file" if folder.exists() else "is not there"
+            )
+            raise ValueError(
+                f"--model: must be '{EMBEDDED}', a diffusers folder or a model id such as owner/name; {folder} {found}"
+            )
+        model = str(folder)
+    from diffusers import AutoPipelineForText2Image
+
+    try:
+        # safetensors only: a pickled checkpoint can run code when it is read
+        pipe = AutoPipelineForText2Image.from_pretrained(model, torch_dtype=dtype, use_safetensors=True)
+    except (OSError, ValueError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise ValueError(f"--model {model}: diffusers cannot load it: {first_line}") from error
+    return pipe.to(device)
