@@ -1,0 +1,79 @@
+# One verb each, the same on a laptop and in CI. Every verb sets up what it needs; `make help` lists them.
+SHELL := bash
+.SHELLFLAGS := -o pipefail -ec
+.DELETE_ON_ERROR:
+
+VENV ?= .venv
+# 3.11 first: constraints.txt was taken from it. A launcher may be on PATH and lead nowhere, so each is tried.
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.10 python3; do \
+	"$$python" -c 'import sys; raise SystemExit(sys.version_info < (3, 10))' 2>/dev/null && echo $$python && break; done)
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+NATIVE := setup.py $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.cu csrc/*/*.h csrc/*/*/*.h)
+CXX_FILES = $(shell git ls-files -co --exclude-standard csrc tests | grep -E '\.(cpp|cu|cuh|h)$$')
+
+.PHONY: setup style check types test demo gpu bench wheel clean help
+.DEFAULT_GOAL := setup
+
+setup: $(VENV)/.installed  ## create .venv, install pinned dependencies and weft in editable mode, git hooks
+
+$(VENV)/.created:
+	.ci/system-packages $(or $(PYTHON),python3)
+	$(or $(PYTHON),python3) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.dependencies: $(VENV)/.created pyproject.toml constraints.txt
+	$(PIP) install -q -c constraints.txt setuptools pybind11 ninja
+	$(PIP) install -q -c constraints.txt torch==2.13.0
+	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[dev]'
+	if git rev-parse --git-dir >/dev/null 2>&1; then $(BIN)/pre-commit install >/dev/null; fi
+	touch $@
+
+# a second editable install does only what changed in csrc/ or in the list of packages
+$(VENV)/.installed: $(VENV)/.dependencies $(NATIVE) $(wildcard kernels/*/__init__.py)
+	$(PIP) install -q --no-deps --no-build-isolation -e .
+	touch $@
+
+style: setup  ## fix format and lint: ruff, clang-format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/clang-format -i $(CXX_FILES)
+
+check: setup types  ## verify the same and mypy
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
+
+# mypy sees the packages as they are installed, so that weft.kernels.<op> has its name; messages name our files
+types: setup
+	rm -rf build/types
+	$(BIN)/python setup.py -q build_py --build-lib build/types
+	MYPYPATH=build/types $(BIN)/mypy -p weft | sed -e 's|build/types/weft/kernels/|kernels/|' -e 's|build/types/|python/|'
+
+# two workers of one thread beat one of two: most tests are small
+test: check  ## check, then every test that needs no GPU
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m 'not gpu and not serial'
+	$(BIN)/python -m pytest -q -m 'serial and not gpu'
+
+demo: setup  ## pictures and attention maps from the embedded model, beside stock diffusers, with both timings
+	$(BIN)/weft demo
+
+gpu: setup  ## on a GPU: tests, benchmarks, results written; ARGS=--dry-run shows what would run
+	$(BIN)/python -m benchmarks.gpu $(ARGS)
+
+bench: setup  ## measure: OP=attention, BASE=<git revision to compare with>
+	$(BIN)/python -m benchmarks.run $(OP) $(if $(BASE),--base $(BASE))
+
+wheel: setup  ## build sdist and wheel, install the wheel in a clean environment, import it
+	rm -rf dist build/wheel-check
+	$(BIN)/python -m build -q --no-isolation
+	$(BIN)/python -m venv build/wheel-check
+	build/wheel-check/bin/python -m pip install -q --no-deps dist/*.whl
+	cd build && PYTHONPATH= wheel-check/bin/python -c 'import weft; print("weft", weft.__version__, weft.__file__)'
+
+clean:  ## remove build products and the virtual environment
+	rm -rf build dist $(VENV) python/*.egg-info python/weft/_native.*.so
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*  ## (.*)/  make \1\t\2/' | expand -t 16
