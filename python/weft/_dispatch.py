@@ -6,11 +6,12 @@ takes the first that has no objection; a name is an order, so its objection is a
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
-from contextvars import ContextVar
+from collections.abc import Callable
+from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from weft import _env
 from weft._errors import BackendUnavailableError
@@ -18,6 +19,8 @@ from weft._errors import BackendUnavailableError
 BACKEND_NAMES = ("auto", "cuda", "triton", "cpu", "reference")
 
 _requested: ContextVar[str | None] = ContextVar("weft_backend", default=None)
+# the blocks that a compiler is inside of: it can follow a list, not a ContextVar, and never really appends to it
+_traced: list[str] = []
 
 
 @dataclass(frozen=True)
@@ -70,14 +73,14 @@ class Op:
         return {backend.name: backend.refuse(*arguments) for backend in self.backends}
 
 
-def check_backend_name(name: str) -> str:
-    """``name`` itself, if it is a known backend.
+def check_backend_name(name: str, origin: str = "backend") -> str:
+    """``name`` itself, if it is a known backend; ``origin`` is where it was given.
 
     Raises:
         ValueError: It is not.
     """
     if name not in BACKEND_NAMES:
-        raise ValueError(f"backend: must be one of {', '.join(BACKEND_NAMES)}; got {name!r}")
+        raise ValueError(f"{origin}: must be one of {', '.join(BACKEND_NAMES)}; got {name!r}")
     return name
 
 
@@ -86,12 +89,15 @@ def requested_backend(name: str | None) -> str:
     if name is not None:
         return check_backend_name(name)
     chosen = _requested.get()
-    return chosen if chosen is not None else _env.settings().backend
+    if chosen is not None:
+        return chosen
+    return check_backend_name(_env.settings().backend, origin=_env.variable("backend"))
 
 
-@contextlib.contextmanager
-def backend(name: str) -> Iterator[None]:
+class backend:
     """Ask for one backend for every op called inside the block.
+
+    Inside a function that is being compiled, the choice is made once, while it is traced.
 
     Args:
         name: "auto", "cuda", "triton", "cpu" or "reference".
@@ -103,8 +109,29 @@ def backend(name: str) -> Iterator[None]:
         >>> with weft.backend("reference"):
         ...     pipe("a red circle")
     """
-    token = _requested.set(check_backend_name(name))
-    try:
-        yield
-    finally:
-        _requested.reset(token)
+
+    def __init__(self, name: str) -> None:
+        self.name = check_backend_name(name)
+        self._tokens: list[Token[str | None]] = []
+
+    def __enter__(self) -> None:
+        if torch.compiler.is_compiling():
+            _traced.append(self.name)
+        else:
+            self._tokens.append(_requested.set(self.name))
+
+    def __exit__(self, *error: object) -> None:
+        if torch.compiler.is_compiling():
+            _traced.pop()
+        else:
+            _requested.reset(self._tokens.pop())
+
+
+def named_in_trace(name: str | None) -> str:
+    """What a traced call hands to its registered operator: its own ``name``, else the innermost block of the trace.
+
+    Empty if there is neither; the choice is then made anew at every run, by ``requested_backend``.
+    """
+    if name is not None:
+        return check_backend_name(name)
+    return _traced[-1] if torch.compiler.is_compiling() and _traced else ""

@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from weft._dispatch import Backend, Op, requested_backend
+from weft._dispatch import Backend, Op, named_in_trace, requested_backend
 from weft.kernels.attention.reference import attention_reference
 from weft.kernels.attention.reference_bwd import attention_backward_reference
 from weft.ops import _attention_checks as checks
 from weft.ops import _attention_cpu as cpu
 from weft.ops._attention_edit import Edit
+
+_LARGEST_INT32 = torch.iinfo(torch.int32).max
 
 
 @overload
@@ -128,7 +130,7 @@ def attention(
     tables = (None, None, None, None) if edit is None else edit.tables()
     arguments = (q, k, v, scale, *tables, readout, query_labels, key_labels, key_padding)
     if _needs_operator(q, k, v, tables, readout):
-        out, maps = _attention_operator(*arguments, "" if backend is None else backend)
+        out, maps = _attention_operator(*arguments, named_in_trace(backend))
     else:
         out, maps = ATTENTION.choose(requested_backend(backend), *arguments).forward(*arguments)
     return out if readout is None else (out, maps)
@@ -140,7 +142,8 @@ def _prepare_labels(name: str, labels: Tensor | None, q: Tensor, length: int, ed
     if edit is None:
         raise ValueError(f"attention: `{name}` needs an edit whose tables it looks up; got none")
     checks.check_labels(name, labels, q, length)
-    return labels.to(torch.int32)
+    # a wide label must not wrap around into the range: what int32 cannot hold stays outside, for the check to find
+    return labels.clamp(-1, _LARGEST_INT32).to(torch.int32) if labels.dtype == torch.int64 else labels.to(torch.int32)
 
 
 def _needs_operator(
