@@ -1,11 +1,8 @@
-"""The parts of the shapes model, all stock classes, and how a folder of them becomes a pipeline."""
+"""The untrained parts of the shapes model. All of them are stock classes, so its weights need no code of ours."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from .tokenizer import MAX_LENGTH

@@ -5,6 +5,8 @@ The byte-pair merges are grown word by word, so the stock ``CLIPTokenizer`` need
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from transformers import CLIPTokenizer
 
 from .vocabulary import CAPTION_WORDS, COLOURS, SHAPES, SPARE_WORDS, TASK_WORDS
@@ -60,7 +62,7 @@ def _split(word: str, ranks: dict[tuple[str, str], int]) -> list[str]:
     """Byte-pair encoding of one ASCII word: join the best ranked neighbours until none is ranked."""
     pieces = [*word[:-1], word[-1] + END_OF_WORD]
     while True:
-        ranked = [(ranks[pair], i) for i, pair in enumerate(zip(pieces, pieces[1:], strict=False)) if pair in ranks]
+        ranked = [(ranks[pair], i) for i, pair in enumerate(pairwise(pieces)) if pair in ranks]
         if not ranked:
             return pieces
         _, i = min(ranked)

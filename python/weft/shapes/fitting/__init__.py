@@ -1,0 +1,1 @@
+"""How the shapes model is trained: stages, loop, checkpoints and export."""

@@ -1,0 +1,49 @@
+"""Train the shapes model: ``python -m weft.shapes.train --run runs/shapes``.
+
+The same command resumes an interrupted run. ``--diffusion.decay-from STEP`` ends the plateau there and finishes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+
+import torch
+import tyro
+from accelerate import Accelerator
+
+from .fitting.config import TrainConfig
+from .fitting.diffusion import fit_diffusion
+from .fitting.export import export
+from .fitting.loop import Interrupted
+from .fitting.vae import fit_vae
+
+
+def train(config: TrainConfig) -> None:
+    """Run the stages of ``config`` in order; each one reads what the one before wrote to the run folder."""
+    config.run.mkdir(parents=True, exist_ok=True)
+    accelerator = Accelerator(mixed_precision=config.precision, cpu=config.cpu)
+    if accelerator.is_main_process:
+        record = {"config": dataclasses.asdict(config), "torch": torch.__version__}
+        (config.run / "config.json").write_text(json.dumps(record, indent=2, default=str) + "\n")
+
+    if "vae" in config.stages:
+        fit_vae(config.vae, config.seed, config.run / "vae", accelerator)
+    if "diffusion" in config.stages:
+        fit_diffusion(config.diffusion, config.seed, config.run, accelerator)
+    if "export" in config.stages and accelerator.is_main_process:
+        export(config.run, config.export_to or config.run / "pipeline")
+
+
+def main() -> None:
+    """Command-line entry."""
+    try:
+        train(tyro.cli(TrainConfig, description=__doc__))
+    except Interrupted as stop:
+        print(stop)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
