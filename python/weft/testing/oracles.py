@@ -1,0 +1,102 @@
+"""When is a result right? Each oracle compares with float64 and asks for no more than plain PyTorch itself attains.
+
+Every comparison is written so that a NaN fails it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def error_budget(eager: Tensor, gold: Tensor, factor: float) -> float:
+    """Largest error a kernel may make: ``factor`` times eager's own, plus one rounding step.
+
+    Args:
+        eager: What plain PyTorch computes in the tested dtype; the dtype gives the rounding step.
+        gold: The same in float64.
+        factor: How many times eager's error is allowed.
+
+    Returns:
+        A bound on the largest absolute error, in the unit of ``gold``.
+    """
+    if not gold.numel():
+        return 0.0
+    step = torch.finfo(eager.dtype).eps * gold.abs().max().item()
+    return factor * (eager.double() - gold).abs().max().item() + step
+
+
+def assert_as_accurate_as_eager(name: str, actual: Tensor, eager: Tensor, gold: Tensor, factor: float = 2.0) -> None:
+    """``actual`` has the shape and dtype of ``eager`` and stays within its ``error_budget``.
+
+    Raises:
+        AssertionError: It does not; the message shows the worst place.
+    """
+    assert actual.shape == eager.shape, f"{name}: shape {list(actual.shape)}, expected {list(eager.shape)}"
+    assert actual.dtype == eager.dtype, f"{name}: {actual.dtype}, expected {eager.dtype}"
+    if not gold.numel():
+        return
+    error = (actual.double() - gold).abs()
+    # argmax stops at a NaN if there is one, so that the message shows it
+    place = tuple(int(i) for i in torch.unravel_index(error.argmax(), error.shape))
+    budget = error_budget(eager, gold, factor)
+    assert error[place].item() <= budget, (
+        f"{name}: error {error[place].item():.3g} at {list(place)} is over the budget of {budget:.3g}: "
+        f"got {actual[place].item():.9g}, float64 gives {gold[place].item():.9g}, eager {eager[place].item():.9g}"
+    )
+
+
+def relative_l2(actual: Tensor, gold: Tensor) -> float:
+    """Norm of the error over the norm of ``gold``; 0 for two zeros, inf for an error where ``gold`` is zero."""
+    error, size = (actual.double() - gold.double()).norm().item(), gold.double().norm().item()
+    if error == 0.0:
+        return 0.0
+    return error / size if size else float("inf")
+
+
+def cosine(actual: Tensor, gold: Tensor) -> float:
+    """Cosine of the angle between the two as vectors; 1 if both are zero, 0 if only one is."""
+    a, g = actual.double().flatten(), gold.double().flatten()
+    sizes = (a.norm() * g.norm()).item()
+    if sizes == 0.0:
+        return 1.0 if a.norm().item() == g.norm().item() else 0.0
+    return float((a @ g).item() / sizes)
+
+
+def assert_unbiased(name: str, actual: Tensor, eager: Tensor, gold: Tensor, factor: float = 3.0) -> None:
+    """For long reductions: the error *spread over all elements* is no larger than eager's.
+
+    A small bias of every element passes a largest-error bound; it does not pass this one. The relative L2 error
+    may be ``factor`` times eager's plus one rounding step, and the angle what such an error can turn.
+
+    Raises:
+        AssertionError: It is larger, or not a number.
+    """
+    bound = factor * relative_l2(eager, gold) + torch.finfo(eager.dtype).eps
+    found, angle = relative_l2(actual, gold), cosine(actual, gold)
+    assert found <= bound, f"{name}: relative L2 error {found:.3g} is over {bound:.3g}"
+    # an error of relative size e turns a vector by at most asin(e), and 1 - cos(asin(e)) <= e * e
+    assert 1.0 - angle <= bound * bound + 1e-12, f"{name}: cosine with float64 is {angle:.12g}"
+
+
+def assert_bitwise(name: str, actual: Tensor, expected: Tensor) -> None:
+    """Same shape, dtype and bits: NaN equals the same NaN, and -0 differs from 0.
+
+    Raises:
+        AssertionError: They differ; the message counts the places and shows the first.
+    """
+    assert actual.shape == expected.shape, f"{name}: shape {list(actual.shape)}, expected {list(expected.shape)}"
+    assert actual.dtype == expected.dtype, f"{name}: {actual.dtype}, expected {expected.dtype}"
+    differs = _bits(actual) != _bits(expected)
+    count = int(differs.sum())
+    if count:
+        place = tuple(differs.nonzero()[0].tolist())
+        raise AssertionError(
+            f"{name}: {count} of {actual.numel()} values differ in their bits; at {list(place)} "
+            f"{actual[place].item()!r} and {expected[place].item()!r}"
+        )
+
+
+def _bits(x: Tensor) -> Tensor:
+    same_size = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return x.detach().contiguous().view(same_size[x.element_size()])

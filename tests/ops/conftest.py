@@ -1,0 +1,74 @@
+"""Every backend of ``attention`` that works here, by name, and one way to call the op on drawn inputs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+from torch import Tensor
+
+from weft.ops import Edit, attention
+from weft.ops.attention import ATTENTION
+from weft.testing import AttentionCase, AttentionInputs, make_attention_inputs
+
+AttentionCall = Callable[..., tuple[Tensor, Tensor]]
+
+# a first call may build or load a kernel, so no deadline; in CI the same examples every time
+settings.register_profile(
+    "weft",
+    deadline=None,
+    max_examples=60,
+    derandomize="CI" in os.environ,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.load_profile("weft")
+
+
+def device_of(backend: str) -> str:
+    """Where a backend's inputs must lie on this machine."""
+    return "cuda" if backend in ("cuda", "triton") and torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture(scope="session", params=[backend.name for backend in ATTENTION.backends])
+def backend_name(request: pytest.FixtureRequest) -> str:
+    """A backend that takes an ordinary float32 call here."""
+    name: str = request.param
+    probe = make_attention_inputs(AttentionCase(seqlen_q=4, seqlen_k=4, heads=1, head_dim=8), device=device_of(name))
+    reasons = ATTENTION.explain(*probe.arguments())[name]
+    if reasons:
+        pytest.skip(f"{name}: {'; '.join(reasons)}")
+    return name
+
+
+@pytest.fixture(scope="session")
+def device(backend_name: str) -> str:
+    return device_of(backend_name)
+
+
+@pytest.fixture(scope="session")
+def call_attention() -> AttentionCall:
+    """``call(inputs, backend=None)``: the public op on ``inputs``; (out, maps), maps with M = 0 without a read-out."""
+
+    def call(inputs: AttentionInputs, backend: str | None = None) -> tuple[Tensor, Tensor]:
+        tables = inputs.tables()
+        result = attention(
+            inputs.q,
+            inputs.k,
+            inputs.v,
+            scale=inputs.scale,
+            edit=Edit(**tables) if tables else None,
+            readout=inputs.readout,
+            query_labels=inputs.query_labels,
+            key_labels=inputs.key_labels,
+            key_padding=inputs.key_padding,
+            backend=backend,
+        )
+        if isinstance(result, tuple):
+            return result
+        wide = torch.promote_types(inputs.q.dtype, torch.float32)
+        return result, result.new_zeros(*result.shape[:2], 0, dtype=wide)
+
+    return call
