@@ -165,6 +165,10 @@ def _needs_operator(
 # --- backends ---------------------------------------------------------------------------------------------------
 
 
+def _refuse_cpu(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> list[str]:
+    return cpu.refuse(q, k, v)
+
+
 def _refuse_reference(*arguments: Any) -> list[str]:
     return []
 
@@ -182,7 +186,7 @@ def _reference_forward(q: Tensor, k: Tensor, v: Tensor, scale: float, *rest: Ten
 ATTENTION = Op(
     "attention",
     (
-        Backend("cpu", cpu.refuse, cpu.attention_fwd_cpu),
+        Backend("cpu", _refuse_cpu, cpu.attention_fwd_cpu),
         Backend("reference", _refuse_reference, _reference_forward),
     ),
 )
