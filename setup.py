@@ -36,8 +36,9 @@ INSTRUCTION_SETS = X86 if platform.machine().lower() in ("x86_64", "amd64") else
 # nvcc that first knows the architecture; "+PTX" lets devices newer than the list compile the code themselves
 CUDA_ARCHS = {"80": (11, 0), "86": (11, 1), "89": (11, 8), "90": (11, 8), "100": (12, 8), "120+PTX": (12, 8)}
 
-# contraction into fma, but no -ffast-math: infinities and NaN carry meaning here
-FLOAT_FLAGS = ("-fno-math-errno", "-ffp-contract=fast")
+# no -ffast-math: infinities and NaN carry meaning here. No contraction: kernels write fma where they want it, and
+# promise the same bits by two routes (one task or several, with an edit that changes nothing or without)
+FLOAT_FLAGS = ("-fno-math-errno", "-ffp-contract=off")
 CXX_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", *FLOAT_FLAGS, "-pthread", "-Wall", "-Wextra")
 NVCC_FLAGS = ("-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall")
 
@@ -225,14 +226,15 @@ class NinjaBuild(build_ext):
                 ninja.add("cxx", source, cxx, [*flags, *(f"-m{f}" for f in features), f"-DWEFT_ISA={isa}"], tag=isa)
 
         shared = ["-bundle", "-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-shared"]
+        dl = ["-ldl"] if sys.platform == "linux" else []  # a part of libc itself since glibc 2.34
         if cuda:
             for source in sorted(CSRC.glob("*/*.cu")):
                 ninja.add("cuda", source, [cuda.nvcc], [*NVCC_FLAGS, *cuda.flags(), *includes])
             # nvcc knows where its static runtime lies; its symbols stay inside, beside torch's own copy
             hide = ["-cudart=static", "-Xlinker=--exclude-libs=ALL"]
-            ninja.link(name, [cuda.nvcc], [*shared, *hide])
+            ninja.link(name, [cuda.nvcc], [*shared, *hide, *dl])
         else:
-            ninja.link(name, cxx, [*shared, "-pthread"])
+            ninja.link(name, cxx, [*shared, "-pthread", *dl])
         ninja.run()
         return folder / name
 

@@ -1,11 +1,15 @@
 // The door between Python and the compiled kernels. Importing it starts no device and no thread.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
+#include <array>
 #include <stdexcept>
 #include <string>
 
+#include "attention/attention.h"
 #include "weft/build_config.h"
 #include "weft/cpu_features.h"
+#include "weft/parallel.h"
 #ifdef WEFT_HAS_CUDA
 #include "device/device.h"
 #endif
@@ -48,6 +52,47 @@ py::dict build_info() {
   return info;
 }
 
+using Strides = std::array<int64_t, 4>;            // batch, token, head, last axis
+using BatchTable = std::array<int64_t, 2>;         // pointer (0 = absent), batch stride (0 = shared)
+template <class T>
+T* pointer(int64_t address) {
+  return reinterpret_cast<T*>(static_cast<intptr_t>(address));
+}
+
+weft::HeadStrides head_strides(const char* name, const Strides& s) {
+  if (s[3] != 1) throw std::invalid_argument(std::string("attention: `") + name + "` must have unit last stride");
+  return {s[0], s[1], s[2]};
+}
+
+void attention_fwd_cpu(const std::array<int64_t, 4>& pointers, const std::array<Strides, 4>& strides,
+                       const std::array<int64_t, 8>& sizes, const std::array<BatchTable, 8>& tables, int64_t maps,
+                       float scale, int dtype, int num_threads, const std::string& isa) {
+  weft::AttentionParams p;
+  p.q = pointer<void>(pointers[0]);
+  p.k = pointer<void>(pointers[1]);
+  p.v = pointer<void>(pointers[2]);
+  p.out = pointer<void>(pointers[3]);
+  p.q_stride = head_strides("q", strides[0]);
+  p.k_stride = head_strides("k", strides[1]);
+  p.v_stride = head_strides("v", strides[2]);
+  p.out_stride = head_strides("out", strides[3]);
+  const auto& [B, Nq, Nk, H, D, M, Lq, Lk] = sizes;
+  p.B = B, p.Nq = Nq, p.Nk = Nk, p.H = H, p.D = D, p.M = M, p.Lq = Lq, p.Lk = Lk;
+  p.alpha = pointer<float>(tables[0][0]), p.alpha_batch = tables[0][1];
+  p.beta = pointer<float>(tables[1][0]), p.beta_batch = tables[1][1];
+  p.gamma = pointer<float>(tables[2][0]), p.gamma_batch = tables[2][1];
+  p.delta = pointer<float>(tables[3][0]), p.delta_batch = tables[3][1];
+  p.readout = pointer<float>(tables[4][0]), p.readout_batch = tables[4][1];
+  p.query_labels = pointer<int32_t>(tables[5][0]), p.query_labels_batch = tables[5][1];
+  p.key_labels = pointer<int32_t>(tables[6][0]), p.key_labels_batch = tables[6][1];
+  p.key_padding = pointer<uint8_t>(tables[7][0]), p.key_padding_batch = tables[7][1];
+  p.maps = pointer<float>(maps);
+  p.scale = scale;
+  p.dtype = static_cast<weft::Dtype>(dtype);
+  p.num_threads = num_threads;
+  weft::attention_fwd_cpu(p, isa);
+}
+
 #ifdef WEFT_HAS_CUDA
 int value_or_throw(const weft::CudaAnswer& answer) {
   if (answer.error) throw std::runtime_error(answer.error);
@@ -63,6 +108,14 @@ PYBIND11_MODULE(_native, m) {
   m.def("cpu_features", &cpu_features, "Extensions of this processor by compiler name: {name: usable}.");
   m.def("instruction_sets", &instruction_sets, "Instruction sets built, weakest first: {name: usable here}.");
   m.def("build_info", &build_info, "How this module was built: compiler, instruction sets, CUDA version and archs.");
+  m.def("parallel_runtime", &weft::parallel_runtime,
+        "Who runs CPU kernels' threads: the path of the process's OpenMP runtime, or 'std::thread'.");
+  m.def("attention_fwd_cpu", &attention_fwd_cpu, py::arg("pointers"), py::arg("strides"), py::arg("sizes"),
+        py::arg("tables"), py::arg("maps"), py::arg("scale"), py::arg("dtype"), py::arg("num_threads"),
+        py::arg("isa") = "auto", py::call_guard<py::gil_scoped_release>(),
+        "Fills out and maps. pointers and strides: q, k, v, out; sizes: B, Nq, Nk, H, D, M, Lq, Lk; tables: (pointer, "
+        "batch stride) of alpha, beta, gamma, delta, readout, query_labels, key_labels, key_padding; dtype: 0 fp32, "
+        "1 fp16, 2 bf16.");
 #ifdef WEFT_HAS_CUDA
   m.def(
       "cuda_runtime_version", [] { return value_or_throw(weft::cuda_runtime_version()); },
