@@ -1,0 +1,151 @@
+"""What a control is, and the small records through which it speaks with an attachment.
+
+A control never sees a module of the model. Before every pass of the denoiser it is asked, layer by layer, what it
+wants (``request``); after the pass it is handed what it asked to read (``read``). Both happen in plain Python outside
+any compiled region, so a control may keep whatever state it likes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from weft.ops import Edit
+
+if TYPE_CHECKING:
+    from weft.attach.prompt import Prompt
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """One attention layer that an attachment has taken over.
+
+    Attributes:
+        name: Its path in the model, such as "down_blocks.0.attentions.0.transformer_blocks.0.attn2".
+        is_cross: Keys are text tokens; otherwise they are the queries' own pixels.
+        heads: H.
+        head_dim: D.
+        level: How often the latent was halved before this layer; 0 is the latent's own resolution.
+    """
+
+    name: str
+    is_cross: bool
+    heads: int
+    head_dim: int
+    level: int
+
+    def grid(self, latent_size: tuple[int, int]) -> tuple[int, int]:
+        """(h, w) of the layer's queries, Nq = h * w, for a latent of ``latent_size`` = (h, w)."""
+        h, w = latent_size
+        for _ in range(self.level):  # a stride-2 convolution rounds an odd side up
+            h, w = (h + 1) // 2, (w + 1) // 2
+        return h, w
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One run of the sampler, from its first pass of the denoiser to its last.
+
+    Attributes:
+        index: Counts generations since the model was attached, from 0.
+        prompt: The text behind the conditioning; None where it did not come from ``encode_prompt`` of the pipeline.
+        latent_size: (h, w) of the latent.
+        images: How many images are being made.
+        device: Where the conditioning lives.
+    """
+
+    index: int
+    prompt: Prompt | None
+    latent_size: tuple[int, int]
+    images: int
+    device: torch.device
+
+    def conditional_rows(self, batch: int) -> slice:
+        """Rows of a denoiser's batch that carry the prompt; all of them where nothing is known about it.
+
+        Raises:
+            ValueError: ``batch`` does not fit the images of the prompt.
+        """
+        return slice(0, batch) if self.prompt is None else self.prompt.conditional_rows(batch)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One pass of the denoiser. Passes at the same timestep (second-order samplers) belong to one step.
+
+    Attributes:
+        index: Number of the step in its generation, from 0.
+        timestep: As the sampler gave it, in the units of its training schedule.
+        generation: The generation it belongs to.
+        batch: B, rows of the denoiser's batch.
+        seqlen_k: Text tokens a row, Nk of cross-attention.
+    """
+
+    index: int
+    timestep: float
+    generation: Generation
+    batch: int
+    seqlen_k: int
+
+    @property
+    def conditional(self) -> slice:
+        """The rows that carry the prompt; the others are unconditional or perturbed. Raises as the generation's."""
+        return self.generation.conditional_rows(self.batch)
+
+
+@dataclass(frozen=True, eq=False)
+class LayerRequest:
+    """What a control wants of one layer at one step; arguments of ``weft.ops.attention``.
+
+    Return the same object as long as the same is wanted: requests of several controls are joined once per
+    combination of objects.
+
+    Attributes:
+        edit: Tables of a logit edit. At most one control may edit a layer at a step.
+        query_labels, key_labels: Label of each query and key in ``edit``.
+        readout: W, [B or 1, Nk, M] float32. Several controls' columns are laid side by side; each reads its own.
+            Read-outs see the probabilities after the edit.
+    """
+
+    edit: Edit | None = None
+    query_labels: Tensor | None = None
+    key_labels: Tensor | None = None
+    readout: Tensor | None = None
+
+
+class Control:
+    """Base class of everything ``weft.attach`` takes. Every method may be left out.
+
+    Called in this order: ``attached`` once; then per generation ``begin_generation``; per step ``begin_step``; per
+    pass ``request`` for every layer, ``read`` for every layer that ran with a read-out, ``end_pass``; at the end
+    ``detached``. What ``begin_generation`` raises stops the sampler before its first pass.
+
+    A logit edit (MaskDiffusion, a layout) returns its tables and labels from ``request``, where ``step.timestep``
+    sets their strength, and learns regions in ``read``. A method that acts within the pass itself (a gate of LAG on
+    the projection behind an attention) leaves its modules in ``attached`` and takes them out in ``detached``.
+    """
+
+    def attached(self, layers: tuple[LayerInfo, ...]) -> None:
+        """The model was taken over, or its layers have changed since; ``layers`` are those that can be asked for."""
+
+    def begin_generation(self, generation: Generation) -> None:
+        """A new run of the sampler begins; forget the last one."""
+
+    def begin_step(self, step: Step) -> None:
+        """The first pass at a new timestep is about to run."""
+
+    def request(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
+        """What this layer should do at this step; None leaves it alone."""
+        return None
+
+    def read(self, layer: LayerInfo, step: Step, maps: Tensor) -> None:
+        """Take the maps asked for from ``layer``, [B, Nq, M] fp32 (fp64 in a float64 model), all rows of the batch."""
+
+    def end_pass(self, step: Step) -> None:
+        """The pass is over and all its maps were read."""
+
+    def detached(self) -> None:
+        """The control was removed or the model given back."""

@@ -1,0 +1,1 @@
+"""One file a paper: what tables, read-outs, gates or tokens a layer gets at a step."""
