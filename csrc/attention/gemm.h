@@ -41,9 +41,7 @@ inline void gemm_step(const typename Dot::Unit* a, int64_t stride_a, const typen
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 16
-    for (int j = 0; j < kVecs; ++j) {
-      acc[r][j] = decay ? mul(load(c + r * stride_c + j * kLanes), splat(decay[r])) : splat(0.0f);
-    }
+    for (int j = 0; j < kVecs; ++j) acc[r][j] = splat(0.0f);
   }
   for (int64_t i = 0; i < depth; ++i) {
     typename Dot::Wide line[kVecs];
@@ -59,7 +57,11 @@ inline void gemm_step(const typename Dot::Unit* a, int64_t stride_a, const typen
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 16
-    for (int j = 0; j < kVecs; ++j) store(c + r * stride_c + j * kLanes, acc[r][j]);
+    for (int j = 0; j < kVecs; ++j) {
+      float* to = c + r * stride_c + j * kLanes;
+      // added at the end: a sum of sums loses less than one long chain
+      store(to, decay ? fmadd(load(to), splat(decay[r]), acc[r][j]) : acc[r][j]);
+    }
   }
 }
 

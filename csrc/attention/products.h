@@ -10,6 +10,18 @@
 namespace weft {
 namespace {
 
+// Longer sums are made in two halves: at D = 256 one chain doubles the error against a BLAS.
+constexpr int64_t kLongestChain = 128;
+constexpr int64_t kMostRows = 64;  // of a tile, slack included
+struct Ones {
+  float values[kMostRows];
+  constexpr Ones() : values() {
+    for (float& value : values) value = 1.0f;
+  }
+};
+constexpr Ones kOnes;
+constexpr const float* kNoDecay = kOnes.values;
+
 // fp32 multiply-add; 16-bit inputs are widened when packed.
 struct FloatProducts : FloatUnits {
   using Wide = Vec;
@@ -22,7 +34,12 @@ struct FloatProducts : FloatUnits {
 
   static void product(int64_t rows, int64_t width, const float* a, int64_t stride_a, const float* b, int64_t stride_b,
                       int64_t depth, float* c, int64_t stride_c, const float* decay) {
-    gemm<FloatProducts>(rows, vectors(width), a, stride_a, b, stride_b, depth, c, stride_c, decay);
+    const int64_t chain = depth > kLongestChain ? (depth + 1) / 2 : depth;
+    gemm<FloatProducts>(rows, vectors(width), a, stride_a, b, stride_b, chain, c, stride_c, decay);
+    if (chain < depth) {
+      gemm<FloatProducts>(rows, vectors(width), a + chain, stride_a, b + chain * stride_b, stride_b, depth - chain, c,
+                          stride_c, kNoDecay);
+    }
   }
 };
 
