@@ -10,7 +10,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.10 pyth
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-NATIVE := setup.py $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.cu csrc/*/*.h csrc/*/*/*.h)
+NATIVE := setup.py $(shell find csrc -type f)
 CXX_FILES = $(shell git ls-files -co --exclude-standard csrc tests | grep -E '\.(cpp|cu|cuh|h)$$')
 
 .PHONY: setup style check types test demo gpu bench wheel clean help
@@ -49,7 +49,7 @@ check: setup types  ## verify the same and mypy
 types: setup
 	rm -rf build/types
 	$(BIN)/python setup.py -q build_py --build-lib build/types
-	MYPYPATH=build/types $(BIN)/mypy -p weft | sed -e 's|build/types/weft/kernels/|kernels/|' -e 's|build/types/|python/|'
+	MYPYPATH=build/types $(BIN)/mypy --cache-dir build/mypy -p weft | sed -e 's|build/types/weft/kernels/|kernels/|' -e 's|build/types/|python/|'
 
 # two workers of one thread beat one of two: most tests are small
 test: check  ## check, then every test that needs no GPU

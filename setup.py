@@ -192,12 +192,13 @@ class NinjaBuild(build_ext):
     """Builds the one extension by ninja in build/native-<platform>, so that a second build does only what changed."""
 
     def build_extension(self, ext: Extension) -> None:
+        output = Path(self.get_ext_fullpath(ext.name))
+        output.unlink(missing_ok=True)  # an older build in the same folder must not pass for this one
         missing = missing_for_native()
         # a compiler that is there and fails is an error; only a missing one may be passed over
         ext.optional = bool(missing) and not switch("WEFT_NATIVE")
         if missing:
             raise CompileError(f"this machine lacks {' and '.join(missing)}; {WITHOUT_NATIVE}")
-        output = Path(self.get_ext_fullpath(ext.name))
         library = self.build_library(ROOT / "build" / f"native-{sysconfig.get_config_var('SOABI')}", output.name)
         output.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(library, output)
@@ -216,7 +217,7 @@ class NinjaBuild(build_ext):
         ninja = NinjaFile(folder)
         python = [f"-I{sysconfig.get_path('include')}", f"-I{pybind11.get_include()}"]
         ninja.add("cxx", CSRC / "bindings.cpp", cxx, flags + python)
-        sources = sorted(CSRC.glob("*/*.cpp"))
+        sources = sorted(CSRC.glob("*/**/*.cpp"))
         per_isa = [s for s in sources if s.name == f"{s.parent.name}_cpu.cpp"]
         for source in sources:
             if source not in per_isa:
@@ -228,7 +229,7 @@ class NinjaBuild(build_ext):
         shared = ["-bundle", "-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-shared"]
         dl = ["-ldl"] if sys.platform == "linux" else []  # a part of libc itself since glibc 2.34
         if cuda:
-            for source in sorted(CSRC.glob("*/*.cu")):
+            for source in sorted(CSRC.glob("*/**/*.cu")):
                 ninja.add("cuda", source, [cuda.nvcc], [*NVCC_FLAGS, *cuda.flags(), *includes])
             # nvcc knows where its static runtime lies; its symbols stay inside, beside torch's own copy
             hide = ["-cudart=static", "-Xlinker=--exclude-libs=ALL"]

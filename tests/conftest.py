@@ -1,4 +1,4 @@
-"""What every test runs under: Triton's interpreter where there is no GPU, no network, and memory that shows forgotten writes."""
+"""What every test runs under: Triton's interpreter without a GPU, no network, memory that shows a forgotten write."""
 
 from __future__ import annotations
 

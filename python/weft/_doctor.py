@@ -1,0 +1,270 @@
+"""What is built, what works on this machine, and why the rest does not: facts first, then their text.
+
+Nothing is installed, compiled or computed. Looking for GPUs initialises CUDA, so this belongs to a command and not to
+an import.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from weft import _env
+from weft._dispatch import BACKEND_NAMES, Op
+from weft._native_loader import native_or_none, why_not_native
+
+PACKAGES = ("weft", "torch", "triton", "diffusers", "transformers", "accelerate", "peft")
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """The processor. ``features`` are the extensions it can use, empty where the native module cannot tell."""
+
+    model: str
+    cores: int
+    torch_threads: int
+    features: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Native:
+    """The native module, or why there is none.
+
+    Attributes:
+        problem: Why it cannot be used and what to do; None if it can, else every other field is empty.
+        compiler: Name and version.
+        instruction_sets: Those that kernels were compiled for, weakest first, and whether this processor runs them.
+        chosen: The one that kernels use here.
+        threads: Who runs CPU kernels: path of the OpenMP runtime of the process, or "std::thread".
+        cuda: Version of the CUDA runtime linked in; None where it was built without CUDA.
+        cuda_archs: GPU architectures compiled for.
+    """
+
+    problem: str | None
+    compiler: str = ""
+    instruction_sets: tuple[tuple[str, bool], ...] = ()
+    chosen: str = ""
+    threads: str = ""
+    cuda: str | None = None
+    cuda_archs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """What torch sees of GPUs: its CUDA version (None for a CPU build), and each device's name or the problem."""
+
+    torch_cuda: str | None
+    devices: tuple[str, ...]
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class BackendState:
+    """Whether one backend takes a plain call of one op on ``device``; ``reasons`` are its objections."""
+
+    op: str
+    backend: str
+    device: str
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The embedded model: its folder and size, or None for the size where it is missing."""
+
+    folder: str
+    size_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that ``weft doctor`` tells."""
+
+    system: str
+    python: str
+    versions: tuple[tuple[str, str | None], ...]
+    cpu: Cpu
+    native: Native
+    gpu: Gpu
+    backends: tuple[BackendState, ...]
+    weights: Weights
+    environment: tuple[tuple[str, str], ...]
+
+
+def _attention_call(device: str) -> tuple[Any, ...]:
+    x = torch.zeros(1, 4, 1, 64, device=device)
+    return x, x, x, 0.125, *[None] * 8
+
+
+# a plain call of each op of weft.ops, as its backends are asked about it
+SAMPLE_CALLS: dict[str, Callable[[str], tuple[Any, ...]]] = {"attention": _attention_call}
+
+
+def examine() -> Report:
+    """Look at this machine and this installation."""
+    gpu = _examine_gpu()
+    return Report(
+        system=platform.platform(),
+        python=platform.python_version(),
+        versions=tuple((name, _version(name)) for name in PACKAGES),
+        cpu=_examine_cpu(),
+        native=_examine_native(),
+        gpu=gpu,
+        backends=_examine_backends("cuda" if gpu.devices else "cpu"),
+        weights=_examine_weights(),
+        environment=tuple(_env.in_force().items()),
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _examine_cpu() -> Cpu:
+    native = native_or_none()
+    features = native.cpu_features() if native else {}
+    usable = tuple(name for name, is_usable in features.items() if is_usable)
+    return Cpu(_cpu_model(), os.cpu_count() or 1, torch.get_num_threads(), usable)
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def _examine_native() -> Native:
+    native = native_or_none()
+    if native is None:
+        return Native(problem=why_not_native())
+    built = native.build_info()
+    sets = tuple(native.instruction_sets().items())
+    return Native(
+        problem=None,
+        compiler=built["compiler"],
+        instruction_sets=sets,
+        chosen=[name for name, is_usable in sets if is_usable][-1],
+        threads=native.parallel_runtime(),
+        cuda=built["cuda"],
+        cuda_archs=built["cuda_archs"],
+    )
+
+
+def _examine_gpu() -> Gpu:
+    built = torch.version.cuda
+    if built is None:
+        return Gpu(None, (), "this torch is built without CUDA")
+    try:
+        devices = []
+        for index in range(torch.cuda.device_count()):
+            major, minor = torch.cuda.get_device_capability(index)
+            devices.append(f"{torch.cuda.get_device_name(index)} (sm_{major}{minor})")
+    except (RuntimeError, AssertionError) as error:  # a driver that is there and fails
+        return Gpu(built, (), str(error))
+    return Gpu(built, tuple(devices), None if devices else _why_no_device())
+
+
+def _why_no_device() -> str:
+    native = native_or_none()
+    if native is None or not hasattr(native, "cuda_device_count"):
+        return "torch finds no CUDA device"
+    try:
+        native.cuda_device_count()
+    except RuntimeError as error:
+        return f"the CUDA runtime says: {error}"
+    return "torch finds no CUDA device"
+
+
+def _examine_backends(device: str) -> tuple[BackendState, ...]:
+    """Ask each op's backends about calls on the CPU and, where there is one, on the GPU."""
+    states = []
+    for name, sample in SAMPLE_CALLS.items():
+        op = vars(importlib.import_module(f"weft.ops.{name}"))[name.upper()]
+        assert isinstance(op, Op)
+        for where in dict.fromkeys((device, "cpu")):
+            objections = op.explain(*sample(where))
+            for backend in BACKEND_NAMES:
+                if backend != "auto":
+                    reasons = objections.get(backend, [f"not written for {name} yet"])
+                    states.append(BackendState(name, backend, where, tuple(reasons)))
+    return tuple(states)
+
+
+def _examine_weights() -> Weights:
+    # found beside this file, not through weft.shapes, which would import diffusers
+    folder = Path(__file__).parent / "shapes" / "weights"
+    if not (folder / "model_index.json").is_file():
+        return Weights(str(folder), None)
+    return Weights(str(folder), sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
+
+
+def render(report: Report) -> str:
+    """Text of a report, one fact a line."""
+    sections = {
+        "versions": [("python", f"{report.python} on {report.system}")]
+        + [(name, version or "not installed") for name, version in report.versions],
+        "processor": _cpu_lines(report.cpu),
+        "native module": _native_lines(report.native),
+        "gpu": _gpu_lines(report.gpu),
+        "embedded model": [_weights_line(report.weights)],
+        "environment": list(report.environment) or [("WEFT_*", "none is set")],
+    }
+    for state in report.backends:
+        heading = f"{state.op} on {state.device}"
+        line = (state.backend, "yes" if not state.reasons else f"no: {'; '.join(state.reasons)}")
+        sections.setdefault(heading, []).append(line)
+    width = max(len(name) for lines in sections.values() for name, _ in lines)
+    blocks = [
+        "\n".join([heading, *(f"  {name:<{width}}  {text}" for name, text in lines)])
+        for heading, lines in sections.items()
+    ]
+    return "\n\n".join(blocks)
+
+
+def _cpu_lines(cpu: Cpu) -> list[tuple[str, str]]:
+    return [
+        ("model", cpu.model),
+        ("cores", f"{cpu.cores}, torch uses {cpu.torch_threads}"),
+        ("features", " ".join(cpu.features) or "unknown"),
+    ]
+
+
+def _native_lines(native: Native) -> list[tuple[str, str]]:
+    if native.problem is not None:
+        return [("usable", f"no: {native.problem}")]
+    sets = " ".join(name if is_usable else f"({name})" for name, is_usable in native.instruction_sets)
+    unusable = any(not is_usable for _, is_usable in native.instruction_sets)
+    return [
+        ("compiler", native.compiler),
+        ("instruction sets", sets + (", in brackets: not on this processor" if unusable else "")),
+        ("chosen", native.chosen),
+        ("threads", native.threads),
+        ("cuda", f"{native.cuda} for sm {' '.join(native.cuda_archs)}" if native.cuda else "built without CUDA"),
+    ]
+
+
+def _gpu_lines(gpu: Gpu) -> list[tuple[str, str]]:
+    lines = [("torch's CUDA", gpu.torch_cuda or "none")]
+    lines += [(f"device {index}", name) for index, name in enumerate(gpu.devices)]
+    return [*lines, ("devices", f"none: {gpu.problem}")] if gpu.problem else lines
+
+
+def _weights_line(weights: Weights) -> tuple[str, str]:
+    if weights.size_bytes is None:
+        return "weights", f"missing from {weights.folder}"
+    return "weights", f"{weights.folder} ({weights.size_bytes / 1e6:.1f} MB)"

@@ -1,0 +1,83 @@
+"""``weft doctor`` tells what is so: against the dispatcher and the native module here, and for machines made up."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+
+import pytest
+import torch
+
+import weft.ops
+from weft import _doctor
+from weft._native_loader import native_or_none
+
+
+@pytest.fixture(scope="module")
+def report() -> _doctor.Report:
+    return _doctor.examine()
+
+
+def test_every_op_is_asked_about() -> None:
+    ops = {name for name in weft.ops.__all__ if isinstance(getattr(weft.ops, name), types.FunctionType)}
+    assert set(_doctor.SAMPLE_CALLS) == ops
+
+
+def test_a_backend_said_to_work_does(report: _doctor.Report) -> None:
+    usable = [state for state in report.backends if not state.reasons]
+    assert usable
+    for state in usable:
+        q, k, v, scale, *_ = _doctor.SAMPLE_CALLS[state.op](state.device)
+        assert torch.isfinite(weft.ops.attention(q, k, v, scale=scale, backend=state.backend)).all()
+
+
+def test_a_backend_said_not_to_work_gives_the_reason(report: _doctor.Report) -> None:
+    refused = [state for state in report.backends if state.reasons]
+    for state in refused:
+        q, k, v, scale, *_ = _doctor.SAMPLE_CALLS[state.op](state.device)
+        with pytest.raises(weft.BackendUnavailableError):
+            weft.ops.attention(q, k, v, scale=scale, backend=state.backend)
+    text = _doctor.render(report)
+    assert all(reason in text for state in refused for reason in state.reasons)
+
+
+@pytest.mark.skipif(native_or_none() is None, reason="needs the native module")
+def test_chosen_instruction_set_runs_here(report: _doctor.Report) -> None:
+    assert dict(report.native.instruction_sets)[report.native.chosen]
+    assert report.native.problem is None
+
+
+def test_versions_are_those_imported(report: _doctor.Report) -> None:
+    assert dict(report.versions)["torch"] == torch.__version__
+    assert dict(report.versions)["weft"] == weft.__version__
+
+
+def test_a_set_variable_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEFT_BAKCEND", "cpu")
+    assert "WEFT_BAKCEND" in _doctor.render(_doctor.examine())
+
+
+def test_what_is_missing_is_said(report: _doctor.Report) -> None:
+    poor = dataclasses.replace(
+        report,
+        versions=(("torch", "2.6.0"), ("triton", None)),
+        native=_doctor.Native(problem="it is not built; install a compiler"),
+        gpu=_doctor.Gpu("12.4", (), "no driver"),
+        weights=_doctor.Weights("shapes/weights", None),
+    )
+    text = _doctor.render(poor)
+    for line in ("not installed", "no: it is not built; install a compiler", "none: no driver", "missing from"):
+        assert line in text
+
+
+def test_what_is_there_is_said(report: _doctor.Report) -> None:
+    sets = (("scalar", True), ("amx", False))
+    rich = dataclasses.replace(
+        report,
+        native=_doctor.Native(None, "gcc 13", sets, "scalar", "libgomp.so.1", "13.0", ("90", "120+PTX")),
+        gpu=_doctor.Gpu("13.0", ("NVIDIA H100 (sm_90)",), None),
+        weights=_doctor.Weights("shapes/weights", 12_345_678),
+    )
+    text = _doctor.render(rich)
+    for part in ("scalar (amx), in brackets", "13.0 for sm 90 120+PTX", "NVIDIA H100 (sm_90)", "12.3 MB"):
+        assert part in text

@@ -1,0 +1,41 @@
+"""The public surface, spelt out: a name that comes or goes is a decision and changes this file."""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+import pytest
+
+import weft
+import weft.ops
+
+NAMES = ["Attachment", "AttentionMaps", "BackendUnavailableError", "attach", "backend", "ops"]
+OPS = ["Edit", "attention"]
+
+
+def test_names_of_weft() -> None:
+    assert sorted(weft.__all__) == NAMES
+
+
+def test_names_of_ops() -> None:
+    assert sorted(weft.ops.__all__) == OPS
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_name_of_weft_is_there_and_documented(name: str) -> None:
+    assert getattr(weft, name).__doc__
+    assert name in dir(weft)
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_name_of_ops_is_there_and_documented(name: str) -> None:
+    assert getattr(weft.ops, name).__doc__
+
+
+def test_unknown_name_lists_the_known() -> None:
+    with pytest.raises(AttributeError, match="AttentionMaps"):
+        _ = weft.AttentionMap
+
+
+def test_version_is_that_of_the_package() -> None:
+    assert weft.__version__ == importlib.metadata.version("weft")
