@@ -52,6 +52,9 @@ constexpr int64_t kMaxHeadWidth = 256;
 // labels cannot be what the comments above say.
 void check_attention(const AttentionParams& params);
 
+// The same without the labels, which may lie in another device's memory.
+void check_attention_layout(const AttentionParams& params);
+
 // Computes `out` and `maps`. `isa` names an instruction set of weft::instruction_sets(), or "auto" for the best.
 // The result does not depend on `num_threads`. Throws as check_attention, and for an unknown `isa`.
 void attention_fwd_cpu(const AttentionParams& params, const std::string& isa = "auto");

@@ -77,7 +77,7 @@ void check_labels(const char* name, const char* limit_name, const int32_t* label
 
 }  // namespace
 
-void check_attention(const AttentionParams& p) {
+void check_attention_layout(const AttentionParams& p) {
   const std::pair<const char*, int64_t> sizes[] = {{"B", p.B}, {"Nq", p.Nq}, {"Nk", p.Nk}, {"H", p.H},
                                                    {"D", p.D}, {"M", p.M},   {"Lq", p.Lq}, {"Lk", p.Lk}};
   for (const auto& [name, size] : sizes) check_size(name, size);
@@ -111,7 +111,10 @@ void check_attention(const AttentionParams& p) {
   check_row("query_labels", p.query_labels, p.query_labels_batch, p.Nq);
   check_row("key_labels", p.key_labels, p.key_labels_batch, p.Nk);
   check_row("key_padding", p.key_padding, p.key_padding_batch, p.Nk);
+}
 
+void check_attention(const AttentionParams& p) {
+  check_attention_layout(p);
   if (p.alpha || p.beta || p.gamma || p.delta) {
     check_labels("query_labels", "Lq", p.query_labels, p.query_labels_batch, p.B, p.Nq, p.Lq);
     check_labels("key_labels", "Lk", p.key_labels, p.key_labels_batch, p.B, p.Nk, p.Lk);
