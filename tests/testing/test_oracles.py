@@ -57,6 +57,17 @@ def test_budget_is_eagers_error_and_one_rounding_step() -> None:
     assert error_budget(eager[:0], gold[:0], 3.0) == 0.0
 
 
+def test_cancelled_terms_widen_the_budget_by_their_size() -> None:
+    zero = torch.zeros(2, dtype=torch.float64)
+    honest, wrong = torch.full((2,), 3e-7), torch.full((2,), 3e-5)
+    for oracle in (assert_as_accurate_as_eager, assert_unbiased):
+        oracle("x", honest, zero.float(), zero, size=1.0)
+        with pytest.raises(AssertionError):
+            oracle("x", honest, zero.float(), zero)
+        with pytest.raises(AssertionError):
+            oracle("x", wrong, zero.float(), zero, size=1.0)
+
+
 def test_accuracy_oracle_passes_another_order_of_summation() -> None:
     gold, eager = matrix()
     assert_as_accurate_as_eager("x", eager, eager, gold)
@@ -102,7 +113,7 @@ def test_bulk_oracle_sees_what_the_largest_error_hides() -> None:
     eager = with_one(eager, gold[7, 7].item() + 2e-2)
     biased = eager + 0.03
     assert_as_accurate_as_eager("x", with_one(biased, gold[7, 7].item()), eager, gold)
-    with pytest.raises(AssertionError, match="relative L2"):
+    with pytest.raises(AssertionError, match="L2 error"):
         assert_unbiased("x", biased, eager, gold)
 
 
