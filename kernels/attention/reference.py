@@ -128,7 +128,8 @@ def labels_or_zero(labels: Tensor | None, length: int, device: torch.device) -> 
 
 def _look_up(table: Tensor, r: Tensor, c: Tensor) -> Tensor:
     """Expand ``table`` [B or 1, Lq, Lk] to its value at every (query, key), [B or 1, Nq, Nk]."""
-    samples = torch.arange(max(table.shape[0], r.shape[0], c.shape[0]), device=table.device)
+    batches = {table.shape[0], r.shape[0], c.shape[0]}
+    samples = torch.arange(0 if 0 in batches else max(batches), device=table.device)
     return table[
         (samples % table.shape[0])[:, None, None],
         r[samples % r.shape[0]][:, :, None],
