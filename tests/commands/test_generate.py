@@ -1,0 +1,107 @@
+"""``weft generate`` as a user meets it: what it writes, and what it says when it cannot."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from weft import cli, shapes
+from weft.commands.generate import Generate, generate
+
+PROMPT = "a red circle and a blue square"
+
+
+def options(folder: Path, **changes: object) -> Generate:
+    return Generate(**{"prompt": (PROMPT,), "out": folder, "steps": 2, **changes})
+
+
+def test_writes_pictures_settings_and_a_map_sheet(tmp_path: Path) -> None:
+    written = generate(options(tmp_path / "new" / "folder", images=2, seed=7, maps=("circle", "square")))
+    assert [picture.seed for picture in written] == [7, 8]
+    for picture in written:
+        assert Image.open(picture.path).size == (64, 64)
+        settings = json.loads(picture.path.with_suffix(".json").read_text())
+        assert (settings["prompt"], settings["seed"], settings["steps"]) == (PROMPT, picture.seed, 2)
+        assert {"weft", "torch"} <= settings["versions"].keys()
+    sheets = list(written[0].path.parent.glob("*-maps.png"))
+    assert len(sheets) == 1 and Image.open(sheets[0]).width > 64
+    leftovers = [path.name for path in written[0].path.parent.iterdir() if path.name.startswith(".")]
+    assert leftovers == []
+
+
+def test_a_picture_depends_on_its_seed_alone(tmp_path: Path) -> None:
+    """The second of two pictures equals the first of one with the next seed."""
+    pair = generate(options(tmp_path / "pair", images=2, seed=3))
+    single = generate(options(tmp_path / "single", images=1, seed=4))
+    difference = np.asarray(pair[1].image, dtype=int) - np.asarray(single[0].image, dtype=int)
+    # batch size changes the order of sums in the network's products, so a rounding of a pixel may flip
+    assert np.abs(difference).max() <= 2
+
+
+def test_a_folder_is_a_model(tmp_path: Path) -> None:
+    embedded = generate(options(tmp_path / "embedded"))
+    by_folder = generate(options(tmp_path / "folder", model=str(shapes.model_path())))
+    assert np.array_equal(np.asarray(embedded[0].image), np.asarray(by_folder[0].image))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "--steps must be at least 1; got 0"),
+        ({"images": 0}, "--images must be at least 1; got 0"),
+        ({"seed": -1}, "--seed must not be negative; got -1"),
+        ({"prompt": ("  ",)}, "--prompt must not be empty"),
+        ({"model": "./nowhere"}, "must be 'embedded', a diffusers folder or a model id .* nowhere is not there"),
+        ({"model": "nobody/no-such-model"}, "--model nobody/no-such-model: diffusers cannot load it"),
+        ({"device": "tpu-ish"}, "--device must be auto, cpu or cuda"),
+        ({"maps": ("triangle",)}, "triangle"),
+    ],
+    ids=["steps", "images", "seed", "prompt", "folder", "model id", "device", "word"],
+)
+def test_bad_option_is_one_clear_error(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        generate(options(tmp_path, **changes))
+    assert list(tmp_path.iterdir()) == [], "nothing is written before an option is known to be good"
+
+
+def test_a_folder_without_a_model_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"{tmp_path} has no model_index.json")):
+        generate(options(tmp_path / "out", model=str(tmp_path)))
+
+
+def test_output_that_is_a_file_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "taken"
+    file.write_text("mine")
+    with pytest.raises(OSError, match="--out must be a folder; .*taken is a file"):
+        generate(options(file))
+    assert file.read_text() == "mine"
+
+
+def test_output_that_cannot_be_written_is_told_before_the_model_is_loaded() -> None:
+    # read-only for everybody, also for root
+    with pytest.raises(OSError, match="generate: cannot .* choose another folder with --out"):
+        generate(options(Path("/proc/weft")))
+
+
+def test_an_error_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["generate", "--prompt", PROMPT, "--steps", "0", "--out", str(tmp_path)])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "weft: error: generate: --steps must be at least 1; got 0\n"
+
+
+def test_interrupted_writing_leaves_the_old_file(tmp_path: Path) -> None:
+    from weft._files import whole_file
+
+    path = tmp_path / "picture.png"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), whole_file(path) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["picture.png"]
