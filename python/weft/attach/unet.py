@@ -69,14 +69,11 @@ def attention_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
 
 def layer_info(model: Any, name: str, attn: Any) -> LayerInfo:
     """Describe a layer for which ``reason_to_skip`` found nothing."""
-    levels = len(model.down_blocks)
     block = _BLOCK.match(name)
     assert block is not None
-    level = {
-        "down_blocks": lambda number: number,
-        "mid_block": lambda number: levels - 1,  # the last down block halves nothing
-        "up_blocks": lambda number: levels - 1 - number,
-    }[block["part"]](int(block["number"] or 0))
+    deepest = len(model.down_blocks) - 1  # the last down block halves nothing, so the middle is as deep
+    number = int(block["number"] or 0)
+    level = {"down_blocks": number, "mid_block": deepest, "up_blocks": deepest - number}[block["part"]]
     return LayerInfo(name, attn.is_cross_attention, attn.heads, attn.inner_dim // attn.heads, level)
 
 

@@ -112,7 +112,7 @@ class TokenMaps(Mapping[Token, Tensor]):
 def _colours(heat: Tensor) -> Tensor:
     import cv2
 
-    ramp = torch.arange(256, dtype=torch.uint8).numpy()
+    ramp = torch.arange(256, dtype=torch.uint8)[:, None].numpy()
     table = torch.from_numpy(cv2.applyColorMap(ramp, cv2.COLORMAP_INFERNO))[:, 0].flip(-1)  # it writes blue first
     return table[(heat * 255).round().long()].float() / 255
 

@@ -214,7 +214,7 @@ class _Run:
 
 
 def _checked_tokens(tokens: Any) -> tuple[Token, ...]:
-    listed = [tokens] if isinstance(tokens, (str, int)) else list(tokens)
+    listed = list(tokens) if isinstance(tokens, Iterable) and not isinstance(tokens, str) else [tokens]
     if not listed:
         raise ValueError("AttentionMaps: `tokens` must name at least one word or position; got none")
     for token in listed:
@@ -231,7 +231,7 @@ def _checked_tokens(tokens: Any) -> tuple[Token, ...]:
 
 
 def _checked_reduce(reduce: Any) -> tuple[str, ...]:
-    named = (reduce,) if isinstance(reduce, str) else tuple(reduce)
+    named = tuple(reduce) if isinstance(reduce, Iterable) and not isinstance(reduce, str) else (reduce,)
     for axis in named:
         if axis not in AXES:
             raise ValueError(f"AttentionMaps: `reduce` takes {', '.join(map(repr, AXES))}; got {axis!r}")
@@ -241,7 +241,7 @@ def _checked_reduce(reduce: Any) -> tuple[str, ...]:
 def _checked_size(size: Any) -> tuple[int, int] | None:
     if size is None:
         return None
-    sides = (size, size) if isinstance(size, int) else tuple(size)
+    sides = tuple(size) if isinstance(size, Iterable) else (size, size)
     if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
         raise ValueError(f"AttentionMaps: `size` must be one or two positive integers, rows and columns; got {size!r}")
     return sides
