@@ -36,7 +36,7 @@ class Detection:
     Attributes:
         shape, colour: Nearest of the world's.
         x, y: Centre in pixels.
-        size: Bounding radius in pixels.
+        size: Nominal radius in pixels.
         area: Covered pixels.
         confidence: Soft intersection over union with the ideal shape, 0 to 1; a clean object has 0.85 or more.
     """
@@ -149,7 +149,7 @@ def _explain(blob: np.ndarray, pixels: np.ndarray, background: np.ndarray) -> De
 
 @lru_cache
 def _moments(shape: str) -> tuple[float, float, float]:
-    """Area, and offset (x, y) of the centroid from the centre, of a shape with bounding radius one."""
+    """Area, and offset (x, y) of the centroid from the centre, of a shape with nominal radius one."""
     centre, size = IMAGE_SIZE / 2, IMAGE_SIZE / 2 - 1
     mask = coverage(shape, centre, centre, size)
     cy, cx = ndimage.center_of_mass(mask)

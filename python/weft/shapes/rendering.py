@@ -49,7 +49,7 @@ def _cross(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.maximum(long - 0.95, short - 0.32)
 
 
-# each maps coordinates in units of the bounding radius to a distance in the same unit, negative inside
+# each maps coordinates in units of the nominal radius to a distance in the same unit, negative inside
 DISTANCES: dict[str, Distance] = {
     "circle": lambda x, y: np.hypot(x, y) - 0.92,
     "square": _square,
@@ -68,7 +68,7 @@ def coverage(shape: str, x: float, y: float, size: float) -> np.ndarray:
     Args:
         shape: One of ``SHAPES``.
         x, y: Centre in pixels.
-        size: Bounding radius in pixels.
+        size: Nominal radius in pixels.
 
     Returns:
         [h, w] float64 in [0, 1].

@@ -21,9 +21,9 @@ Pair = tuple[str, str]  # (colour, shape)
 PAIRS: tuple[Pair, ...] = tuple((colour, shape) for colour in COLOURS for shape in SHAPES)
 
 OBJECT_COUNT_SHARES = (0.35, 0.40, 0.25)  # of one, two and three objects
-SIZE_RANGES = {1: (9.0, 15.0), 2: (8.0, 13.0), 3: (8.0, 11.0)}  # bounding radius in pixels, by object count
-GAP = 2.5  # pixels between the bounding circles of two objects
-MARGIN = 1.0  # pixels between a bounding circle and the border
+SIZE_RANGES = {1: (9.0, 15.0), 2: (8.0, 13.0), 3: (8.0, 11.0)}  # nominal radius in pixels, by object count
+GAP = 2.5  # pixels between the circles of nominal radius of two objects
+MARGIN = 1.0  # pixels between such a circle and the border
 COLOUR_JITTER = 10  # largest change of a channel, in levels
 BACKGROUND_RANGE = (18, 100)  # grey level
 BACKGROUND_TINT = 12  # largest departure of a channel from that grey
@@ -39,7 +39,7 @@ class SceneObject:
         shape: One of ``SHAPES``.
         colour: One of ``COLOURS``.
         x, y: Centre in pixels; (0, 0) is the outer corner of the top left pixel.
-        size: Bounding radius in pixels.
+        size: Nominal radius in pixels; the farthest corner of any shape, a triangle's, lies at 1.19 of it.
         rgb: The jittered colour that is really drawn, 0-255.
     """
 
@@ -136,7 +136,7 @@ def scene(seed: int, index: int, split: Split = "train", objects: int | None = N
 
 
 def _draw_places(rng: np.random.Generator, count: int) -> list[tuple[float, float, float]]:
-    """(x, y, size) of objects whose bounding circles keep ``GAP`` from each other and ``MARGIN`` from the border."""
+    """(x, y, size) of objects whose nominal circles keep ``GAP`` from each other and ``MARGIN`` from the border."""
     while True:
         places: list[tuple[float, float, float]] = []
         for size in rng.uniform(*SIZE_RANGES[count], count):

@@ -58,7 +58,7 @@ class DiffusionConfig(StageConfig):
     batch_size: int = 32
     learning_rate: float = 8e-4
     decay_steps: int = 1500
-    bank_size: int = 48_000  # scenes encoded once
+    bank_size: int = 32_000  # scenes encoded once
     caption_dropout: float = 0.1  # share of empty captions, for classifier-free guidance
     snr_gamma: float = 5.0  # min-SNR weighting; 0 weighs all timesteps alike
 

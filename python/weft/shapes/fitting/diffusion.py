@@ -70,16 +70,16 @@ def token_ids_of(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
 
 
 def batches(
-    bank: LatentBank, tokenizer: CLIPTokenizer, config: DiffusionConfig, seed: int, rank: int, processes: int
+    bank: LatentBank, tokenizer: CLIPTokenizer, config: DiffusionConfig, seed: int, rank: int
 ) -> Callable[[int], Batch]:
-    """The function from a step to its batch: latents, noise, timesteps and token ids."""
+    """The function from the samples seen to the next batch: latents, noise, timesteps and token ids."""
 
     def caption_of(index: int, sample: int) -> str:
         rng = np.random.default_rng([seed, sample])
         return "" if rng.random() < config.caption_dropout else caption(scene(seed, index), rng)
 
-    def batch_at(step: int) -> Batch:
-        first = (step * processes + rank) * config.batch_size  # samples seen before this batch
+    def batch_at(samples: int) -> Batch:
+        first = samples + rank * config.batch_size
         generator = torch_generator(seed, first)
         indices = torch.randint(len(bank.mean), (config.batch_size,), generator=generator)
         posterior_noise, noise = torch.randn(2, config.batch_size, *bank.mean.shape[1:], generator=generator)
@@ -93,13 +93,20 @@ def batches(
 
 
 def fit_diffusion(config: DiffusionConfig, seed: int, run: Path, accelerator: Accelerator) -> None:
-    """Train UNet and text encoder on the autoencoder of ``run``/vae, and write both to ``run``/diffusion."""
-    folder = run / "diffusion"
-    vae = AutoencoderKL.from_pretrained(run / "vae" / "model").to(accelerator.device)
+    """Train UNet and text encoder on the latents of ``run``/vae; the weights are in ``run``/diffusion/checkpoint.pt.
+
+    Raises:
+        FileNotFoundError: The autoencoder is not trained yet.
+        Interrupted: See ``fit``.
+    """
+    folder, trained = run / "diffusion", run / "vae" / "model"
+    if not trained.is_dir():
+        raise FileNotFoundError(f"diffusion: no autoencoder in {trained}; run the vae stage first")
+    vae = AutoencoderKL.from_pretrained(trained).to(accelerator.device)
     with accelerator.main_process_first():
         bank = latent_bank(vae, seed, config.bank_size, folder / "bank.pt")
     tokenizer = build_tokenizer()
     torch.manual_seed(seed)
     objective = DiffusionObjective(build_unet(), build_text_encoder(tokenizer), config.snr_gamma)
-    batch_at = batches(bank, tokenizer, config, seed, accelerator.process_index, accelerator.num_processes)
+    batch_at = batches(bank, tokenizer, config, seed, accelerator.process_index)
     fit("diffusion", objective, batch_at, config, folder, accelerator)

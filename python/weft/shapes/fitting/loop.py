@@ -1,6 +1,7 @@
 """The training loop, shared by the stages.
 
-Batches are a function of the step, so a resumed run sees the batches and the noise of a straight one.
+Batches are a function of the samples seen, so a resumed run sees the batches and the noise of a straight one, and
+a run may go on with another batch size.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def fit(
     Args:
         name: Of the stage, for messages.
         objective: Its forward maps a batch to a dict of scalar losses; "loss" is minimised, all are logged.
-        batch_at: Batch of a step, on the CPU. Must depend on nothing but the step (and the process).
+        batch_at: Batch that follows after so many samples, on the CPU. Must depend on nothing else but the process.
         config: Numbers of the stage.
         folder: Gets ``config.json``, ``checkpoint.pt`` and ``log.jsonl``.
         accelerator: Device, precision and processes.
@@ -83,9 +84,9 @@ def fit(
     optimizer = torch.optim.AdamW(
         objective.parameters(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
     )
-    step, seconds, skipped, saved = 0, 0.0, 0, load_checkpoint(path)
+    step, samples, seconds, skipped, saved = 0, 0, 0.0, 0, load_checkpoint(path)
     if saved is not None:
-        step, seconds, skipped = saved["step"], saved["seconds"], saved["skipped"]
+        step, samples, seconds, skipped = (saved[key] for key in ("step", "samples", "seconds", "skipped"))
         objective.load_state_dict(saved["model"])
         average.load_state_dict(saved["average"])
         optimizer.load_state_dict(saved["optimizer"])
@@ -94,10 +95,9 @@ def fit(
     def checkpoint() -> None:
         if accelerator.is_main_process:
             weights = {"model": objective.state_dict(), "average": average.state_dict()}
-            counts = {"step": step, "seconds": seconds, "skipped": skipped}
+            counts = {"step": step, "samples": samples, "seconds": seconds, "skipped": skipped}
             save_atomically({**counts, "optimizer": optimizer.state_dict(), **weights}, path)
 
-    samples_a_step = config.batch_size * accelerator.num_processes
     progress = tqdm(
         total=config.end, initial=step, desc=name, unit="step", disable=not accelerator.is_local_main_process
     )
@@ -106,7 +106,7 @@ def fit(
             started = time.perf_counter()
 
             # forward and backward
-            losses = model(*(part.to(accelerator.device) for part in batch_at(step)))
+            losses = model(*(part.to(accelerator.device) for part in batch_at(samples)))
             accelerator.backward(losses["loss"])
 
             # step
@@ -121,12 +121,13 @@ def fit(
             optimizer.zero_grad()
             update_average(average, objective, step, config.average_decay)
             step += 1
+            samples += config.batch_size * accelerator.num_processes
             seconds += time.perf_counter() - started
             progress.update()
 
             # report
             if step % config.log_every == 0 or step == config.end:
-                row = {"stage": name, "step": step, "samples": step * samples_a_step, "seconds": seconds, "lr": lr}
+                row = {"stage": name, "step": step, "samples": samples, "seconds": seconds, "lr": lr}
                 row |= {"grad_norm": float(grad_norm), "skipped": skipped}
                 row |= {key: float(value.detach()) for key, value in losses.items()}
                 progress.set_postfix(loss=f"{row['loss']:.4f}", lr=f"{lr:.1e}")
@@ -134,9 +135,11 @@ def fit(
                     with (folder / "log.jsonl").open("a") as log:
                         log.write(json.dumps(row) + "\n")
 
-            # checkpoint
-            if interruption.requested or step % config.checkpoint_every == 0 or step == config.end:
+            # checkpoint; every process must agree to stop, or the others wait for it for ever
+            requested = torch.tensor(float(interruption.requested), device=accelerator.device)
+            stop = bool(accelerator.reduce(requested) > 0)
+            if stop or step % config.checkpoint_every == 0 or step == config.end:
                 checkpoint()
-            if interruption.requested and step < config.end:
+            if stop and step < config.end:
                 raise Interrupted(f"{name}: stopped at step {step} of {config.end}; the same command resumes")
     return average

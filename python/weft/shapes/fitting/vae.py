@@ -48,10 +48,10 @@ def images_of(seed: int, indices: range) -> Tensor:
 def fit_vae(config: VaeConfig, seed: int, folder: Path, accelerator: Accelerator) -> AutoencoderKL:
     """Train the autoencoder and write it to ``folder``/model, with its scaling factor measured."""
     torch.manual_seed(seed)
-    rank, processes = accelerator.process_index, accelerator.num_processes
+    skip = accelerator.process_index * config.batch_size  # samples that go to the processes before this one
 
-    def batch_at(step: int) -> Batch:
-        first = (step * processes + rank) * config.batch_size
+    def batch_at(samples: int) -> Batch:
+        first = samples + skip
         noise = torch.randn(
             config.batch_size, LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE, generator=torch_generator(seed, first)
         )

@@ -1,0 +1,91 @@
+"""The shipped model: a stock pipeline, small, and good enough to measure methods with."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from weft import shapes
+from weft.shapes import load
+from weft.shapes.captions import prompts
+from weft.shapes.fitting.diffusion import token_ids_of
+from weft.shapes.measuring import decoded_reader_accuracy, mixed_scenes, quality
+
+MAX_BYTES = 16 * 2**20
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return shapes.pipeline()
+
+
+def test_stock_diffusers_loads_it_without_code_of_ours():
+    code = (
+        "import sys, torch; from diffusers import StableDiffusionPipeline as P;"
+        f"p = P.from_pretrained({str(shapes.model_path())!r});"
+        "image = p('a red circle', num_inference_steps=2).images[0];"
+        "assert image.size == (64, 64); assert 'weft' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_the_folder_is_small_and_tells_how_it_was_made():
+    folder = shapes.model_path()
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= MAX_BYTES
+    assert json.loads((folder / "training.json").read_text())["diffusion"]["last"]["step"] > 1000
+
+
+def test_parts_are_those_of_sd1(pipe):
+    assert type(pipe) is StableDiffusionPipeline
+    assert pipe.safety_checker is None
+    assert pipe.scheduler.config.prediction_type == "epsilon"
+    assert pipe.scheduler.config.beta_schedule == "scaled_linear"
+    assert pipe.tokenizer.model_max_length == 77
+    assert pipe.vae_scale_factor == 4
+    heads = {name: processor for name, processor in pipe.unet.attn_processors.items() if "attn2" in name}
+    assert len(heads) == 7
+
+
+def test_sampling_sees_the_text_as_training_did(pipe):
+    text = "a red circle and a blue square"
+    with torch.no_grad():
+        trained = pipe.text_encoder(token_ids_of(pipe.tokenizer, [text, ""])).last_hidden_state
+        conditional, empty = pipe.encode_prompt(text, "cpu", 1, True)
+    assert torch.equal(conditional[0], trained[0])
+    assert torch.equal(empty[0], trained[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_part_has_the_dtype_asked_for(dtype):
+    pipe = shapes.pipeline(dtype)
+    assert {part.dtype for part in (pipe.unet, pipe.vae, pipe.text_encoder)} == {dtype}
+
+
+def test_decoded_scenes_can_be_read(pipe):
+    assert decoded_reader_accuracy(pipe.vae, mixed_scenes(96, seed=5)).value >= 0.96
+
+
+def test_single_objects_are_what_the_prompt_says(pipe):
+    assert quality(pipe, prompts(24, 1, seed=5), guidance=3.0, steps=20, seed=5).correct.value >= 0.8
+
+
+def test_missing_weights_say_how_to_get_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(load, "WEIGHTS", tmp_path)
+    with pytest.raises(FileNotFoundError, match="train one with"):
+        shapes.pipeline()
+
+
+def test_importing_the_room_loads_no_framework():
+    code = "import sys, weft.shapes; assert not {'torch', 'diffusers'} & set(sys.modules), 'loaded'"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_every_public_name_is_there():
+    assert all(hasattr(shapes, name) for name in shapes.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = shapes.nothing
