@@ -77,14 +77,14 @@ def test_a_folder_without_a_model_is_told(tmp_path: Path) -> None:
 def test_output_that_is_a_file_is_told(tmp_path: Path) -> None:
     file = tmp_path / "taken"
     file.write_text("mine")
-    with pytest.raises(OSError, match="--out must be a folder; .*taken is a file"):
+    with pytest.raises(OSError, match=r"--out must be a folder; .*taken is a file"):
         generate(options(file))
     assert file.read_text() == "mine"
 
 
 def test_output_that_cannot_be_written_is_told_before_the_model_is_loaded() -> None:
     # read-only for everybody, also for root
-    with pytest.raises(OSError, match="generate: cannot .* choose another folder with --out"):
+    with pytest.raises(OSError, match=r"generate: cannot .* choose another folder with --out"):
         generate(options(Path("/proc/weft")))
 
 
