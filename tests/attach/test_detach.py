@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import tiny_pipelines as tiny
 import torch
-import weft
 from diffusers.models.attention_processor import AttnProcessor2_0, FusedAttnProcessor2_0
+
+import weft
 from weft.attach import Control
 from weft.attach.processor import WeftAttnProcessor
 
@@ -151,7 +152,7 @@ def test_a_deep_copy_of_an_attached_model_is_stock(pipe: Any) -> None:
         with torch.no_grad():
             twin(sample, 500, text)
         with pytest.raises(ValueError, match="no image was made"):
-            attachment.maps
+            _ = attachment.maps
         with torch.no_grad():
             stock = twin(sample, 500, text).sample
         with weft.attach(twin), torch.no_grad():

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import tiny_pipelines as tiny
 import torch
-import weft
 from diffusers.models.attention_processor import (
     AttnProcessor,
     AttnProcessor2_0,
@@ -18,6 +17,8 @@ from diffusers.models.attention_processor import (
     IPAdapterAttnProcessor2_0,
 )
 from peft import LoraConfig
+
+import weft
 from weft.attach.processor import WeftAttnProcessor
 
 CLIP_WIDTH = 24

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import tiny_pipelines as tiny
 import torch
-import weft
 from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler
 from diffusers.models.attention_processor import AttnProcessor
+
+import weft
 
 KINDS = list(tiny.EXTRA)
 

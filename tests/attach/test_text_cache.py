@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tiny_pipelines as tiny
 import torch
+
 import weft
 from weft.attach.text_cache import TextCache, project
 

@@ -12,9 +12,10 @@ import pytest
 import tiny_pipelines as tiny
 import torch
 import torch.nn.functional as F
-import weft
 from diffusers import HeunDiscreteScheduler
 from torch import Tensor
+
+import weft
 
 
 class Extraction:
@@ -368,10 +369,10 @@ def test_maps_that_were_never_read(tmp_path: Path) -> None:
     pipe = tiny.sd1(tmp_path)
     with weft.attach(pipe, maps := weft.AttentionMaps("circle", steps=100)):
         with pytest.raises(ValueError, match="no image was made"):
-            maps.maps
+            _ = maps.maps
         tiny.generate(pipe)
         with pytest.raises(ValueError, match="nothing was read"):
-            maps.maps
+            _ = maps.maps
 
 
 def test_words_need_a_pipeline() -> None:

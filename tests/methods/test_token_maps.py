@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import weft
 from PIL import Image
+
+import weft
 from weft.methods._token_maps import TokenMaps
 
 

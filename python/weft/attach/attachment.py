@@ -297,8 +297,12 @@ class Attachment:
                 control.attached(self._layers())
         self.text_cache.clear()
         self._active = []
-        for control in self.controls:
-            control.begin_generation(generation)
+        try:
+            for control in self.controls:
+                control.begin_generation(generation)
+        except BaseException:
+            self._tracker.cancel()
+            raise
         self._active = list(self.controls)
         self._generation = generation
 

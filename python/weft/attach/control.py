@@ -55,6 +55,7 @@ class Generation:
         latent_size: (h, w) of the latent.
         images: How many images are being made.
         device: Where the conditioning lives.
+        dtype: What tables and read-outs must be: float32, or float64 in a float64 model.
     """
 
     index: int
@@ -62,6 +63,7 @@ class Generation:
     latent_size: tuple[int, int]
     images: int
     device: torch.device
+    dtype: torch.dtype
 
     def conditional_rows(self, batch: int) -> slice:
         """Rows of a denoiser's batch that carry the prompt; all of them where nothing is known about it.
@@ -101,12 +103,12 @@ class LayerRequest:
     """What a control wants of one layer at one step; arguments of ``weft.ops.attention``.
 
     Return the same object as long as the same is wanted: requests of several controls are joined once per
-    combination of objects.
+    combination of objects. Tables and read-outs have the dtype of the generation.
 
     Attributes:
         edit: Tables of a logit edit. At most one control may edit a layer at a step.
         query_labels, key_labels: Label of each query and key in ``edit``.
-        readout: W, [B or 1, Nk, M] float32. Several controls' columns are laid side by side; each reads its own.
+        readout: W, [B or 1, Nk, M]. Several controls' columns are laid side by side; each reads its own.
             Read-outs see the probabilities after the edit.
     """
 

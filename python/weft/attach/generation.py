@@ -66,15 +66,27 @@ class GenerationTracker:
         self._step = Step(index, timestep, generation, batch, seqlen_k)
         return self._step
 
+    def cancel(self) -> None:
+        """The generation that ``advance`` began came to nothing: let the next pass begin another."""
+        self._step = None
+
     def _begin(self, call: DenoiserCall) -> Generation:
+        prompt = self._prompt
         if self._announced is not None:
-            self._prompt, self._announced = self._announced, None
-        elif self._prompt is not None and not _carries(call.text, self._prompt):
+            prompt = self._prompt = self._announced
+            self._announced = None
+        elif prompt is not None and not _carries(call.text, prompt):
             # a sampler that shares the denoiser, or embeddings from elsewhere: these are other words
-            self._prompt = None
-        images = call.text.shape[0] if self._prompt is None else self._prompt.images
+            prompt = None
         height, width = call.sample.shape[-2:]
-        generation = Generation(self._generations, self._prompt, (height, width), images, call.text.device)
+        generation = Generation(
+            index=self._generations,
+            prompt=prompt,
+            latent_size=(height, width),
+            images=call.text.shape[0] if prompt is None else prompt.images,
+            device=call.text.device,
+            dtype=torch.promote_types(call.text.dtype, torch.float32),
+        )
         self._generations += 1
         return generation
 

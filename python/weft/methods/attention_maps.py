@@ -166,7 +166,7 @@ class _Run:
                         )
                     for position in positions:
                         rows[image, position, column] = 1 / len(positions)
-            self._request = LayerRequest(readout=readout.to(step.generation.device))
+            self._request = LayerRequest(readout=readout.to(step.generation.device, step.generation.dtype))
             self._request_key = key
         return self._request
 

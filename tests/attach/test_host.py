@@ -1,0 +1,81 @@
+"""What is relied on in diffusers: a change there fails here, and says what to look at."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import tiny_pipelines as tiny
+from diffusers import (
+    StableDiffusionControlNetPipeline,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLImg2ImgPipeline,
+    StableDiffusionXLInpaintPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+
+from weft.attach import unet
+from weft.attach.processor import WeftAttnProcessor
+
+NAMES = ["self", "attn", "hidden_states", "encoder_hidden_states", "attention_mask", "temb"]
+
+
+@pytest.mark.parametrize("host", unet.PROCESSORS, ids=lambda host: host.__name__)
+def test_processors_take_the_same_named_arguments(host: type) -> None:
+    def named(function: object) -> list[str]:
+        parameters = inspect.signature(function).parameters.values()
+        return [p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+
+    assert named(host.__call__) == named(WeftAttnProcessor.__call__) == NAMES
+
+
+def test_the_denoiser_takes_latent_timestep_and_text() -> None:
+    assert list(inspect.signature(UNet2DConditionModel.forward).parameters)[1:4] == [
+        "sample",
+        "timestep",
+        "encoder_hidden_states",
+    ]
+
+
+@pytest.mark.parametrize(
+    "pipeline",
+    [
+        StableDiffusionPipeline,
+        StableDiffusionImg2ImgPipeline,
+        StableDiffusionInpaintPipeline,
+        StableDiffusionControlNetPipeline,
+        StableDiffusionXLPipeline,
+        StableDiffusionXLImg2ImgPipeline,
+        StableDiffusionXLInpaintPipeline,
+    ],
+)
+def test_pipelines_encode_their_prompt_through_the_public_method(pipeline: type) -> None:
+    parameters = inspect.signature(pipeline.encode_prompt).parameters
+    assert {"prompt", "num_images_per_prompt", "do_classifier_free_guidance", "prompt_embeds"} <= set(parameters)
+    assert "self.encode_prompt(" in inspect.getsource(pipeline.__call__)
+
+
+@pytest.mark.parametrize("config", [tiny.SD1, tiny.SD2, tiny.SDXL], ids=["sd1", "sd2", "sdxl"])
+def test_every_layer_is_described_as_it_runs(config: dict) -> None:
+    """Grids by name against the numbers of queries that really arrive, for an odd latent."""
+    import torch
+
+    model, seen = tiny.unet(config), {}
+    for name, attn in unet.attention_layers(model):
+        assert unet.reason_to_skip(name, attn, attn.processor) is None
+        attn.register_forward_pre_hook(lambda module, args, name=name: seen.__setitem__(name, args[0].shape[1]))
+    extra = {}
+    if config is tiny.SDXL:
+        extra = {"added_cond_kwargs": {"text_embeds": torch.zeros(1, 32), "time_ids": torch.zeros(1, 6)}}
+    with torch.no_grad():
+        model(torch.zeros(1, 4, 21, 13), 1, torch.zeros(1, 3, config["cross_attention_dim"]), **extra)
+    assert len(seen) == len(model.attn_processors)
+    for name, attn in unet.attention_layers(model):
+        info = unet.layer_info(model, name, attn)
+        h, w = info.grid((21, 13))
+        assert h * w == seen[name], name
+        assert info.is_cross == name.endswith("attn2")
+        assert info.heads * info.head_dim == attn.to_q.out_features
