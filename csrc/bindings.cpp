@@ -52,8 +52,8 @@ py::dict build_info() {
   return info;
 }
 
-using Strides = std::array<int64_t, 4>;            // batch, token, head, last axis
-using BatchTable = std::array<int64_t, 2>;         // pointer (0 = absent), batch stride (0 = shared)
+using Strides = std::array<int64_t, 4>;     // batch, token, head, last axis
+using BatchTable = std::array<int64_t, 2>;  // pointer (0 = absent), batch stride (0 = shared)
 template <class T>
 T* pointer(int64_t address) {
   return reinterpret_cast<T*>(static_cast<intptr_t>(address));

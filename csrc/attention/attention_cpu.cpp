@@ -26,13 +26,13 @@ constexpr int64_t kMinRows = 32, kMaxRows = 48;
 template <class Products>
 struct Scratch {
   using Unit = typename Products::Unit;
-  Unit* q;                           // [rows, q_stride]
-  float* logits;                     // [rows, block], later the fp32 weights
+  Unit* q;                             // [rows, q_stride]
+  float* logits;                       // [rows, block], later the fp32 weights
   typename Products::Weight* weights;  // [rows, block]; `logits` itself where those are fp32
-  float* out;                        // [rows, width]
-  float* maps;                       // [rows, map_width] of one head
-  float* map_sum;                    // [rows, map_width] over heads
-  float* edit;                       // [rows, planes, block], where a tile expands its own
+  float* out;                          // [rows, width]
+  float* maps;                         // [rows, map_width] of one head
+  float* map_sum;                      // [rows, map_width] over heads
+  float* edit;                         // [rows, planes, block], where a tile expands its own
   RowStatistics stats;
   int64_t bytes;
 
@@ -59,9 +59,7 @@ struct Scratch {
   }
 };
 
-inline int64_t q_stride(const TileShape& shape) {
-  return round_up(shape.depth, kLanes);
-}
+inline int64_t q_stride(const TileShape& shape) { return round_up(shape.depth, kLanes); }
 
 template <class Products>
 TileShape shape_for(const AttentionParams& p, EditMode mode) {
@@ -92,7 +90,10 @@ class Tile {
 
  public:
   Tile(const AttentionPlan& plan, int64_t task, char* memory)
-      : plan_(plan), p_(plan.params), shape_(plan.shape), q_stride_(weft::q_stride(plan.shape)),
+      : plan_(plan),
+        p_(plan.params),
+        shape_(plan.shape),
+        q_stride_(weft::q_stride(plan.shape)),
         scratch_(plan.shape, plan.mode, q_stride_, memory) {
     const int64_t tile = task / plan.groups;
     group_ = task % plan.groups;
@@ -219,7 +220,8 @@ class Tile {
 
   // out = diag(decay) out + weights V, and the same for the maps
   void accumulate(int64_t head, int64_t block) {
-    const Unit* values = reinterpret_cast<const Unit*>(plan_.packed_v + (sample_ * p_.H + head) * plan_.packed_v_bytes);
+    const Unit* values =
+        reinterpret_cast<const Unit*>(plan_.packed_v + (sample_ * p_.H + head) * plan_.packed_v_bytes);
     const float* decay = block ? scratch_.stats.decay : nullptr;
     const int64_t depth = round_up((keys_in(block) + Products::kValues - 1) / Products::kValues, Products::kDepthStep);
     Products::product(rows_, p_.D, reinterpret_cast<const Unit*>(scratch_.weights), shape_.block / Products::kValues,

@@ -28,13 +28,15 @@ int64_t product(std::initializer_list<int64_t> sizes) {
 }
 
 void check_pointer(const char* name, const void* pointer, int64_t elements) {
-  if (!pointer && elements > 0) refuse("`" + std::string(name) + "` must not be null; it has " + number(elements) + " elements");
+  if (!pointer && elements > 0)
+    refuse("`" + std::string(name) + "` must not be null; it has " + number(elements) + " elements");
 }
 
 // Strides reach at most this far from the first element, so offsets fit an int64 with room to spare.
 void check_strides(const char* name, const HeadStrides& strides, int64_t samples, int64_t tokens, int64_t heads) {
   constexpr int64_t kLimit = int64_t{1} << 56;
-  for (const auto& [stride, size] : {std::pair{strides.batch, samples}, {strides.token, tokens}, {strides.head, heads}}) {
+  for (const auto& [stride, size] :
+       {std::pair{strides.batch, samples}, {strides.token, tokens}, {strides.head, heads}}) {
     if (stride < 0) refuse("strides of `" + std::string(name) + "` must not be negative; got " + number(stride));
     if (size && stride > kLimit / size) refuse("strides of `" + std::string(name) + "` reach past 2^56 elements");
   }
@@ -82,7 +84,8 @@ void check_attention_layout(const AttentionParams& p) {
                                                    {"D", p.D}, {"M", p.M},   {"Lq", p.Lq}, {"Lk", p.Lk}};
   for (const auto& [name, size] : sizes) check_size(name, size);
   if (p.D > kMaxHeadWidth) refuse("D must be at most " + number(kMaxHeadWidth) + "; got " + number(p.D));
-  if (p.Nq > INT32_MAX || p.Nk > INT32_MAX) refuse("Nq and Nk must be below 2^31; got " + number(p.Nq) + " and " + number(p.Nk));
+  if (p.Nq > INT32_MAX || p.Nk > INT32_MAX)
+    refuse("Nq and Nk must be below 2^31; got " + number(p.Nq) + " and " + number(p.Nk));
   if (p.num_threads < 1) refuse("`num_threads` must be at least 1; got " + number(p.num_threads));
   if (!std::isfinite(p.scale)) refuse("`scale` must be finite; got " + std::to_string(p.scale));
   if (p.dtype != Dtype::kFloat32 && p.dtype != Dtype::kFloat16 && p.dtype != Dtype::kBfloat16) {

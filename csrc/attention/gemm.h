@@ -83,8 +83,8 @@ void gemm(int64_t rows, int64_t vecs, const typename Dot::Unit* a, int64_t strid
   while (vecs > 0) {
     const int strip = next_strip(static_cast<int>(vecs));
     switch (strip) {
-#define WEFT_STRIP(n) \
-  case n:             \
+#define WEFT_STRIP(n)                                                              \
+  case n:                                                                          \
     gemm_strip<Dot, n>(rows, a, stride_a, b, stride_b, depth, c, stride_c, decay); \
     break;
       WEFT_STRIP(1)

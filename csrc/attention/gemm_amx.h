@@ -53,8 +53,8 @@ inline void gemm_amx(int64_t rows, int64_t width, const uint32_t* a, int64_t str
     const bool two_rows = r + kTileRows < rows;
     for (int64_t j = 0; j < width; j += 2 * kTilePairs) {
       const bool two_columns = j + kTilePairs < width;
-      const auto step = two_rows ? (two_columns ? amx_step<2, 2> : amx_step<2, 1>)
-                                 : (two_columns ? amx_step<1, 2> : amx_step<1, 1>);
+      const auto step =
+          two_rows ? (two_columns ? amx_step<2, 2> : amx_step<2, 1>) : (two_columns ? amx_step<1, 2> : amx_step<1, 1>);
       step(a + r * stride_a, stride_a, b + j, stride_b, depth, c + r * stride_c + j, stride_c, !decay);
     }
   }

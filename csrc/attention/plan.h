@@ -47,9 +47,9 @@ struct AttentionPlan {
   int64_t packed_v_bytes;
 
   // edit rows for every label, or null where labels are so many that each tile expands its own
-  const float* edit;                // [edit batch, Lq, planes, key_blocks * block]
-  int64_t edit_batch, edit_label;   // strides; edit_batch is 0 when all samples share
-  int64_t keys_padded;              // key_blocks * block
+  const float* edit;               // [edit batch, Lq, planes, key_blocks * block]
+  int64_t edit_batch, edit_label;  // strides; edit_batch is 0 when all samples share
+  int64_t keys_padded;             // key_blocks * block
 
   // read-out: the keys whose row of W is not zero, and those rows
   const int32_t* read_keys;    // [read batch, Nk], position within its block

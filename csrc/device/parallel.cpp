@@ -28,8 +28,8 @@ int note_runtime(dl_phdr_info* info, size_t, void* found) {
   const char* name = info->dlpi_name;
   const char* file = std::strrchr(name, '/');
   file = file ? file + 1 : name;
-  const bool is_openmp = !std::strncmp(file, "libgomp", 7) || !std::strncmp(file, "libomp", 6) ||
-                         !std::strncmp(file, "libiomp", 7);
+  const bool is_openmp =
+      !std::strncmp(file, "libgomp", 7) || !std::strncmp(file, "libomp", 6) || !std::strncmp(file, "libiomp", 7);
   if (is_openmp) static_cast<std::vector<std::string>*>(found)->push_back(name);
   return 0;
 }

@@ -35,9 +35,7 @@ inline Mask above(Vec a, Vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
 inline Mask first(int n) { return static_cast<Mask>(n >= kLanes ? 0xffff : (1u << n) - 1); }
 inline Vec select(Mask mask, Vec yes, Vec no) { return _mm512_mask_blend_ps(mask, no, yes); }
 
-inline Vec from_bfloat(__m256i x) {
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
-}
+inline Vec from_bfloat(__m256i x) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16)); }
 inline Vec load(const float* p) { return _mm512_loadu_ps(p); }
 inline Vec load(const Half* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
 inline Vec load(const Bfloat* p) { return from_bfloat(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
