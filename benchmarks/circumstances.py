@@ -1,0 +1,61 @@
+"""What a number needs beside it: the device, the versions, the commit, the command."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import re
+import shlex
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("weft", "torch", "triton", "pytest-benchmark")
+
+
+def circumstances(threads: int) -> dict[str, Any]:
+    """One flat record, the same for every line of a run."""
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "device": device_name(),
+        "simd": torch.backends.cpu.get_cpu_capability(),
+        "threads": threads,
+        "python": platform.python_version(),
+        **{name: version(name) for name in PACKAGES},
+        "commit": _git("rev-parse", "--short=12", "HEAD"),
+        # results are written by runs and say nothing about the code that ran
+        "dirty": bool(_git("status", "--porcelain", "--", ".", ":!benchmarks/results")),
+        "command": shlex.join(["python", "-m", "benchmarks.run", *sys.argv[1:]]),
+    }
+
+
+def device_name() -> str:
+    """The processor's name as the system gives it."""
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def device_slug() -> str:
+    """``device_name`` for a file name."""
+    return re.sub(r"[^a-z0-9]+", "-", device_name().lower()).strip("-")
+
+
+def version(package: str) -> str | None:
+    """Installed version, None if it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git(*arguments: str) -> str | None:
+    ran = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    return ran.stdout.strip() if ran.returncode == 0 else None
