@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import platform
 import re
 import shlex
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from weft._native_loader import why_not_native
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("weft", "torch", "triton", "pytest-benchmark")
@@ -25,6 +28,9 @@ def circumstances(threads: int) -> dict[str, Any]:
         "device": device_name(),
         "simd": torch.backends.cpu.get_cpu_capability(),
         "threads": threads,
+        # without the extension weft runs on its reference
+        "native": why_not_native() is None,
+        "load": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
         **{name: version(name) for name in PACKAGES},
         "commit": _git("rev-parse", "--short=12", "HEAD"),
