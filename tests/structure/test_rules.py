@@ -96,7 +96,7 @@ def test_top_level_holds_nothing_else() -> None:
         "constraints.txt",
     }
     allowed |= {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "ENVIRONMENT.md", "LICENSE", "Makefile", "MANIFEST.in"}
-    made = {"build", "dist", "runs", "demo"}  # by tools, and ignored by git
+    made = {"build", "dist", "runs", "demo", "__pycache__"}  # by tools, and ignored by git
     found = {path.name for path in ROOT.iterdir() if not path.name.startswith(".")}
     assert found - made <= allowed
 

@@ -63,8 +63,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    # one architecture: what the others compile to is tested elsewhere
-    done = build(source, folder, "--wheel", WEFT_CUDA_ARCHS="80")
+    # the editable install under test has compiled the same CUDA sources by the same path; twice costs minutes
+    done = build(source, folder, "--wheel", WEFT_CUDA="0")
     assert done.returncode == 0, done.stdout + done.stderr
     return one(folder, "*.whl")
 
