@@ -36,23 +36,17 @@ def load_ip_adapter(pipe: Any) -> None:
     def weights(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator) * 0.2
 
-    adapter, key = {}, 1
-    for name, attn in pipe.unet.named_modules():
-        if name.endswith("attn2"):
-            adapter[f"{key}.to_k_ip.weight"] = weights(attn.inner_dim, width)
-            adapter[f"{key}.to_v_ip.weight"] = weights(attn.inner_dim, width)
-            key += 2
     projection = {
         "proj.weight": weights(4 * width, CLIP_WIDTH),
         "proj.bias": weights(4 * width),
         "norm.weight": torch.ones(width),
         "norm.bias": torch.zeros(width),
     }
-    # diffusers numbers the layers in the order of attn_processors, in which the middle comes last
-    order = [n for n in pipe.unet.attn_processors if n.endswith("attn2.processor")]
-    named = dict(pipe.unet.named_modules())
+    adapter = {}
+    # diffusers numbers the layers in the order of attn_processors, cross-attention by odd numbers
+    order = [name for name in pipe.unet.attn_processors if name.endswith("attn2.processor")]
     for number, name in enumerate(order):
-        inner = named[name.removesuffix(".processor")].inner_dim
+        inner = pipe.unet.get_submodule(name.removesuffix(".processor")).inner_dim
         adapter[f"{2 * number + 1}.to_k_ip.weight"] = weights(inner, width)
         adapter[f"{2 * number + 1}.to_v_ip.weight"] = weights(inner, width)
     pipe.unet._load_ip_adapter_weights([{"image_proj": projection, "ip_adapter": adapter}], low_cpu_mem_usage=False)
@@ -221,3 +215,23 @@ def test_loading_lora_between_calls(pipe: Any, tmp_path: Path) -> None:
         pipe.unload_lora_weights()
         assert np.array_equal(tiny.generate(pipe), plain)
     assert kinds_of(pipe.unet.attn_processors) == {AttnProcessor2_0}
+
+
+def test_perturbed_guidance_keeps_its_processors_and_maps_read_the_prompt(tmp_path: Path) -> None:
+    """PAG exchanges processors during a call and stacks perturbed rows behind the conditional ones."""
+    from diffusers import StableDiffusionPAGPipeline
+
+    pipe = tiny.sd1(tmp_path, StableDiffusionPAGPipeline, pag_applied_layers=["mid"])
+    call = {"pag_scale": 3.0, "num_inference_steps": 1}
+    stock = tiny.generate(pipe, **call)
+    before = dict(pipe.unet.attn_processors)
+    with weft.attach(pipe) as attachment:
+        assert np.array_equal(tiny.generate(pipe, **call), stock)
+        assert any("PAG" in reason for _, reason in attachment.skipped)
+    assert all(pipe.unet.attn_processors[name] is before[name] for name in before)
+    for guidance_scale in (5.0, 1.0):
+        with weft.attach(pipe, maps := weft.AttentionMaps("circle", layers="down_blocks.0")):
+            tiny.generate(pipe, **call, guidance_scale=guidance_scale)
+            perturbed = maps.maps["circle"]
+            tiny.generate(pipe, guidance_scale=guidance_scale, pag_scale=0.0, num_inference_steps=1)
+            torch.testing.assert_close(perturbed, maps.maps["circle"], atol=1e-5, rtol=1e-4)

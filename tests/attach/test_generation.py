@@ -102,7 +102,7 @@ def test_a_second_order_sampler_passes_twice_in_a_step(tmp_path: Path) -> None:
     with weft.attach(pipe, diary := Diary()):
         tiny.generate(pipe)
     assert [line[1] for line in diary.lines if line[0] == "step"] == [0, 1, 2]
-    # Heun's passes at sigma_i+1: the first step's second pass has the second step's timestep
+    # the second pass of a step is made at the next step's timestep, and the last step has one pass only
     assert [line[1] for line in diary.lines if line[0] == "pass"] == [0, 1, 1, 2, 2]
 
 
