@@ -155,7 +155,6 @@ EDITED = (
     Provider("sdpa_padded", sdpa_with_readout(padded=True), note=DELTA_ONLY),
     Provider("sdpa_padded_compiled", compiled(sdpa_with_readout(padded=True)), note=DELTA_ONLY),
     Provider("sdpa_unpadded", sdpa_with_readout(padded=False), note=DELTA_ONLY),
-    Provider("sdpa_unpadded_compiled", compiled(sdpa_with_readout(padded=False)), note=DELTA_ONLY),
     Provider("daam", daam, note=DELTA_ONLY),
 )
 
