@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar, Token
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,6 +23,10 @@ _requested: ContextVar[str | None] = ContextVar("weft_backend", default=None)
 _traced: list[str] = []
 
 
+def _never(*arguments: Any) -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class Backend:
     """One way to compute an op.
@@ -31,11 +35,17 @@ class Backend:
         name: One of ``BACKEND_NAMES`` but "auto".
         refuse: Called with the op's arguments; the reasons why this backend does not take them, empty for yes.
         forward: Called with the same arguments; the result.
+        backward: Called with the gradients of the result, then these arguments and what else the op's backward takes;
+            the gradients of the arguments. None where another backend's serves.
+        only_by_name: Called with the op's arguments; whether ``auto`` passes over this backend although it does not
+            refuse: it can, but nobody would want it to, as with an interpreter.
     """
 
     name: str
     refuse: Callable[..., list[str]]
     forward: Callable[..., Any]
+    backward: Callable[..., Any] | None = None
+    only_by_name: Callable[..., bool] = _never
 
 
 @dataclass(frozen=True)
@@ -57,7 +67,7 @@ class Op:
                 known = ", ".join(backend.name for backend in self.backends)
                 raise BackendUnavailableError(f"{self.name}: has no `{requested}` backend; it has {known}")
         else:
-            candidates = list(self.backends)
+            candidates = [backend for backend in self.backends if not backend.only_by_name(*arguments)]
         refusals = {}
         for backend in candidates:
             reasons = backend.refuse(*arguments)
@@ -67,6 +77,19 @@ class Op:
         headline = "no backend takes this call" if requested == "auto" else f"`{requested}` does not take this call"
         lines = [f"  {name}: {'; '.join(reasons)}" for name, reasons in refusals.items()]
         raise BackendUnavailableError("\n".join([f"{self.name}: {headline}", *lines]))
+
+    def choose_backward(self, requested: str, *arguments: Any) -> Backend:
+        """The backend for the gradients of a call with ``arguments`` that asked for ``requested``.
+
+        The requested one if it has a backward, else the first that has one and takes the call: a backend for
+        inference alone is no reason against training.
+
+        Raises:
+            BackendUnavailableError: None of those with a backward accepts.
+        """
+        with_backward = tuple(backend for backend in self.backends if backend.backward is not None)
+        named = any(backend.name == requested for backend in with_backward)
+        return replace(self, backends=with_backward).choose(requested if named else "auto", *arguments)
 
     def explain(self, *arguments: Any) -> dict[str, list[str]]:
         """Each backend's objections to ``arguments``, preferred backend first; nothing is run."""

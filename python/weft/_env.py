@@ -31,3 +31,8 @@ def settings() -> Settings:
 def in_force() -> dict[str, str]:
     """Every variable that begins with WEFT_, known or not, so that a misspelt one is seen in a report."""
     return {name: value for name, value in sorted(os.environ.items()) if name.startswith("WEFT_")}
+
+
+def triton_is_interpreted() -> bool:
+    """Whether Triton's own TRITON_INTERPRET replaces its compiler; it is read when a kernel is first imported."""
+    return os.environ.get("TRITON_INTERPRET", "").strip().lower() in ("1", "true", "yes", "on", "y")

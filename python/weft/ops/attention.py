@@ -17,6 +17,7 @@ from weft.kernels.attention.reference import attention_reference
 from weft.kernels.attention.reference_bwd import attention_backward_reference
 from weft.ops import _attention_checks as checks
 from weft.ops import _attention_cpu as cpu
+from weft.ops import _attention_triton as gpu
 from weft.ops._attention_edit import Edit
 
 _LARGEST_INT32 = torch.iinfo(torch.int32).max
@@ -106,7 +107,9 @@ def attention(
     Gradients: q, k, v, the four tables and the read-out, for gradients arriving at ``out`` and at ``maps``. The row
         maximum counts as the logit of its first largest key and passes its gradient to that key; likewise the
         minimum. A backend without a backward of its own (``cpu``) has it computed in blocks by plain PyTorch.
-    Backends: cpu (C++, forward; float32, bfloat16, float16), reference (any device and float dtype).
+    Backends: triton (NVIDIA sm_80 or newer, forward and backward; float32, bfloat16, float16; M up to 128; a label out
+        of range counts as the nearest one in it; by name also on the CPU where TRITON_INTERPRET=1), cpu (C++,
+        forward; float32, bfloat16, float16), reference (any device and float dtype).
 
     Source:
         weft's own affine form of MaskDiffusion (arXiv:2309.04399), DenseDiffusion (arXiv:2308.12964, eq. 2-4) and
@@ -173,12 +176,22 @@ def _refuse_reference(*arguments: Any) -> list[str]:
     return []
 
 
-def _reference_forward(q: Tensor, k: Tensor, v: Tensor, scale: float, *rest: Tensor | None) -> tuple[Tensor, Tensor]:
+def _check_labels_on_cpu(q: Tensor, *rest: Tensor | None) -> None:
+    """Read the labels where that costs no wait for a device."""
     alpha, beta, gamma, delta, _, query_labels, key_labels, _ = rest
     table = next((x for x in (alpha, beta, gamma, delta) if x is not None), None)
     if table is not None and q.device.type == "cpu":
         checks.check_label_range("query_labels", query_labels, table.shape[1])
         checks.check_label_range("key_labels", key_labels, table.shape[2])
+
+
+def _triton_forward(q: Tensor, k: Tensor, v: Tensor, scale: float, *rest: Tensor | None) -> tuple[Tensor, Tensor]:
+    _check_labels_on_cpu(q, *rest)
+    return gpu.attention_fwd_triton(q, k, v, scale, *rest)
+
+
+def _reference_forward(q: Tensor, k: Tensor, v: Tensor, scale: float, *rest: Tensor | None) -> tuple[Tensor, Tensor]:
+    _check_labels_on_cpu(q, *rest)
     out, maps = attention_reference(q, k, v, scale, *rest)
     return out.contiguous(), maps.contiguous()
 
@@ -186,8 +199,9 @@ def _reference_forward(q: Tensor, k: Tensor, v: Tensor, scale: float, *rest: Ten
 ATTENTION = Op(
     "attention",
     (
+        Backend("triton", gpu.refuse, _triton_forward, gpu.attention_bwd_triton, only_by_name=gpu.is_interpreted),
         Backend("cpu", _refuse_cpu, cpu.attention_fwd_cpu),
-        Backend("reference", _refuse_reference, _reference_forward),
+        Backend("reference", _refuse_reference, _reference_forward, attention_backward_reference),
     ),
 )
 
@@ -217,16 +231,19 @@ def _(q, k, v, scale, alpha, beta, gamma, delta, readout, *rest):  # type: ignor
 @torch.library.custom_op(
     "weft::attention_backward",
     mutates_args=(),
-    schema=f"(Tensor dout, Tensor dmaps, {_INPUTS}, bool table_gradients, bool readout_gradient) -> "
+    schema=f"(Tensor dout, Tensor dmaps, {_INPUTS}, bool table_gradients, bool readout_gradient, "
+    "str backend='') -> "
     "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
-def _attention_backward_operator(*arguments):  # type: ignore[no-untyped-def]
-    return tuple(attention_backward_reference(*arguments))
+def _attention_backward_operator(dout, dmaps, *rest):  # type: ignore[no-untyped-def]
+    *arguments, table_gradients, readout_gradient, backend = rest
+    chosen = ATTENTION.choose_backward(requested_backend(backend or None), *arguments)
+    return tuple(chosen.backward(dout, dmaps, *arguments, table_gradients, readout_gradient))
 
 
 @_attention_backward_operator.register_fake
 def _(dout, dmaps, q, k, v, scale, alpha, beta, gamma, delta, readout, *rest):  # type: ignore[no-untyped-def]
-    *_, table_gradients, readout_gradient = rest
+    *_, table_gradients, readout_gradient, _ = rest
 
     def like(x: Tensor | None, wanted: bool) -> Tensor:
         return q.new_empty(0) if x is None or not wanted else x.new_empty(x.shape)
@@ -237,7 +254,9 @@ def _(dout, dmaps, q, k, v, scale, alpha, beta, gamma, delta, readout, *rest):  
 
 def _save_for_backward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
     # inputs only: the backward makes logits and probabilities again rather than keep B * H * Nq * Nk of them
-    q, k, v, ctx.scale, *rest, _ = inputs
+    q, k, v, ctx.scale, *rest, backend = inputs
+    # asked for here, since backward runs when a block of ``weft.backend`` may be over
+    ctx.backend = requested_backend(backend or None)
     ctx.save_for_backward(q, k, v, *rest)
 
 
@@ -245,7 +264,8 @@ def _backward(ctx, dout, dmaps):  # type: ignore[no-untyped-def]
     q, k, v, *rest = ctx.saved_tensors
     needs = ctx.needs_input_grad
     table_gradients, readout_gradient = any(needs[4:8]), needs[8]
-    gradients = _attention_backward_operator(dout, dmaps, q, k, v, ctx.scale, *rest, table_gradients, readout_gradient)
+    wanted = (table_gradients, readout_gradient, ctx.backend)
+    gradients = _attention_backward_operator(dout, dmaps, q, k, v, ctx.scale, *rest, *wanted)
     dq, dk, dv, *dtables, dreadout = gradients
 
     def given(gradient: Tensor, position: int) -> Tensor | None:

@@ -1,0 +1,440 @@
+"""Triton forward of ``attention``: one program a head and a tile of queries.
+
+Up to 128 keys a row of logits is one tile: its extremes are at hand and nothing is done twice. Beyond, the softmax is
+online, and only a row statistic that a table asks for costs a sweep of its own (TRITON.md says why not one pass).
+Traffic: reads q once, k and v once a program (from L2); writes out and, per head, M fp32 values a query.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from . import launch
+from .host import Call, options
+from .tiles import (
+    BOTTOM,
+    BOTTOM_KEY,
+    INVERSE,
+    LARGEST,
+    TOP,
+    TOP_KEY,
+    dot_fp32,
+    edit_tile,
+    first_key,
+    keep_keys,
+    load_labels,
+    load_readout,
+    load_rows,
+    logits,
+    store_rows,
+)
+
+# planes of ``Forward.rows``: the indices of these names in tiles.py
+PLANES, PLANES_WITH_RANGE = 2, 6
+# sizes that change from call to call without a better kernel for some of them
+VARYING = [
+    *("Nq", "Nk", "M", "LQ", "LK", "stride_alpha_b", "stride_beta_b", "stride_gamma_b", "stride_delta_b"),
+    *("stride_query_labels_b", "stride_key_labels_b", "stride_key_padding_b", "stride_readout_b"),
+]
+
+
+class Forward(NamedTuple):
+    """What forward computes.
+
+    Attributes:
+        out: [B, Nq, H, D] in the dtype of q.
+        maps: [B, Nq, M] fp32.
+        rows: [2, or 6 where a row has a range, B, H, Nq] fp32 words, planes as tiles.py names them; empty unless kept.
+        reads: The read-outs before the mean over heads, [B, H, Nq, M] fp32.
+    """
+
+    out: Tensor
+    maps: Tensor
+    rows: Tensor
+    reads: Tensor
+
+
+@triton.jit(do_not_specialize=VARYING)
+def _attention_fwd_short_kernel(
+    # inputs
+    q_ptr,  # [B, Nq, H, D]
+    k_ptr,  # [B, Nk, H, D]
+    v_ptr,  # [B, Nk, H, D]
+    alpha_ptr,  # [B or 1, LQ, LK] fp32 or None, likewise the next three
+    beta_ptr,
+    gamma_ptr,
+    delta_ptr,
+    readout_ptr,  # [B or 1, Nk, M] fp32 or None
+    query_labels_ptr,  # [B or 1, Nq] int32 or None
+    key_labels_ptr,  # [B or 1, Nk] int32 or None
+    key_padding_ptr,  # [B or 1, Nk] uint8 or None
+    # outputs
+    out_ptr,  # [B, Nq, H, D]
+    reads_ptr,  # [B, H, Nq, M] fp32
+    rows_ptr,  # [planes, B, H, Nq] 32-bit words, or None
+    # strides; those of q, k and v in units of ALIGN values
+    stride_q_b,
+    stride_q_n,
+    stride_q_h,
+    stride_k_b,
+    stride_k_n,
+    stride_k_h,
+    stride_v_b,
+    stride_v_n,
+    stride_v_h,
+    stride_alpha_b,
+    stride_beta_b,
+    stride_gamma_b,
+    stride_delta_b,
+    stride_readout_b,
+    stride_readout_k,
+    stride_readout_m,
+    stride_query_labels_b,
+    stride_key_labels_b,
+    stride_key_padding_b,
+    # sizes and scalars
+    H,
+    Nq,
+    Nk,
+    M,
+    LQ,
+    LK,
+    scale,
+    # compile-time
+    ALIGN: tl.constexpr,
+    D: tl.constexpr,
+    FIRST: tl.constexpr,
+    SECOND: tl.constexpr,
+    BLOCK_Q: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    TILES: tl.constexpr,
+    FULL_K: tl.constexpr,
+    LOOKUP: tl.constexpr,
+    LABELS: tl.constexpr,
+    PART: tl.constexpr,
+):
+    head = tl.program_id(1)
+    # int64 before any product: samples of a video batch lie further apart than 2**31 values
+    sample = tl.program_id(2).to(tl.int64)
+    q_ptr += (sample * stride_q_b + head.to(tl.int64) * stride_q_h) * ALIGN
+    k_ptr += (sample * stride_k_b + head.to(tl.int64) * stride_k_h) * ALIGN
+    v_ptr += (sample * stride_v_b + head.to(tl.int64) * stride_v_h) * ALIGN
+    out_ptr += (sample * Nq * H + head) * D
+
+    keys = tl.arange(0, BLOCK_K)
+    k0 = load_rows(k_ptr, keys, stride_k_n * ALIGN, Nk, 0, FIRST, D, FULL_K)
+    v0 = load_rows(v_ptr, keys, stride_v_n * ALIGN, Nk, 0, FIRST, D, FULL_K)
+    k1, v1 = k0, v0
+    if SECOND > 0:
+        k1 = load_rows(k_ptr, keys, stride_k_n * ALIGN, Nk, FIRST, SECOND, D, FULL_K)
+        v1 = load_rows(v_ptr, keys, stride_v_n * ALIGN, Nk, FIRST, SECOND, D, FULL_K)
+    if readout_ptr is not None:
+        readout_ptr += sample * stride_readout_b
+        w = load_readout(readout_ptr, keys, stride_readout_k, stride_readout_m, Nk, M, BLOCK_M)
+    c = 0
+    if key_labels_ptr is not None:
+        c = load_labels(key_labels_ptr + sample * stride_key_labels_b, keys, Nk, LK)[None, :]
+    if key_padding_ptr is not None:
+        key_padding_ptr += sample * stride_key_padding_b
+    if alpha_ptr is not None:
+        alpha_ptr += sample * stride_alpha_b
+    if beta_ptr is not None:
+        beta_ptr += sample * stride_beta_b
+    if gamma_ptr is not None:
+        gamma_ptr += sample * stride_gamma_b
+    if delta_ptr is not None:
+        delta_ptr += sample * stride_delta_b
+
+    for i in range(TILES):
+        queries = (tl.program_id(0) * TILES + i) * BLOCK_Q + tl.arange(0, BLOCK_Q)
+        q0 = load_rows(q_ptr, queries, stride_q_n * ALIGN, Nq, 0, FIRST, D, False)
+        q1 = q0
+        if SECOND > 0:
+            q1 = load_rows(q_ptr, queries, stride_q_n * ALIGN, Nq, FIRST, SECOND, D, False)
+        r = 0
+        if query_labels_ptr is not None:
+            r = load_labels(query_labels_ptr + sample * stride_query_labels_b, queries, Nq, LQ)[:, None]
+
+        s = logits(q0, q1, k0, k1, scale, SECOND, PART)  # [BLOCK_Q, BLOCK_K]
+
+        top, bottom = 0.0, 0.0
+        if (beta_ptr is not None) or (gamma_ptr is not None):
+            removed = keep_keys(s, keys[None, :], Nk, key_padding_ptr, float("-inf"), FULL_K) == float("-inf")
+            if delta_ptr is not None:
+                only_delta = edit_tile(s, 0.0, 0.0, r, c, None, None, None, delta_ptr, LK, LOOKUP, LABELS)
+                removed = removed | (only_delta == float("-inf"))
+            nobody = tl.min(removed.to(tl.int32), axis=1)[:, None] > 0
+        if beta_ptr is not None:
+            kept = tl.where(removed, float("-inf"), s)
+            top = tl.max(kept, axis=1)[:, None]
+            top_key = first_key(kept, top, keys[None, :])
+            # an infinity would meet a table entry of 0
+            top = tl.where(nobody, 0.0, top)
+        if gamma_ptr is not None:
+            kept = tl.where(removed, float("inf"), s)
+            bottom = tl.min(kept, axis=1)[:, None]
+            bottom_key = first_key(kept, bottom, keys[None, :])
+            bottom = tl.where(nobody, 0.0, bottom)
+
+        x = edit_tile(s, top, bottom, r, c, alpha_ptr, beta_ptr, gamma_ptr, delta_ptr, LK, LOOKUP, LABELS)
+        x = keep_keys(x, keys[None, :], Nk, key_padding_ptr, float("-inf"), FULL_K)
+        largest = tl.max(x, axis=1)[:, None]
+        # a row without a valid key: exp2(-inf - 0) is 0, exp2(-inf + inf) would be NaN
+        largest = tl.where(largest == float("-inf"), 0.0, largest)
+        p = tl.exp2(x - largest)
+        total = tl.sum(p, axis=1)[:, None]
+        inverse = 1.0 / tl.where(total > 0.0, total, 1.0)  # without a valid key all sums are 0
+
+        weights = p.to(v0.dtype)
+        out = tl.dot(weights, v0, input_precision="ieee") * inverse
+        store_rows(out_ptr, queries, H * D, Nq, out, 0, FIRST, D)
+        if SECOND > 0:
+            out = tl.dot(weights, v1, input_precision="ieee") * inverse
+            store_rows(out_ptr, queries, H * D, Nq, out, FIRST, SECOND, D)
+        row = (sample * H + head) * Nq + queries[:, None]
+        if readout_ptr is not None:
+            reads = dot_fp32(p, w, tl.zeros([BLOCK_Q, BLOCK_M], tl.float32), PART) * inverse
+            columns = tl.arange(0, BLOCK_M)[None, :]
+            tl.store(reads_ptr + row * M + columns, reads, mask=(queries[:, None] < Nq) & (columns < M))
+        if rows_ptr is not None:
+            plane = tl.num_programs(2).to(tl.int64) * H * Nq
+            mask = queries[:, None] < Nq
+            tl.store(rows_ptr + LARGEST * plane + row, tl.where(total > 0.0, largest, float("inf")), mask=mask)
+            tl.store(rows_ptr + INVERSE * plane + row, tl.where(total > 0.0, inverse, 0.0), mask=mask)
+            if beta_ptr is not None:
+                tl.store(rows_ptr + TOP * plane + row, top, mask=mask)
+                tl.store(rows_ptr + TOP_KEY * plane + row, top_key.to(tl.float32, bitcast=True), mask=mask)
+            if gamma_ptr is not None:
+                tl.store(rows_ptr + BOTTOM * plane + row, bottom, mask=mask)
+                tl.store(rows_ptr + BOTTOM_KEY * plane + row, bottom_key.to(tl.float32, bitcast=True), mask=mask)
+
+
+@triton.jit(do_not_specialize=VARYING)
+def _attention_fwd_long_kernel(
+    # inputs, outputs, strides, sizes: as in the kernel above, and
+    q_ptr,
+    k_ptr,
+    v_ptr,
+    alpha_ptr,
+    beta_ptr,
+    gamma_ptr,
+    delta_ptr,
+    readout_ptr,
+    query_labels_ptr,
+    key_labels_ptr,
+    key_padding_ptr,
+    out_ptr,
+    reads_ptr,
+    rows_ptr,
+    stride_q_b,
+    stride_q_n,
+    stride_q_h,
+    stride_k_b,
+    stride_k_n,
+    stride_k_h,
+    stride_v_b,
+    stride_v_n,
+    stride_v_h,
+    stride_alpha_b,
+    stride_beta_b,
+    stride_gamma_b,
+    stride_delta_b,
+    stride_readout_b,
+    stride_readout_k,
+    stride_readout_m,
+    stride_query_labels_b,
+    stride_key_labels_b,
+    stride_key_padding_b,
+    H,
+    Nq,
+    Nk,
+    M,
+    LQ,
+    LK,
+    scale,
+    ALIGN: tl.constexpr,
+    D: tl.constexpr,
+    FIRST: tl.constexpr,
+    SECOND: tl.constexpr,
+    BLOCK_Q: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    FULL_K: tl.constexpr,
+    LOOKUP: tl.constexpr,
+    LABELS: tl.constexpr,
+    PART: tl.constexpr,
+):
+    head = tl.program_id(1)
+    sample = tl.program_id(2).to(tl.int64)
+    q_ptr += (sample * stride_q_b + head.to(tl.int64) * stride_q_h) * ALIGN
+    k_ptr += (sample * stride_k_b + head.to(tl.int64) * stride_k_h) * ALIGN
+    v_ptr += (sample * stride_v_b + head.to(tl.int64) * stride_v_h) * ALIGN
+    out_ptr += (sample * Nq * H + head) * D
+    if readout_ptr is not None:
+        readout_ptr += sample * stride_readout_b
+    if key_labels_ptr is not None:
+        key_labels_ptr += sample * stride_key_labels_b
+    if key_padding_ptr is not None:
+        key_padding_ptr += sample * stride_key_padding_b
+    if alpha_ptr is not None:
+        alpha_ptr += sample * stride_alpha_b
+    if beta_ptr is not None:
+        beta_ptr += sample * stride_beta_b
+    if gamma_ptr is not None:
+        gamma_ptr += sample * stride_gamma_b
+    if delta_ptr is not None:
+        delta_ptr += sample * stride_delta_b
+
+    queries = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    q0 = load_rows(q_ptr, queries, stride_q_n * ALIGN, Nq, 0, FIRST, D, False)
+    q1 = q0
+    if SECOND > 0:
+        q1 = load_rows(q_ptr, queries, stride_q_n * ALIGN, Nq, FIRST, SECOND, D, False)
+    r = 0
+    if query_labels_ptr is not None:
+        r = load_labels(query_labels_ptr + sample * stride_query_labels_b, queries, Nq, LQ)[:, None]
+
+    # --- the range of each row, where a table asks for it
+    top = tl.full([BLOCK_Q, 1], float("-inf"), tl.float32)
+    bottom = tl.full([BLOCK_Q, 1], float("inf"), tl.float32)
+    top_key = tl.zeros([BLOCK_Q, 1], tl.int32)
+    bottom_key = tl.zeros([BLOCK_Q, 1], tl.int32)
+    if (beta_ptr is not None) or (gamma_ptr is not None):
+        for start in range(0, Nk, BLOCK_K):
+            keys = start + tl.arange(0, BLOCK_K)
+            k0 = load_rows(k_ptr, keys, stride_k_n * ALIGN, Nk, 0, FIRST, D, FULL_K)
+            k1 = k0
+            if SECOND > 0:
+                k1 = load_rows(k_ptr, keys, stride_k_n * ALIGN, Nk, FIRST, SECOND, D, FULL_K)
+            s = logits(q0, q1, k0, k1, scale, SECOND, PART)
+            removed = keep_keys(s, keys[None, :], Nk, key_padding_ptr, float("-inf"), FULL_K) == float("-inf")
+            if delta_ptr is not None:
+                c = 0
+                if key_labels_ptr is not None:
+                    c = load_labels(key_labels_ptr, keys, Nk, LK)[None, :]
+                only_delta = edit_tile(s, 0.0, 0.0, r, c, None, None, None, delta_ptr, LK, LOOKUP, LABELS)
+                removed = removed | (only_delta == float("-inf"))
+            if beta_ptr is not None:
+                kept = tl.where(removed, float("-inf"), s)
+                of_tile = tl.max(kept, axis=1)[:, None]
+                if rows_ptr is not None:
+                    top_key = tl.where(of_tile > top, first_key(kept, of_tile, keys[None, :]), top_key)
+                top = tl.maximum(top, of_tile)
+            if gamma_ptr is not None:
+                kept = tl.where(removed, float("inf"), s)
+                of_tile = tl.min(kept, axis=1)[:, None]
+                if rows_ptr is not None:
+                    bottom_key = tl.where(of_tile < bottom, first_key(kept, of_tile, keys[None, :]), bottom_key)
+                bottom = tl.minimum(bottom, of_tile)
+        # a row without a valid key: an infinity would meet a table entry of 0
+        top = tl.where(top == float("-inf"), 0.0, top)
+        bottom = tl.where(bottom == float("inf"), 0.0, bottom)
+
+    # --- online softmax
+    largest = tl.full([BLOCK_Q, 1], float("-inf"), tl.float32)
+    total = tl.zeros([BLOCK_Q, 1], tl.float32)
+    out0 = tl.zeros([BLOCK_Q, FIRST], tl.float32)
+    out1 = tl.zeros([BLOCK_Q, SECOND if SECOND > 0 else 1], tl.float32)
+    reads = tl.zeros([BLOCK_Q, BLOCK_M], tl.float32)
+    for start in range(0, Nk, BLOCK_K):
+        keys = start + tl.arange(0, BLOCK_K)
+        k0 = load_rows(k_ptr, keys, stride_k_n * ALIGN, Nk, 0, FIRST, D, FULL_K)
+        k1 = k0
+        if SECOND > 0:
+            k1 = load_rows(k_ptr, keys, stride_k_n * ALIGN, Nk, FIRST, SECOND, D, FULL_K)
+        c = 0
+        if key_labels_ptr is not None:
+            c = load_labels(key_labels_ptr, keys, Nk, LK)[None, :]
+        s = logits(q0, q1, k0, k1, scale, SECOND, PART)
+        x = edit_tile(s, top, bottom, r, c, alpha_ptr, beta_ptr, gamma_ptr, delta_ptr, LK, LOOKUP, LABELS)
+        x = keep_keys(x, keys[None, :], Nk, key_padding_ptr, float("-inf"), FULL_K)
+
+        new_largest = tl.maximum(largest, tl.max(x, axis=1)[:, None])
+        # nothing valid so far: subtract 0, since -inf + inf is NaN
+        shift = tl.where(new_largest == float("-inf"), 0.0, new_largest)
+        p = tl.exp2(x - shift)
+        fade = tl.exp2(largest - shift)
+        total = total * fade + tl.sum(p, axis=1)[:, None]
+        largest = new_largest
+
+        weights = p.to(q0.dtype)
+        v0 = load_rows(v_ptr, keys, stride_v_n * ALIGN, Nk, 0, FIRST, D, FULL_K)
+        out0 = tl.dot(weights, v0, out0 * fade, input_precision="ieee")
+        if SECOND > 0:
+            v1 = load_rows(v_ptr, keys, stride_v_n * ALIGN, Nk, FIRST, SECOND, D, FULL_K)
+            out1 = tl.dot(weights, v1, out1 * fade, input_precision="ieee")
+        if readout_ptr is not None:
+            w = load_readout(readout_ptr, keys, stride_readout_k, stride_readout_m, Nk, M, BLOCK_M)
+            reads = dot_fp32(p, w, reads * fade, PART)
+
+    inverse = 1.0 / tl.where(total > 0.0, total, 1.0)  # without a valid key all sums are 0
+    store_rows(out_ptr, queries, H * D, Nq, out0 * inverse, 0, FIRST, D)
+    if SECOND > 0:
+        store_rows(out_ptr, queries, H * D, Nq, out1 * inverse, FIRST, SECOND, D)
+    row = (sample * H + head) * Nq + queries[:, None]
+    mask = queries[:, None] < Nq
+    if readout_ptr is not None:
+        columns = tl.arange(0, BLOCK_M)[None, :]
+        tl.store(reads_ptr + row * M + columns, reads * inverse, mask=mask & (columns < M))
+    if rows_ptr is not None:
+        plane = tl.num_programs(2).to(tl.int64) * H * Nq
+        tl.store(rows_ptr + LARGEST * plane + row, tl.where(total > 0.0, largest, float("inf")), mask=mask)
+        tl.store(rows_ptr + INVERSE * plane + row, tl.where(total > 0.0, inverse, 0.0), mask=mask)
+        if beta_ptr is not None:
+            tl.store(rows_ptr + TOP * plane + row, top, mask=mask)
+            tl.store(rows_ptr + TOP_KEY * plane + row, top_key.to(tl.float32, bitcast=True), mask=mask)
+        if gamma_ptr is not None:
+            tl.store(rows_ptr + BOTTOM * plane + row, bottom, mask=mask)
+            tl.store(rows_ptr + BOTTOM_KEY * plane + row, bottom_key.to(tl.float32, bitcast=True), mask=mask)
+
+
+def attention_fwd(call: Call, keep_rows: bool = False) -> Forward:
+    """Attend.
+
+    Args:
+        call: The inputs, checked at the public door; float32, float16 or bfloat16.
+        keep_rows: Whether backward will ask for ``rows``.
+
+    Returns:
+        ``Forward``; ``maps`` are the mean of ``reads`` over heads, summed in head order.
+    """
+    samples, seqlen_q, seqlen_k, heads, _ = call.sizes
+    q = call.q
+    out = q.new_empty(q.shape)
+    # heads lie apart until they are averaged: a sum inside the kernel would need atomics, or starve small grids
+    reads = q.new_empty((samples, heads, seqlen_q, call.columns), dtype=torch.float32)
+    planes = PLANES_WITH_RANGE if call.has_range else PLANES
+    rows = q.new_empty((planes, samples, heads, seqlen_q) if keep_rows else (0,), dtype=torch.float32)
+    if not seqlen_k:
+        return Forward(out.zero_(), reads.mean(1).zero_(), rows.fill_(torch.inf), reads.zero_())
+    if out.numel():
+        _launch_fwd(call, out, reads, rows)
+    return Forward(out, reads[:, 0] if heads == 1 else reads.mean(1), rows, reads)
+
+
+def _launch_fwd(call: Call, out: Tensor, reads: Tensor, rows: Tensor) -> None:
+    samples, seqlen_q, seqlen_k, heads, _ = call.sizes
+    kernel = launch.choose_forward(seqlen_k)
+    tile = call.tile(kernel)
+    tiles = triton.cdiv(seqlen_q, tile.block_q)
+    arguments = call.arguments | call.lookup(kernel) | options(tile)
+    arguments |= {
+        "out_ptr": out,
+        "reads_ptr": reads,
+        "rows_ptr": rows if rows.numel() else None,
+        "BLOCK_Q": tile.block_q,
+        "BLOCK_K": tile.block_k,
+        "FULL_K": seqlen_k % tile.block_k == 0,
+    }
+    if kernel == "fwd_short":
+        in_turn = launch.choose_tiles_per_program(tiles, samples * heads, tile.most_tiles)
+        grid = (triton.cdiv(tiles, in_turn), heads, samples)
+        _attention_fwd_short_kernel[grid](**arguments, TILES=in_turn)
+    else:
+        _attention_fwd_long_kernel[(tiles, heads, samples)](**arguments)

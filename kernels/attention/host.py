@@ -1,0 +1,150 @@
+"""What every Triton launcher of ``attention`` makes of a call: arguments by kernel name, choices, the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from . import launch
+from .launch_table import Tile
+
+# what the interpreter, which has no device, is tiled like
+INTERPRETED_ARCH = 86
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """The inputs of one attention, as ``attention_reference`` takes them, with what kernels need to know of them.
+
+    Tables, labels and padding that do not lie contiguously are copied: a few values each, where a kernel that knew
+    all their strides would pay at every look-up.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    scale: float
+    alpha: Tensor | None = None
+    beta: Tensor | None = None
+    gamma: Tensor | None = None
+    delta: Tensor | None = None
+    readout: Tensor | None = None
+    query_labels: Tensor | None = None
+    key_labels: Tensor | None = None
+    key_padding: Tensor | None = None
+
+    @cached_property
+    def tables(self) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+        return self.alpha, self.beta, self.gamma, self.delta
+
+    @cached_property
+    def labels(self) -> tuple[int, int]:
+        """(Lq, Lk), (1, 1) without an edit."""
+        table = next((table for table in self.tables if table is not None), None)
+        return (1, 1) if table is None else (table.shape[1], table.shape[2])
+
+    @property
+    def has_tables(self) -> bool:
+        return any(table is not None for table in self.tables)
+
+    @property
+    def columns(self) -> int:
+        return 0 if self.readout is None else self.readout.shape[2]
+
+    @property
+    def has_range(self) -> bool:
+        """Whether a table asks for the extremes of a row."""
+        return self.beta is not None or self.gamma is not None
+
+    @property
+    def sizes(self) -> tuple[int, int, int, int, int]:
+        """B, Nq, Nk, H, D."""
+        samples, seqlen_q, heads, head_dim = self.q.shape
+        return samples, seqlen_q, self.k.shape[1], heads, head_dim
+
+    def tile(self, kernel: str) -> Tile:
+        _, seqlen_q, seqlen_k, _, head_dim = self.sizes
+        arch = device_arch(self.q.device)
+        return launch.choose_tile(kernel, arch, self.q.element_size(), head_dim, seqlen_q, seqlen_k)
+
+    def lookup(self, kernel: str) -> dict[str, Any]:
+        """The constexprs that say how ``kernel`` reads the tables."""
+        by_query, by_key = self.query_labels is not None, self.key_labels is not None
+        how = launch.choose_lookup(kernel, by_query, by_key, self.labels[1])
+        return {"LOOKUP": how, "LABELS": self.labels[1] if how == "unroll" else 0}
+
+    @cached_property
+    def arguments(self) -> dict[str, Any]:
+        """What all kernels take, by the names they have there."""
+        _, seqlen_q, seqlen_k, heads, head_dim = self.sizes
+        parts = launch.split_head_dim(head_dim)
+        align = self._alignment()
+        arguments: dict[str, Any] = {}
+        for name in ("q", "k", "v"):
+            x: Tensor = getattr(self, name)
+            arguments[f"{name}_ptr"] = x
+            for axis, stride in zip("bnh", x.stride(), strict=False):
+                arguments[f"stride_{name}_{axis}"] = stride // align
+        for name in ("alpha", "beta", "gamma", "delta", "query_labels", "key_labels", "key_padding"):
+            x = getattr(self, name)
+            if x is not None:
+                x = (x.view(torch.uint8) if x.dtype == torch.bool else x).contiguous()
+            arguments[f"{name}_ptr"] = x
+            arguments[f"stride_{name}_b"] = x[0].numel() if x is not None and x.shape[0] > 1 else 0
+        # an empty read-out has no pointer worth passing
+        readout = self.readout if self.columns else None
+        arguments["readout_ptr"] = readout
+        strides = (0, 0, 0) if readout is None else readout.stride()
+        arguments["stride_readout_b"] = strides[0] if readout is not None and readout.shape[0] > 1 else 0
+        arguments["stride_readout_k"], arguments["stride_readout_m"] = strides[1:]
+        return arguments | {
+            "H": heads,
+            "Nq": seqlen_q,
+            "Nk": seqlen_k,
+            "M": self.columns,
+            "LQ": self.labels[0],
+            "LK": self.labels[1],
+            "scale": self.scale,
+            "ALIGN": align,
+            "D": head_dim,
+            "FIRST": parts.first,
+            "SECOND": parts.second,
+            "BLOCK_M": launch.power_of_two(self.columns),
+            "PART": self._part(),
+        }
+
+    def _part(self) -> tl.dtype | None:
+        """Into what fp32 tiles are split for tensor cores; None for fp32 arithmetic, where q asks for it.
+
+        The interpreter reckons with bf16 as if it were an integer.
+        """
+        return None if self.q.element_size() == 4 or self.q.device.type == "cpu" else tl.bfloat16
+
+    def _alignment(self) -> int:
+        """Values in 16 bytes if every row of q, k and v begins at a multiple of them, else 1.
+
+        Triton asks of a stride only whether 16 divides it. Where D = 40 that is false, although 16-byte loads fit:
+        strides are passed in this unit and multiplied inside, where the compiler sees the factor.
+        """
+        values = 16 // self.q.element_size()
+        strides = (stride for x in (self.q, self.k, self.v) for stride in x.stride()[:3])
+        return values if all(stride % values == 0 for stride in strides) else 1
+
+
+def options(tile: Tile) -> dict[str, Any]:
+    """Launch options of a tile. Contraction is pinned off: its default differs between versions of Triton."""
+    return {"num_warps": tile.num_warps, "num_stages": tile.num_stages, "enable_fp_fusion": False}
+
+
+@lru_cache(maxsize=64)
+def device_arch(device: torch.device) -> int:
+    """Compute capability without its point; a stand-in on the CPU, where only the interpreter runs."""
+    if device.type != "cuda":
+        return INTERPRETED_ARCH
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor

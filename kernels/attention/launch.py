@@ -1,0 +1,121 @@
+"""How the Triton kernels of ``attention`` are launched: shapes and device in, records out.
+
+Plain arithmetic, neither torch nor triton; the tiles themselves are rows of ``launch_table.TABLE``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from .launch_table import TABLE, Tile
+
+# one launch keeps this many read-out columns in registers; beyond it the tiles spill
+MAX_COLUMNS = 128
+# above it a chain of selects, one a key label, costs more than a two-dimensional gather
+MAX_UNROLLED_LABELS = 8
+# a grid below this leaves processors idle: two programs for each of the 132 of an H100
+MIN_PROGRAMS = 264
+# tensor cores want 16 in every axis of a product
+MIN_BLOCK = 16
+
+# rows that serve an architecture without its own; one unheard of takes those that need the least shared memory
+STAND_INS = {89: 86, 100: 90, 120: 86}
+SMALLEST_ARCH = 86
+
+# a reduction over the labels of a tile, once a label, is cheap beside a tile but stops a loop from being pipelined
+NESTS_IN_A_LOOP = {"fwd_short": False, "fwd_long": True, "bwd_q": True, "bwd_kv": True}
+
+
+@dataclass(frozen=True)
+class HeadParts:
+    """Powers of two that cover D: one part, or two where that pays less padding (80 = 64 + 16, not 128).
+
+    Attributes:
+        first: Width of the columns [0, first).
+        second: Width of the columns from ``first`` on; 0 for none. Columns past D are masked.
+    """
+
+    first: int
+    second: int
+
+
+def split_head_dim(head_dim: int) -> HeadParts:
+    """The cheapest cover of ``head_dim`` by one or two powers of two, each at least ``MIN_BLOCK``."""
+    whole = power_of_two(head_dim)
+    half = whole // 2
+    if half < MIN_BLOCK:
+        return HeadParts(whole, 0)
+    rest = power_of_two(head_dim - half)
+    return HeadParts(half, rest) if half + rest < whole else HeadParts(whole, 0)
+
+
+def power_of_two(length: int) -> int:
+    """The smallest power of two that holds ``length``, at least ``MIN_BLOCK``."""
+    return max(MIN_BLOCK, 1 << (max(length, 1) - 1).bit_length())
+
+
+@lru_cache(maxsize=1024)
+def choose_tile(kernel: str, arch: int, itemsize: int, head_dim: int, seqlen_q: int, seqlen_k: int) -> Tile:
+    """The tile of ``kernel`` for one shape: its row of the table, cut to lengths that are shorter.
+
+    Args:
+        kernel: A kernel named in the table.
+        arch: Compute capability without its point: 80, 86, 89, 90, 100, 120.
+        itemsize: Bytes of one value of q, k and v: 2 or 4.
+        head_dim, seqlen_q, seqlen_k: D, Nq, Nk.
+
+    Raises:
+        LookupError: The table has no row for this kernel, item size and head width.
+    """
+    known = {row.arch for row in TABLE if row.kernel == kernel}
+    rows_of = arch if arch in known else STAND_INS.get(arch, SMALLEST_ARCH)
+    fits = [
+        row
+        for row in TABLE
+        if (row.kernel, row.arch, row.itemsize) == (kernel, rows_of, itemsize) and head_dim <= row.max_head_dim
+    ]
+    if not fits:
+        raise LookupError(f"attention: no launch row for {kernel}, sm_{arch}, {itemsize} bytes, D = {head_dim}")
+    tile = min(fits, key=lambda row: row.max_head_dim).tile
+    return replace(
+        tile,
+        block_q=min(tile.block_q, power_of_two(seqlen_q)),
+        block_k=min(tile.block_k, power_of_two(seqlen_k)),
+    )
+
+
+def choose_forward(seqlen_k: int) -> str:
+    """The forward kernel for this many keys: whole rows while they fit one tile, online softmax beyond."""
+    return "fwd_short" if seqlen_k <= 128 else "fwd_long"
+
+
+def choose_lookup(kernel: str, by_query: bool, by_key: bool, key_labels: int) -> str:
+    """How ``kernel`` reads the tables.
+
+    Returns:
+        "gather" reads at [r, c] as they are: a scalar, a row or a column unless both labels are there.
+        "walk"   visits the query labels that a tile holds, one row of the table each.
+        "unroll" visits all key labels, one column of the table each.
+    """
+    if not (by_query and by_key):
+        return "gather"
+    if not NESTS_IN_A_LOOP[kernel]:
+        return "walk"
+    return "unroll" if key_labels <= MAX_UNROLLED_LABELS else "gather"
+
+
+def choose_tiles_per_program(tiles: int, groups: int, most: int) -> int:
+    """Query tiles that one program does in turn, so that it reads its keys once, while enough programs are left.
+
+    Args:
+        tiles: Query tiles of one head.
+        groups: B * H.
+        most: The tile's own limit.
+    """
+    return max(1, min(most, tiles * groups // MIN_PROGRAMS))
+
+
+def choose_splits(programs: int, tiles: int) -> int:
+    """Parts into which a sum over ``tiles`` is cut, where ``programs`` alone would leave the device idle."""
+    return max(1, min(tiles, -(-MIN_PROGRAMS // max(programs, 1))))

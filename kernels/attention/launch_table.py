@@ -1,0 +1,106 @@
+"""Tiles of the Triton kernels of ``attention``, one row a kernel, architecture, item size and head width.
+
+Rows are data: a sweep on a device replaces those of its architecture. These were set by what compiles without
+spilling into the shared memory of the architecture; none of them has been timed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Shape of one program's work, and what runs it.
+
+    Attributes:
+        block_q, block_k: Queries and keys of one tile; powers of two.
+        num_warps: Warps a program.
+        num_stages: Depth of the load pipeline; 1 for none.
+        most_tiles: Query tiles a program may do in turn (whole-row forward only).
+    """
+
+    block_q: int
+    block_k: int
+    num_warps: int
+    num_stages: int
+    most_tiles: int = 1
+
+
+@dataclass(frozen=True)
+class Row:
+    """The tile of ``kernel`` on ``arch`` for values of ``itemsize`` bytes and D up to ``max_head_dim``."""
+
+    kernel: str
+    arch: int
+    itemsize: int
+    max_head_dim: int
+    tile: Tile
+
+
+TABLE: tuple[Row, ...] = (
+    # whole rows in one tile
+    Row("fwd_short", 80, 2, 64, Tile(64, 128, 4, 2, 4)),
+    Row("fwd_short", 80, 2, 128, Tile(64, 128, 4, 1, 2)),
+    Row("fwd_short", 80, 2, 256, Tile(64, 128, 8, 1)),
+    Row("fwd_short", 80, 4, 64, Tile(32, 128, 4, 1)),
+    Row("fwd_short", 80, 4, 256, Tile(16, 128, 4, 1)),
+    Row("fwd_short", 86, 2, 64, Tile(64, 128, 4, 2, 4)),
+    Row("fwd_short", 86, 2, 128, Tile(64, 128, 4, 1, 2)),
+    Row("fwd_short", 86, 2, 256, Tile(32, 128, 4, 1)),
+    Row("fwd_short", 86, 4, 64, Tile(32, 128, 4, 1)),
+    Row("fwd_short", 86, 4, 256, Tile(16, 128, 4, 1)),
+    Row("fwd_short", 90, 2, 64, Tile(64, 128, 4, 2, 4)),
+    Row("fwd_short", 90, 2, 128, Tile(64, 128, 4, 1, 2)),
+    Row("fwd_short", 90, 2, 256, Tile(64, 128, 8, 1)),
+    Row("fwd_short", 90, 4, 64, Tile(32, 128, 4, 1)),
+    Row("fwd_short", 90, 4, 256, Tile(16, 128, 4, 1)),
+    # online softmax
+    Row("fwd_long", 80, 2, 64, Tile(128, 64, 4, 3)),
+    Row("fwd_long", 80, 2, 128, Tile(128, 64, 8, 2)),
+    Row("fwd_long", 80, 2, 256, Tile(64, 64, 8, 2)),
+    Row("fwd_long", 80, 4, 64, Tile(32, 32, 4, 1)),
+    Row("fwd_long", 80, 4, 256, Tile(16, 32, 4, 1)),
+    Row("fwd_long", 86, 2, 64, Tile(128, 64, 4, 2)),
+    Row("fwd_long", 86, 2, 128, Tile(64, 64, 4, 2)),
+    Row("fwd_long", 86, 2, 256, Tile(64, 32, 8, 1)),
+    Row("fwd_long", 86, 4, 64, Tile(32, 32, 4, 1)),
+    Row("fwd_long", 86, 4, 256, Tile(16, 32, 4, 1)),
+    Row("fwd_long", 90, 2, 64, Tile(128, 64, 8, 3)),
+    Row("fwd_long", 90, 2, 128, Tile(128, 64, 8, 3)),
+    Row("fwd_long", 90, 2, 256, Tile(128, 64, 8, 2)),
+    Row("fwd_long", 90, 4, 64, Tile(32, 32, 4, 1)),
+    Row("fwd_long", 90, 4, 256, Tile(16, 32, 4, 1)),
+    # gradient of the queries, and of the tables: one query tile, a loop over keys
+    Row("bwd_q", 80, 2, 64, Tile(64, 64, 4, 2)),
+    Row("bwd_q", 80, 2, 128, Tile(64, 64, 8, 2)),
+    Row("bwd_q", 80, 2, 256, Tile(64, 32, 8, 1)),
+    Row("bwd_q", 80, 4, 64, Tile(32, 32, 4, 1)),
+    Row("bwd_q", 80, 4, 256, Tile(16, 32, 4, 1)),
+    Row("bwd_q", 86, 2, 64, Tile(64, 64, 4, 2)),
+    Row("bwd_q", 86, 2, 128, Tile(64, 32, 4, 2)),
+    Row("bwd_q", 86, 2, 256, Tile(32, 32, 4, 1)),
+    Row("bwd_q", 86, 4, 64, Tile(32, 32, 4, 1)),
+    Row("bwd_q", 86, 4, 256, Tile(16, 16, 4, 1)),
+    Row("bwd_q", 90, 2, 64, Tile(64, 64, 4, 2)),
+    Row("bwd_q", 90, 2, 128, Tile(64, 64, 8, 2)),
+    Row("bwd_q", 90, 2, 256, Tile(64, 64, 8, 1)),
+    Row("bwd_q", 90, 4, 64, Tile(32, 32, 4, 1)),
+    Row("bwd_q", 90, 4, 256, Tile(16, 32, 4, 1)),
+    # gradients of keys, values and read-out: one key tile, a loop over queries
+    Row("bwd_kv", 80, 2, 64, Tile(64, 64, 4, 2)),
+    Row("bwd_kv", 80, 2, 128, Tile(64, 64, 8, 1)),
+    Row("bwd_kv", 80, 2, 256, Tile(32, 64, 8, 1)),
+    Row("bwd_kv", 80, 4, 64, Tile(32, 32, 4, 1)),
+    Row("bwd_kv", 80, 4, 256, Tile(16, 16, 4, 1)),
+    Row("bwd_kv", 86, 2, 64, Tile(64, 64, 4, 1)),
+    Row("bwd_kv", 86, 2, 128, Tile(32, 64, 8, 1)),
+    Row("bwd_kv", 86, 2, 256, Tile(32, 32, 8, 1)),
+    Row("bwd_kv", 86, 4, 64, Tile(32, 32, 4, 1)),
+    Row("bwd_kv", 86, 4, 256, Tile(16, 16, 4, 1)),
+    Row("bwd_kv", 90, 2, 64, Tile(64, 64, 4, 2)),
+    Row("bwd_kv", 90, 2, 128, Tile(64, 64, 8, 2)),
+    Row("bwd_kv", 90, 2, 256, Tile(64, 64, 8, 1)),
+    Row("bwd_kv", 90, 4, 64, Tile(32, 32, 4, 1)),
+    Row("bwd_kv", 90, 4, 256, Tile(16, 16, 4, 1)),
+)

@@ -1,0 +1,103 @@
+"""The Triton backend of ``attention``. Triton itself is imported on the first call that it takes."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from weft import _env
+
+OLDEST_TRITON = (3, 2)
+OLDEST_ARCH = (8, 0)
+# read-out columns that one launch keeps in registers; kernels/attention/launch.py has the reason
+MAX_COLUMNS = 128
+MAX_HEAD_WIDTH = 256
+
+
+def refuse(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    alpha: Tensor | None,
+    beta: Tensor | None,
+    gamma: Tensor | None,
+    delta: Tensor | None,
+    readout: Tensor | None,
+    *rest: Tensor | None,
+) -> list[str]:
+    """Why the Triton kernels cannot take a call; empty if they can."""
+    reasons = []
+    interpreted = is_interpreted(q)
+    if q.device.type != "cuda" and not interpreted:
+        reasons.append(f"needs CUDA tensors; q is on {q.device}")
+    dtypes = (torch.float32, torch.float16) if interpreted else (torch.float32, torch.float16, torch.bfloat16)
+    if q.dtype not in dtypes:
+        names = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        where = " under Triton's interpreter" if interpreted else ""
+        reasons.append(f"needs {names}{where}; q is {q.dtype}")
+    if q.shape[-1] > MAX_HEAD_WIDTH:
+        reasons.append(f"needs D <= {MAX_HEAD_WIDTH}; D is {q.shape[-1]}")
+    if readout is not None and readout.shape[2] > MAX_COLUMNS:
+        reasons.append(f"needs M <= {MAX_COLUMNS} read-out columns; M is {readout.shape[2]}: split the read-out")
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if x.stride(-1) != 1 and x.shape[-1] > 1 and x.numel() > 0:
+            reasons.append(f"needs unit stride along D; {name} has strides {tuple(x.stride())}")
+    if not reasons:
+        reasons += _refuse_installation()
+        if q.device.type == "cuda" and torch.cuda.is_available():
+            reasons += _refuse_device(q.device)
+    return reasons
+
+
+def is_interpreted(q: Tensor, *rest: Any) -> bool:
+    """Whether a call would run in Triton's interpreter: on the CPU, to check kernels, thousands of times slower."""
+    return q.device.type == "cpu" and _env.triton_is_interpreted()
+
+
+def attention_fwd_triton(q: Tensor, k: Tensor, v: Tensor, scale: float, *rest: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(out, maps) of inputs that ``refuse`` accepts, ordered as in ``attention_reference``."""
+    from weft.kernels.attention.fwd import attention_fwd
+    from weft.kernels.attention.host import Call
+
+    done = attention_fwd(Call(q, k, v, scale, *rest))
+    return done.out, done.maps
+
+
+def attention_bwd_triton(dout: Tensor, dmaps: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    """The gradients of ``attention_backward_reference``, which says what the arguments are.
+
+    Forward runs once more for its row statistics: the registered operator keeps its inputs alone, so that any
+    backend's forward may come before any other's backward.
+    """
+    from weft.kernels.attention.bwd import attention_bwd
+    from weft.kernels.attention.fwd import attention_fwd
+    from weft.kernels.attention.host import Call
+
+    *arguments, table_gradients, readout_gradient = rest
+    call = Call(*arguments)
+    return attention_bwd(call, dout, dmaps, attention_fwd(call, keep_rows=True), table_gradients, readout_gradient)
+
+
+@lru_cache(maxsize=1)
+def _refuse_installation() -> tuple[str, ...]:
+    oldest = ".".join(map(str, OLDEST_TRITON))
+    try:
+        version = importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        return (f"needs triton >= {oldest}; it is not installed",)
+    found = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+    return () if found >= OLDEST_TRITON else (f"needs triton >= {oldest}; {version} is installed",)
+
+
+@lru_cache(maxsize=16)
+def _refuse_device(device: torch.device) -> tuple[str, ...]:
+    found = torch.cuda.get_device_capability(device)
+    if torch.version.hip is not None or found >= OLDEST_ARCH:
+        return ()
+    return (f"needs compute capability 8.0 or newer; {device} has {found[0]}.{found[1]}",)
