@@ -1,7 +1,8 @@
 """The UNet family (Stable Diffusion 1.x, 2.x, XL, refiner): what is taken over, as data.
 
-Tested on diffusers 0.42.1; what is used here reads the same back to 0.35, which was not run. Relied on beyond the public interface: the UNet keeps the processors it had before
-``fuse_qkv_projections`` in ``original_attn_processors``, and names its parts down_blocks, mid_block and up_blocks.
+Tested on diffusers 0.42.1; what is used here reads the same back to 0.35, which was not run. Relied on beyond the
+public interface: the UNet keeps the processors it had before ``fuse_qkv_projections`` in
+``original_attn_processors``, and names its parts down_blocks, mid_block and up_blocks.
 """
 
 from __future__ import annotations
