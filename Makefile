@@ -7,6 +7,7 @@ VENV ?= .venv
 # 3.11 first: constraints.txt was taken from it. A launcher may be on PATH and lead nowhere, so each is tried.
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.10 python3; do \
 	"$$python" -c 'import sys; raise SystemExit(sys.version_info < (3, 10))' 2>/dev/null && echo $$python && break; done)
+OP ?= attention
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
@@ -59,11 +60,13 @@ test: check  ## check, then every test that needs no GPU
 demo: setup  ## pictures and attention maps from the embedded model, beside stock diffusers, with both timings
 	$(BIN)/weft demo
 
-gpu: setup  ## on a GPU: tests, benchmarks, results written; ARGS=--dry-run shows what would run
-	$(BIN)/python -m benchmarks.gpu $(ARGS)
+gpu: setup  ## on a GPU: every test, then the benchmarks with results written (make -n gpu shows what would run)
+	@$(BIN)/python -c 'import torch; raise SystemExit(not torch.cuda.is_available() and "make gpu: torch finds no CUDA device")'
+	$(BIN)/python -m pytest -q
+	$(BIN)/python -m benchmarks.run $(OP) $(ARGS)
 
-bench: setup  ## measure: OP=attention, BASE=<git revision to compare with>
-	$(BIN)/python -m benchmarks.run $(OP) $(if $(BASE),--base $(BASE))
+bench: setup  ## measure one op beside its baselines: OP=attention, ARGS="--quick --dtype bf16"
+	$(BIN)/python -m benchmarks.run $(OP) $(ARGS)
 
 wheel: setup  ## build sdist and wheel, install the wheel in a clean environment, import it
 	rm -rf dist build/wheel-check
