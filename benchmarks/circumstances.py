@@ -18,6 +18,8 @@ import torch
 from weft._native_loader import why_not_native
 
 ROOT = Path(__file__).resolve().parents[1]
+# what a change can make faster or slower; results are written by runs and say nothing about the code that ran
+MEASURED = ("csrc", "kernels", "python/weft/ops", "benchmarks", ":!benchmarks/results")
 PACKAGES = ("weft", "torch", "triton", "pytest-benchmark")
 
 
@@ -34,8 +36,7 @@ def circumstances(threads: int) -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: version(name) for name in PACKAGES},
         "commit": _git("rev-parse", "--short=12", "HEAD"),
-        # results are written by runs and say nothing about the code that ran
-        "dirty": bool(_git("status", "--porcelain", "--", ".", ":!benchmarks/results")),
+        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no", "--", *MEASURED)),
         "command": shlex.join(["python", "-m", "benchmarks.run", *sys.argv[1:]]),
     }
 
