@@ -36,24 +36,24 @@ $(VENV)/.installed: $(VENV)/.dependencies $(NATIVE) $(wildcard kernels/*/__init_
 	$(PIP) install -q --no-deps --no-build-isolation -e .
 	touch $@
 
-style: setup  ## fix format and lint: ruff, clang-format
+style: $(VENV)/.dependencies  ## fix format and lint: ruff, clang-format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/clang-format -i $(CXX_FILES)
 
-check: setup types  ## verify the same and mypy
+check: types  ## verify the same and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
 
 # mypy sees the packages as they are installed, so that weft.kernels.<op> has its name; messages name our files
-types: setup
+types: $(VENV)/.dependencies
 	rm -rf build/types
 	$(BIN)/python setup.py -q build_py --build-lib build/types
 	MYPYPATH=build/types $(BIN)/mypy --cache-dir build/mypy -p weft | sed -e 's|build/types/weft/kernels/|kernels/|' -e 's|build/types/|python/|'
 
 # two workers of one thread beat one of two: most tests are small
-test: check  ## check, then every test that needs no GPU
+test: setup check  ## check, then every test that needs no GPU
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m 'not gpu and not serial'
 	$(BIN)/python -m pytest -q -m 'serial and not gpu'
 
@@ -68,12 +68,12 @@ gpu: setup  ## on a GPU: every test, then the benchmarks with results written (m
 bench: setup  ## measure one op beside its baselines: OP=attention, ARGS="--quick --dtype bf16"
 	$(BIN)/python -m benchmarks.run $(OP) $(ARGS)
 
-wheel: setup  ## build sdist and wheel, install the wheel in a clean environment, import it
-	rm -rf dist build/wheel-check
-	$(BIN)/python -m build -q --no-isolation
-	$(BIN)/python -m venv build/wheel-check
-	build/wheel-check/bin/python -m pip install -q --no-deps dist/*.whl
-	cd build && PYTHONPATH= wheel-check/bin/python -c 'import weft; print("weft", weft.__version__, weft.__file__)'
+wheel: setup  ## build sdist and wheel, install the wheel with its dependencies in a clean environment, run it
+	rm -rf dist build/wheel
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m venv build/wheel
+	build/wheel/bin/python -m pip install -q -c constraints.txt dist/*.whl
+	cd build && wheel/bin/weft doctor
 
 clean:  ## remove build products and the virtual environment
 	rm -rf build dist $(VENV) python/*.egg-info python/weft/_native.*.so
