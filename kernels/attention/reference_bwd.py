@@ -89,8 +89,18 @@ def attention_backward_reference(
             r = _of_sample(query_labels, b)
             r = None if r is None else r[:, rows]
             c = _of_sample(key_labels, b)
-            edits = [_of_sample(table, b) for table in tables.values()]
-            block = attend(q[b : b + 1, rows], k[b : b + 1], scale, *edits, r, c, _of_sample(key_padding, b))
+            block = attend(
+                q[b : b + 1, rows],
+                k[b : b + 1],
+                scale,
+                _of_sample(alpha, b),
+                _of_sample(beta, b),
+                _of_sample(gamma, b),
+                _of_sample(delta, b),
+                r,
+                c,
+                _of_sample(key_padding, b),
+            )
             dout_block = dout[b, rows].to(wide)  # [rows, H, D]
             p = block.probabilities[0]  # [H, rows, Nk]
 
@@ -118,11 +128,14 @@ def attention_backward_reference(
         return q.new_empty(0) if gradient is None or like is None else gradient.to(like.dtype)
 
     return AttentionGradients(
-        finish(dq, q),
-        finish(dk, k),
-        finish(dv, v),
-        *(finish(dtables.get(name), table) for name, table in tables.items()),
-        finish(dreadout, readout),
+        dq=finish(dq, q),
+        dk=finish(dk, k),
+        dv=finish(dv, v),
+        dalpha=finish(dtables.get("alpha"), alpha),
+        dbeta=finish(dtables.get("beta"), beta),
+        dgamma=finish(dtables.get("gamma"), gamma),
+        ddelta=finish(dtables.get("delta"), delta),
+        dreadout=finish(dreadout, readout),
     )
 
 

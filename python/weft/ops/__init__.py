@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from weft.ops.attention import Edit, attention
+from weft.ops._attention_edit import Edit
+from weft.ops.attention import attention
 
 __all__ = ["Edit", "attention"]

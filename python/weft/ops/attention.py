@@ -216,8 +216,8 @@ _INPUTS = (
 
 @torch.library.custom_op("weft::attention", mutates_args=(), schema=f"({_INPUTS}, str backend) -> (Tensor, Tensor)")
 def _attention_operator(q, k, v, scale, *rest):  # type: ignore[no-untyped-def]
-    *rest, backend = rest
-    arguments = (q, k, v, scale, *rest)
+    *optional, backend = rest
+    arguments = (q, k, v, scale, *optional)
     return ATTENTION.choose(requested_backend(backend or None), *arguments).forward(*arguments)
 
 
@@ -238,6 +238,7 @@ def _(q, k, v, scale, alpha, beta, gamma, delta, readout, *rest):  # type: ignor
 def _attention_backward_operator(dout, dmaps, *rest):  # type: ignore[no-untyped-def]
     *arguments, table_gradients, readout_gradient, backend = rest
     chosen = ATTENTION.choose_backward(requested_backend(backend or None), *arguments)
+    assert chosen.backward is not None
     return tuple(chosen.backward(dout, dmaps, *arguments, table_gradients, readout_gradient))
 
 
