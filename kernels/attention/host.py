@@ -115,10 +115,11 @@ class Call:
             "FIRST": parts.first,
             "SECOND": parts.second,
             "BLOCK_M": launch.power_of_two(self.columns),
-            "PART": self._part(),
+            "PART": self.part,
         }
 
-    def _part(self) -> tl.dtype | None:
+    @property
+    def part(self) -> tl.dtype | None:
         """Into what fp32 tiles are split for tensor cores; None for fp32 arithmetic, where q asks for it.
 
         The interpreter reckons with bf16 as if it were an integer.

@@ -111,21 +111,21 @@ def dot_fp32(a, b, x, PART: tl.constexpr):
     if PART is None:
         x = tl.dot(a, b, x, input_precision="ieee")
     else:
-        a1 = a.to(PART)
-        a_rest = a - a1.to(tl.float32)
-        a2 = a_rest.to(PART)
-        a3 = (a_rest - a2.to(tl.float32)).to(PART)
         b1 = b.to(PART)
         b_rest = b - b1.to(tl.float32)
         b2 = b_rest.to(PART)
         b3 = (b_rest - b2.to(tl.float32)).to(PART)
-        # smallest first; the three products left out are below the last bit
-        x = tl.dot(a3, b1, x)
-        x = tl.dot(a1, b3, x)
-        x = tl.dot(a2, b2, x)
-        x = tl.dot(a2, b1, x)
-        x = tl.dot(a1, b2, x)
-        x = tl.dot(a1, b1, x)
+        # one part of A at a time, or the registers overflow; the three products left out are below the last bit
+        part = a.to(PART)
+        x = tl.dot(part, b3, x)
+        x = tl.dot(part, b2, x)
+        x = tl.dot(part, b1, x)
+        rest = a - part.to(tl.float32)
+        part = rest.to(PART)
+        x = tl.dot(part, b2, x)
+        x = tl.dot(part, b1, x)
+        part = (rest - part.to(tl.float32)).to(PART)
+        x = tl.dot(part, b1, x)
     return x
 
 

@@ -19,10 +19,16 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
+
+from weft.kernels.attention import host
+from weft.kernels.attention.bwd import attention_bwd
+from weft.kernels.attention.fwd import attention_fwd
+from weft.kernels.attention.host import Call
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
@@ -87,3 +93,77 @@ def _usage(kernel: Any) -> Usage:
         num_warps=metadata.num_warps,
         num_stages=metadata.num_stages,
     )
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call whose launches are compiled: the shape of a real layer, forward and backward."""
+
+    name: str
+    samples: int
+    heads: int
+    seqlen_q: int
+    seqlen_k: int
+    head_dim: int
+    tables: tuple[str, ...] = ()
+    labels: tuple[int, int] = (4, 5)
+    columns: int = 0
+    dtype: str = "bfloat16"
+    backward: bool = False
+
+    def run(self) -> None:
+        """Launch everything this call would launch, on tensors without memory."""
+
+        def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+            return torch.empty(shape, dtype=dtype, device="meta")
+
+        dtype = getattr(torch, self.dtype)
+        q, k, v = (
+            empty(self.samples, length, self.heads, self.head_dim, dtype=dtype)
+            for length in (self.seqlen_q, self.seqlen_k, self.seqlen_k)
+        )
+        rest: dict[str, torch.Tensor] = {name: empty(1, *self.labels) for name in self.tables}
+        if self.tables:
+            rest["query_labels"] = empty(self.samples, self.seqlen_q, dtype=torch.int32)
+            rest["key_labels"] = empty(1, self.seqlen_k, dtype=torch.int32)
+        if self.columns:
+            rest["readout"] = empty(1, self.seqlen_k, self.columns)
+        call = Call(q, k, v, self.head_dim**-0.5, **rest)
+        done = attention_fwd(call, keep_rows=self.backward)
+        if self.backward:
+            attention_bwd(call, done.out, done.maps, done, bool(self.tables), bool(self.columns))
+
+
+ALL_TABLES = ("alpha", "beta", "gamma", "delta")
+CASES = (
+    Case("sdxl_64_plain", 2, 10, 4096, 77, 64),
+    Case("sdxl_64_maps", 2, 10, 4096, 77, 64, columns=8),
+    Case("sdxl_64_edit", 2, 10, 4096, 77, 64, ALL_TABLES, (4, 5), 8, backward=True),
+    Case("sd15_64_edit", 2, 8, 4096, 77, 40, ALL_TABLES, (4, 5), 8),
+    Case("sd15_16_edit", 2, 8, 256, 77, 160, ALL_TABLES, (4, 77), 8, backward=True),
+    Case("sd15_self_edit", 2, 8, 4096, 4096, 40, ("alpha", "beta", "gamma"), (4, 4)),
+    Case("sd3_joint_maps", 2, 24, 4429, 4429, 64, columns=8),
+    Case("flux_joint_maps", 1, 24, 4608, 4608, 128, columns=8, backward=True),
+    Case("pixart_edit", 2, 16, 4096, 300, 72, ALL_TABLES, (4, 20), 8),
+    Case("widest", 1, 4, 512, 512, 256, ALL_TABLES, (4, 5), 8, backward=True),
+    Case("many_columns", 2, 10, 4096, 300, 64, columns=128),
+    Case("float32", 2, 8, 1024, 77, 80, ALL_TABLES, (4, 5), 8, "float32", backward=True),
+)
+
+
+def main() -> None:
+    """Print one JSON object a launch: the case's name and ``Usage``."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("arch", type=int, help="compute capability without its point: 80, 86, 89, 90, 100, 120")
+    parser.add_argument("cases", nargs="*", help="names of cases; all by default")
+    arguments = parser.parse_args()
+    host.device_arch = lambda device: arguments.arch
+    for case in CASES:
+        if not arguments.cases or case.name in arguments.cases:
+            for usage in compiled_launches(arguments.arch, case.run):
+                json.dump({"case": case.name, **asdict(usage)}, sys.stdout)
+                print(flush=True)
+
+
+if __name__ == "__main__":
+    main()

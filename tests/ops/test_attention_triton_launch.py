@@ -1,0 +1,102 @@
+"""Launch choices of the Triton kernels, as arithmetic: neither torch nor triton is needed for these."""
+
+from __future__ import annotations
+
+import pytest
+
+from weft.kernels.attention import launch
+from weft.kernels.attention.launch_table import TABLE
+
+ARCHS = (80, 86, 89, 90, 100, 120)
+KERNELS = ("fwd_short", "fwd_long", "bwd_q", "bwd_kv")
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "first", "second"),
+    [
+        *[(1, 16, 0), (16, 16, 0), (17, 32, 0), (24, 32, 0), (40, 32, 16), (64, 64, 0), (72, 64, 16), (80, 64, 16)],
+        *[(96, 64, 32), (123, 128, 0), (128, 128, 0), (160, 128, 32), (192, 128, 64), (200, 256, 0), (256, 256, 0)],
+    ],
+)
+def test_head_widths_are_covered_by_two_powers_of_two(head_dim, first, second):
+    assert launch.split_head_dim(head_dim) == launch.HeadParts(first, second)
+
+
+@pytest.mark.parametrize("head_dim", range(1, 257))
+def test_no_cover_costs_more_than_one_power_of_two(head_dim):
+    parts = launch.split_head_dim(head_dim)
+    assert head_dim <= parts.first + parts.second <= launch.power_of_two(head_dim)
+    for width in (parts.first, parts.second):
+        assert width == 0 or (width >= 16 and width & (width - 1) == 0)
+    # the first part is full, so that only the second needs a mask
+    assert parts.second == 0 or head_dim > parts.first
+
+
+@pytest.mark.parametrize("arch", [*ARCHS, 75, 87, 103, 121])
+@pytest.mark.parametrize("itemsize", [2, 4])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_every_architecture_has_a_tile_for_every_width(kernel, itemsize, arch):
+    for head_dim in (1, 40, 64, 65, 128, 129, 256):
+        tile = launch.choose_tile(kernel, arch, itemsize, head_dim, 4096, 4096)
+        for block in (tile.block_q, tile.block_k):
+            assert block >= 16 and block & (block - 1) == 0
+        assert tile.num_warps in (1, 2, 4, 8, 16) and tile.num_stages >= 1
+
+
+def test_whole_rows_fit_the_tile_of_short_keys():
+    for row in TABLE:
+        if row.kernel == "fwd_short":
+            assert row.tile.block_k == 128, row
+    for seqlen_k in (1, 16, 17, 64, 77, 128):
+        assert launch.choose_forward(seqlen_k) == "fwd_short"
+        assert launch.choose_tile("fwd_short", 90, 2, 64, 4096, seqlen_k).block_k >= seqlen_k
+    assert launch.choose_forward(129) == "fwd_long"
+
+
+def test_short_lengths_cut_the_tile():
+    tile = launch.choose_tile("fwd_long", 90, 2, 64, 20, 300)
+    assert tile.block_q == 32
+    assert launch.choose_tile("fwd_short", 90, 2, 64, 4096, 3).block_k == 16
+
+
+def test_an_architecture_without_rows_takes_those_of_its_stand_in():
+    for arch, stand_in in launch.STAND_INS.items():
+        assert not any(row.arch == arch for row in TABLE), "the table has its own rows now"
+        assert launch.choose_tile("bwd_kv", arch, 2, 128, 4096, 4096) == launch.choose_tile(
+            "bwd_kv", stand_in, 2, 128, 4096, 4096
+        )
+
+
+def test_no_row_stands_twice():
+    keys = [(row.kernel, row.arch, row.itemsize, row.max_head_dim) for row in TABLE]
+    assert len(keys) == len(set(keys))
+
+
+def test_a_missing_row_is_named():
+    with pytest.raises(LookupError, match=r"no launch row for fwd_short, sm_90, 8 bytes, D = 64"):
+        launch.choose_tile("fwd_short", 90, 8, 64, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "by_query", "by_key", "labels", "expected"),
+    [
+        ("fwd_short", True, True, 77, "walk"),
+        ("fwd_short", True, False, 1, "gather"),
+        ("fwd_long", False, True, 500, "gather"),
+        ("fwd_long", True, True, 8, "unroll"),
+        ("fwd_long", True, True, 9, "gather"),
+        ("bwd_q", True, True, 4, "unroll"),
+    ],
+)
+def test_how_tables_are_read(kernel, by_query, by_key, labels, expected):
+    assert launch.choose_lookup(kernel, by_query, by_key, labels) == expected
+
+
+def test_programs_stay_many():
+    assert launch.choose_tiles_per_program(tiles=64, groups=2, most=4) == 1
+    assert launch.choose_tiles_per_program(tiles=64, groups=20, most=4) == 4
+    assert launch.choose_splits(programs=20, tiles=64) == 14
+    assert launch.choose_splits(programs=20, tiles=3) == 3
+    assert launch.choose_splits(programs=5000, tiles=64) == 1
+    # no program at all asks for no part
+    assert launch.choose_splits(programs=0, tiles=0) == 1
