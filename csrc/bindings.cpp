@@ -11,6 +11,7 @@
 #include "weft/cpu_features.h"
 #include "weft/parallel.h"
 #ifdef WEFT_HAS_CUDA
+#include "attention/attention_cuda.h"
 #include "device/device.h"
 #endif
 
@@ -64,9 +65,18 @@ weft::HeadStrides head_strides(const char* name, const Strides& s) {
   return {s[0], s[1], s[2]};
 }
 
-void attention_fwd_cpu(const std::array<int64_t, 4>& pointers, const std::array<Strides, 4>& strides,
-                       const std::array<int64_t, 8>& sizes, const std::array<BatchTable, 8>& tables, int64_t maps,
-                       float scale, int dtype, int num_threads, const std::string& isa) {
+using Pointers = std::array<int64_t, 4>;    // q, k, v, out
+using AllStrides = std::array<Strides, 4>;  // likewise
+using Sizes = std::array<int64_t, 8>;       // B, Nq, Nk, H, D, M, Lq, Lk
+using Tables = std::array<BatchTable, 8>;   // alpha, beta, gamma, delta, readout, two labels, key_padding
+
+void set_sizes(weft::AttentionParams& p, const Sizes& sizes) {
+  const auto& [B, Nq, Nk, H, D, M, Lq, Lk] = sizes;
+  p.B = B, p.Nq = Nq, p.Nk = Nk, p.H = H, p.D = D, p.M = M, p.Lq = Lq, p.Lk = Lk;
+}
+
+weft::AttentionParams attention_params(const Pointers& pointers, const AllStrides& strides, const Sizes& sizes,
+                                       const Tables& tables, int64_t maps, float scale, int dtype) {
   weft::AttentionParams p;
   p.q = pointer<void>(pointers[0]);
   p.k = pointer<void>(pointers[1]);
@@ -76,8 +86,7 @@ void attention_fwd_cpu(const std::array<int64_t, 4>& pointers, const std::array<
   p.k_stride = head_strides("k", strides[1]);
   p.v_stride = head_strides("v", strides[2]);
   p.out_stride = head_strides("out", strides[3]);
-  const auto& [B, Nq, Nk, H, D, M, Lq, Lk] = sizes;
-  p.B = B, p.Nq = Nq, p.Nk = Nk, p.H = H, p.D = D, p.M = M, p.Lq = Lq, p.Lk = Lk;
+  set_sizes(p, sizes);
   p.alpha = pointer<float>(tables[0][0]), p.alpha_batch = tables[0][1];
   p.beta = pointer<float>(tables[1][0]), p.beta_batch = tables[1][1];
   p.gamma = pointer<float>(tables[2][0]), p.gamma_batch = tables[2][1];
@@ -89,11 +98,30 @@ void attention_fwd_cpu(const std::array<int64_t, 4>& pointers, const std::array<
   p.maps = pointer<float>(maps);
   p.scale = scale;
   p.dtype = static_cast<weft::Dtype>(dtype);
+  return p;
+}
+
+void attention_fwd_cpu(const Pointers& pointers, const AllStrides& strides, const Sizes& sizes, const Tables& tables,
+                       int64_t maps, float scale, int dtype, int num_threads, const std::string& isa) {
+  weft::AttentionParams p = attention_params(pointers, strides, sizes, tables, maps, scale, dtype);
   p.num_threads = num_threads;
   weft::attention_fwd_cpu(p, isa);
 }
 
 #ifdef WEFT_HAS_CUDA
+void attention_fwd_cuda(const Pointers& pointers, const AllStrides& strides, const Sizes& sizes, const Tables& tables,
+                        int64_t maps, float scale, int dtype, int64_t workspace, int64_t workspace_bytes, int device,
+                        int64_t stream) {
+  weft::attention_fwd_cuda(attention_params(pointers, strides, sizes, tables, maps, scale, dtype),
+                           pointer<void>(workspace), workspace_bytes, device, pointer<void>(stream));
+}
+
+int64_t attention_cuda_workspace_bytes(const Sizes& sizes) {
+  weft::AttentionParams p;
+  set_sizes(p, sizes);
+  return weft::attention_cuda_workspace_bytes(p);
+}
+
 int value_or_throw(const weft::CudaAnswer& answer) {
   if (answer.error) throw std::runtime_error(answer.error);
   return answer.value;
@@ -117,6 +145,13 @@ PYBIND11_MODULE(_native, m) {
         "batch stride) of alpha, beta, gamma, delta, readout, query_labels, key_labels, key_padding; dtype: 0 fp32, "
         "1 fp16, 2 bf16.");
 #ifdef WEFT_HAS_CUDA
+  m.def("attention_fwd_cuda", &attention_fwd_cuda, py::arg("pointers"), py::arg("strides"), py::arg("sizes"),
+        py::arg("tables"), py::arg("maps"), py::arg("scale"), py::arg("dtype"), py::arg("workspace"),
+        py::arg("workspace_bytes"), py::arg("device"), py::arg("stream"), py::call_guard<py::gil_scoped_release>(),
+        "Queues out and maps on a stream of a device. Arguments as attention_fwd_cpu; dtype: 1 fp16, 2 bf16; "
+        "workspace: device memory of attention_cuda_workspace_bytes(sizes); stream: a cudaStream_t.");
+  m.def("attention_cuda_workspace_bytes", &attention_cuda_workspace_bytes, py::arg("sizes"),
+        "Bytes of device memory that attention_fwd_cuda needs beside its arguments.");
   m.def(
       "cuda_runtime_version", [] { return value_or_throw(weft::cuda_runtime_version()); },
       "1000 * major + 10 * minor of the CUDA runtime linked in.");

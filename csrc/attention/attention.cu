@@ -102,8 +102,8 @@ void check_limits(const AttentionParams& p) {
   // either could overflow the product
   if (p.Lq < 1 || p.Lk < 1 || p.Lq > kMaxCudaTableBytes || p.Lk > kMaxCudaTableBytes ||
       table_bytes(p) > kMaxCudaTableBytes) {
-    refuse("tables must fit " + number(kMaxCudaTableBytes) + " bytes of shared memory on CUDA; got Lq = " +
-           number(p.Lq) + ", Lk = " + number(p.Lk));
+    refuse("tables must fit " + number(kMaxCudaTableBytes) +
+           " bytes of shared memory on CUDA; got Lq = " + number(p.Lq) + ", Lk = " + number(p.Lk));
   }
 }
 

@@ -58,7 +58,9 @@ struct Tables {
   }
 
   __device__ __forceinline__ int row(int label) const { return label * columns; }
-  __device__ __forceinline__ float2 alpha_delta(int row, int label) const { return load_shared(entries + row + label); }
+  __device__ __forceinline__ float2 alpha_delta(int row, int label) const {
+    return load_shared(entries + row + label);
+  }
   __device__ __forceinline__ float2 beta_gamma(int row, int label) const {
     return load_shared(entries + size + row + label);
   }

@@ -17,8 +17,12 @@ NOTICE = "// Written by csrc/attention/cuda/generate.py.\n"
 def files() -> dict[str, str]:
     """Name and text of every generated file."""
     names = {f"{scalar}_{width}": (kind, width) for scalar, kind in SCALARS.items() for width in HEAD_WIDTHS}
-    rows = " \\\n".join(f"  X({kind}, {width}, attention_{name})" for name, (kind, width) in names.items())
-    texts = {"instances.h": f"{NOTICE}#pragma once\n\n#define WEFT_FOR_EACH_CUDA_INSTANCE(X) \\\n{rows}\n"}
+    # the list as clang-format leaves it: backslashes one below the other
+    lines = ["#define WEFT_FOR_EACH_CUDA_INSTANCE(X)"]
+    lines += [f"  X({kind}, {width}, attention_{name})" for name, (kind, width) in names.items()]
+    longest = max(map(len, lines))
+    rows = " \\\n".join([*(line.ljust(longest) for line in lines[:-1]), lines[-1]])
+    texts = {"instances.h": f"{NOTICE}#pragma once\n\n{rows}\n"}
     for name, (kind, width) in names.items():
         texts[f"attention_{name}.cu"] = (
             f'{NOTICE}#include "attention/cuda/instance.cuh"\n\n'

@@ -50,11 +50,11 @@ struct KeyTiles {
     const AttentionParams& p = call.p;
     const int64_t first = static_cast<int64_t>(tile) * Tile::kKeys;
     const int count = static_cast<int>(p.Nk) - tile * Tile::kKeys;
-    copy_rows<D, Tile::kKeys>(k_shared + stage * kStage, k + first * p.k_stride.token, static_cast<int>(p.k_stride.token), count,
-                              call.aligned, thread, kThreads);
+    copy_rows<D, Tile::kKeys>(k_shared + stage * kStage, k + first * p.k_stride.token,
+                              static_cast<int>(p.k_stride.token), count, call.aligned, thread, kThreads);
     if (values) {
-      copy_rows<D, Tile::kKeys>(v_shared + stage * kStage, v + first * p.v_stride.token, static_cast<int>(p.v_stride.token), count,
-                                call.aligned, thread, kThreads);
+      copy_rows<D, Tile::kKeys>(v_shared + stage * kStage, v + first * p.v_stride.token,
+                                static_cast<int>(p.v_stride.token), count, call.aligned, thread, kThreads);
     }
     cp_async_commit();
   }
@@ -111,15 +111,14 @@ __global__ void __launch_bounds__(kThreads, LongTile<D>::kBlocks)
 
   char* shared = dynamic_shared_memory();
   uint16_t* q_shared = reinterpret_cast<uint16_t*>(shared + Tile::kQ);
-  const KeyTiles<D> key_tiles{
-      call,
-      static_cast<const uint16_t*>(p.k) + sample * p.k_stride.batch + head * p.k_stride.head,
-      static_cast<const uint16_t*>(p.v) + sample * p.v_stride.batch + head * p.v_stride.head,
-      reinterpret_cast<uint16_t*>(shared + Tile::kK),
-      reinterpret_cast<uint16_t*>(shared + Tile::kV),
-      reinterpret_cast<int*>(shared + Tile::kLabels),
-      sample,
-      thread};
+  const KeyTiles<D> key_tiles{call,
+                              static_cast<const uint16_t*>(p.k) + sample * p.k_stride.batch + head * p.k_stride.head,
+                              static_cast<const uint16_t*>(p.v) + sample * p.v_stride.batch + head * p.v_stride.head,
+                              reinterpret_cast<uint16_t*>(shared + Tile::kK),
+                              reinterpret_cast<uint16_t*>(shared + Tile::kV),
+                              reinterpret_cast<int*>(shared + Tile::kLabels),
+                              sample,
+                              thread};
 
   // resident: queries, tables, labels of the lane's rows
   const uint16_t* q = static_cast<const uint16_t*>(p.q) + sample * p.q_stride.batch + head * p.q_stride.head;
@@ -137,14 +136,14 @@ __global__ void __launch_bounds__(kThreads, LongTile<D>::kBlocks)
   }
 
   // S of one tile, scaled, in units of log2
-  const auto logits = [&](float(&s)[kRowTiles][kKeyTiles][4], int stage) {
+  const auto logits = [&](float (&s)[kRowTiles][kKeyTiles][4], int stage) {
     multiply_queries_keys<T, D>(s, q_shared + warp * kRowTiles * 16 * kRowStride<D>,
                                 key_tiles.k_shared + stage * KeyTiles<D>::kStage, lane);
 #pragma unroll
     for (int i = 0; i < kRowTiles; ++i) multiply(s[i], p.scale * kLog2E);
   };
   RowRange ranges[kRowTiles];
-  const auto edit = [&](float(&s)[kRowTiles][kKeyTiles][4], int tile, int stage) {
+  const auto edit = [&](float (&s)[kRowTiles][kKeyTiles][4], int tile, int stage) {
     const int* labels = key_tiles.labels + stage * Tile::kKeys;
 #pragma unroll
     for (int i = 0; i < kRowTiles; ++i) {

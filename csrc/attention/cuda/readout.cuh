@@ -103,8 +103,8 @@ constexpr int kKeysPerWord = 256;
 // text tokens then costs the long kernel these keys only.
 // Template for linkage only: a kernel in a header must not be defined twice.
 template <class Word>
-__global__ void __launch_bounds__(kThreads) mark_read_blocks_kernel(const float* readout, int64_t readout_batch,
-                                                                    int keys, int columns, Word* mask) {
+__global__ void __launch_bounds__(kThreads)
+    mark_read_blocks_kernel(const float* readout, int64_t readout_batch, int keys, int columns, Word* mask) {
   Word* blocks = reinterpret_cast<Word*>(dynamic_shared_memory());
   const int first = blockIdx.x * kKeysPerWord;
   const float* w = readout + blockIdx.y * readout_batch + static_cast<int64_t>(first) * columns;
@@ -140,8 +140,8 @@ struct ReadMask {
 
 // maps = mean of head_maps over the heads, summed in their order.
 template <class Vector>
-__global__ void __launch_bounds__(kThreads) mean_over_heads_kernel(const Vector* head_maps, Vector* maps,
-                                                                   int64_t size, int heads, int64_t total) {
+__global__ void __launch_bounds__(kThreads)
+    mean_over_heads_kernel(const Vector* head_maps, Vector* maps, int64_t size, int heads, int64_t total) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= total) return;
   constexpr int kValues = sizeof(Vector) / sizeof(float);

@@ -18,7 +18,7 @@ struct ShortShared {
   static constexpr int kRow = kRowStride<D> * 2;
   static constexpr int kK = 0;
   static constexpr int kV = kK + kKeys * kRow;
-  static constexpr int kQ = kV + kKeys * kRow;            // [warp, 2, 16] rows
+  static constexpr int kQ = kV + kKeys * kRow;             // [warp, 2, 16] rows
   static constexpr int kLabels = kQ + kWarps * 32 * kRow;  // [kKeys] int
   static constexpr int kReadBlocks = kLabels + kKeys * 4;  // one word
   static constexpr int kTables = kReadBlocks + 16;         // then W, [columns, kKeys + 8] float
@@ -26,7 +26,9 @@ struct ShortShared {
 
 // Blocks that a multiprocessor's registers must hold: two sets of fragments, P and O, decide.
 template <int D, int kKeys>
-constexpr int kShortBlocks = D + kKeys <= 128 ? 4 : D + kKeys <= 192 ? 3 : 2;
+constexpr int kShortBlocks = D + kKeys <= 128   ? 4
+                             : D + kKeys <= 192 ? 3
+                                                : 2;
 
 template <class T, int D, int kKeys>
 __global__ void __launch_bounds__(kThreads, kShortBlocks<D, kKeys>)

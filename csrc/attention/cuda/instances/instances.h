@@ -2,13 +2,13 @@
 #pragma once
 
 #define WEFT_FOR_EACH_CUDA_INSTANCE(X) \
-  X(Half, 40, attention_half_40) \
-  X(Half, 64, attention_half_64) \
-  X(Half, 80, attention_half_80) \
-  X(Half, 128, attention_half_128) \
-  X(Half, 160, attention_half_160) \
-  X(Bfloat, 40, attention_bfloat_40) \
-  X(Bfloat, 64, attention_bfloat_64) \
-  X(Bfloat, 80, attention_bfloat_80) \
+  X(Half, 40, attention_half_40)       \
+  X(Half, 64, attention_half_64)       \
+  X(Half, 80, attention_half_80)       \
+  X(Half, 128, attention_half_128)     \
+  X(Half, 160, attention_half_160)     \
+  X(Bfloat, 40, attention_bfloat_40)   \
+  X(Bfloat, 64, attention_bfloat_64)   \
+  X(Bfloat, 80, attention_bfloat_80)   \
   X(Bfloat, 128, attention_bfloat_128) \
   X(Bfloat, 160, attention_bfloat_160)

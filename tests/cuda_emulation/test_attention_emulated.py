@@ -1,0 +1,262 @@
+"""The CUDA kernels' own source, run on the CPU: numbers against float64, bits, bounds, races, and what is refused."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+
+from weft.kernels.attention.reference import attention_reference
+from weft.ops import _attention_cuda
+from weft.testing import (
+    LAYOUTS,
+    AttentionCase,
+    AttentionInputs,
+    assert_as_accurate_as_eager,
+    assert_bitwise,
+    attention_eager,
+    make_attention_inputs,
+)
+from weft.testing.strategies import attention_cases
+
+DTYPES = (torch.float16, torch.bfloat16)
+TABLES = ("alpha", "beta", "gamma", "delta")
+EDITED = AttentionCase(
+    samples=2,
+    seqlen_q=37,
+    heads=2,
+    head_dim=40,
+    dtype=torch.float16,
+    tables=TABLES,
+    key_labels=5,
+    removed=0.1,
+    readout="dense",
+    padding=0.1,
+)
+every_head_dim = pytest.mark.parametrize("head_dim", _attention_cuda.HEAD_WIDTHS)
+every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
+short_and_long = pytest.mark.parametrize("seqlen_k", [77, 150], ids=["short", "long"])
+
+
+@pytest.fixture
+def check(emulation, emulated):
+    """Runs a case under the emulation and compares with float64; gives (out, maps)."""
+
+    def run(case: AttentionCase, change=lambda inputs: inputs, **how):
+        inputs: AttentionInputs = change(make_attention_inputs(case))
+        found = emulation.attend(emulated, inputs, **how)
+        gold = attention_reference(*inputs.in_float64().arguments())
+        eager = attention_eager(inputs)
+        # both are means of values, which may cancel
+        values = (inputs.v, inputs.v if inputs.readout is None else inputs.readout)
+        for name, actual, e, g, value in zip(("out", "maps"), found, eager, gold, values, strict=True):
+            size = value.abs().nan_to_num().max().item() if value.numel() else 0.0
+            assert_as_accurate_as_eager(name, actual, e, g, size=size)
+        return found
+
+    return run
+
+
+# --- numbers --------------------------------------------------------------------------------------------------------
+
+
+@every_dtype
+@every_head_dim
+@pytest.mark.parametrize("seqlen_k", [1, 7, 77, 78, 81, 128, 129, 154, 300])
+def test_head_widths_and_key_lengths(check, head_dim, seqlen_k, dtype):
+    check(replace(EDITED, head_dim=head_dim, seqlen_k=seqlen_k, dtype=dtype, samples=1))
+
+
+@short_and_long
+@pytest.mark.parametrize("seqlen_q", [1, 7, 16, 65, 130])
+def test_query_lengths(check, seqlen_q, seqlen_k):
+    check(replace(EDITED, seqlen_q=seqlen_q, seqlen_k=seqlen_k))
+
+
+@every_dtype
+@every_head_dim
+@short_and_long
+def test_without_edit_and_readout(check, head_dim, seqlen_k, dtype):
+    check(AttentionCase(samples=1, seqlen_q=33, seqlen_k=seqlen_k, heads=2, head_dim=head_dim, dtype=dtype))
+
+
+def test_every_warp_walks_over_several_tiles(check):
+    check(replace(EDITED, samples=1, heads=1, seqlen_q=700))
+
+
+@every_head_dim
+def test_short_keys_stay_resident_where_shared_memory_allows(check, emulation, head_dim):
+    # 99 KB hold neither D = 160 nor all of D = 128 at 128 keys, and the long kernel takes over; 227 KB hold them all
+    check(replace(EDITED, head_dim=head_dim, seqlen_k=128, samples=1), device=emulation.large_device)
+
+
+@short_and_long
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts(check, layout, seqlen_k):
+    check(replace(EDITED, layout=layout, seqlen_k=seqlen_k))
+
+
+@short_and_long
+@pytest.mark.parametrize(
+    "names", [(), ("alpha",), ("beta",), ("gamma",), ("delta",), ("alpha", "delta")], ids="+".join
+)
+def test_tables_present_and_absent(check, names, seqlen_k):
+    check(replace(EDITED, tables=names, seqlen_k=seqlen_k))
+
+
+@short_and_long
+@pytest.mark.parametrize("labels", [(None, None), (None, 5), (7, None), (3, "own")], ids=str)
+def test_labels_present_and_absent(check, labels, seqlen_k):
+    check(replace(EDITED, query_labels=labels[0], key_labels=labels[1], seqlen_k=seqlen_k, tables=("alpha", "delta")))
+
+
+@short_and_long
+@pytest.mark.parametrize("readout", ["one_hot", "ones", "zero"])
+@pytest.mark.parametrize("columns", [1, 3, 8, 17])
+def test_readouts(check, readout, columns, seqlen_k):
+    check(replace(EDITED, readout=readout, columns=columns, seqlen_k=seqlen_k))
+
+
+def test_a_readout_of_many_columns_moves_to_the_long_kernel(check):
+    check(replace(EDITED, samples=1, columns=200, seqlen_q=17))
+
+
+def test_a_readout_of_a_few_late_keys(check):
+    def late(inputs):
+        readout = torch.zeros_like(inputs.readout)
+        readout[:, 600:604, 1] = 0.25
+        return replace(inputs, readout=readout)
+
+    check(replace(EDITED, samples=1, seqlen_q=9, seqlen_k=700), change=late)
+
+
+@short_and_long
+@pytest.mark.parametrize("shared", [("tables", "labels"), ("readout", "padding"), ()], ids="+".join)
+def test_shared_and_own_entries_of_samples(check, shared, seqlen_k):
+    check(replace(EDITED, shared=shared, seqlen_k=seqlen_k, samples=3))
+
+
+@short_and_long
+@pytest.mark.parametrize("padding", [0.9, 1.0])
+def test_masked_rows_and_padding_give_zeros(check, padding, seqlen_k):
+    case = replace(EDITED, seqlen_k=seqlen_k, padding=padding, removed=0.9, masked_label=True)
+    out, maps = check(case)
+    masked = make_attention_inputs(case).query_labels == 0
+    assert not out[masked].any() and not maps[masked].any()
+
+
+@short_and_long
+def test_large_logits_and_other_scales(check, seqlen_k):
+    case = replace(EDITED, seqlen_k=seqlen_k, spread=5.0)
+    for scale in (-0.3, 0.0, 0.5):
+        check(case, change=lambda inputs, scale=scale: replace(inputs, scale=scale))
+
+
+def test_no_keys_give_zeros(emulation, emulated):
+    out, maps = emulation.attend(emulated, make_attention_inputs(replace(EDITED, seqlen_k=0)))
+    assert not out.any() and not maps.any()
+
+
+@settings(
+    max_examples=40,
+    deadline=None,
+    derandomize="CI" in os.environ,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+@given(case=attention_cases(dtypes=DTYPES, head_dims=_attention_cuda.HEAD_WIDTHS))
+def test_any_call(check, case):
+    check(case)
+
+
+# --- bits -----------------------------------------------------------------------------------------------------------
+
+
+@short_and_long
+def test_the_order_of_threads_changes_no_bit(emulation, emulated, seqlen_k):
+    inputs = make_attention_inputs(replace(EDITED, seqlen_k=seqlen_k, head_dim=64))
+    results = {name: emulation.attend(emulated, inputs, order=order) for name, order in emulation.orders.items()}
+    for name, found in results.items():
+        for what, actual, expected in zip(("out", "maps"), found, results["forwards"], strict=True):
+            assert_bitwise(f"{what}, {name}", actual, expected)
+
+
+@short_and_long
+@pytest.mark.parametrize("names", [TABLES, ("alpha",), ("delta",), ("beta", "gamma")], ids="+".join)
+def test_identity_tables_change_no_bit(emulation, emulated, names, seqlen_k):
+    plain = make_attention_inputs(replace(EDITED, tables=(), padding=0.0, seqlen_k=seqlen_k))
+    identity = {name: torch.full((1, 1, 1), 1.0 if name == "alpha" else 0.0) for name in names}
+    for what, actual, expected in zip(
+        ("out", "maps"),
+        emulation.attend(emulated, replace(plain, **identity)),
+        emulation.attend(emulated, plain),
+        strict=True,
+    ):
+        assert_bitwise(what, actual, expected)
+
+
+@short_and_long
+def test_a_readout_does_not_change_out(emulation, emulated, seqlen_k):
+    inputs = make_attention_inputs(replace(EDITED, seqlen_k=seqlen_k))
+    with_maps, _ = emulation.attend(emulated, inputs)
+    without, _ = emulation.attend(emulated, replace(inputs, readout=None))
+    assert_bitwise("out", with_maps, without)
+
+
+# --- bounds and refusals --------------------------------------------------------------------------------------------
+
+
+@short_and_long
+def test_labels_out_of_range_read_nothing_out_of_bounds(emulation, emulated, seqlen_k):
+    inputs = make_attention_inputs(replace(EDITED, seqlen_k=seqlen_k))
+    wild = replace(
+        inputs,
+        query_labels=torch.randint(-(2**31), 2**31 - 1, inputs.query_labels.shape).int(),
+        key_labels=torch.randint(-(2**31), 2**31 - 1, inputs.key_labels.shape).int(),
+    )
+    last = replace(
+        inputs,
+        query_labels=torch.full_like(inputs.query_labels, inputs.delta.shape[1] - 1),
+        key_labels=torch.full_like(inputs.key_labels, inputs.delta.shape[2] - 1),
+    )
+    for actual, expected in zip(emulation.attend(emulated, wild), emulation.attend(emulated, last), strict=True):
+        assert_bitwise("a label outside the table counts as the last", actual, expected)
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        (replace(EDITED, head_dim=72), "no CUDA kernel for D = 72"),
+        (replace(EDITED, query_labels=64, key_labels=64), "tables must fit 24576 bytes"),
+    ],
+    ids=["head_dim", "tables"],
+)
+def test_the_launch_refuses(emulation, emulated, case, message):
+    with pytest.raises(ValueError, match=message):
+        emulation.attend(emulated, make_attention_inputs(case))
+
+
+def test_the_launch_refuses_an_old_device(emulation, emulated):
+    with pytest.raises(RuntimeError, match=r"needs compute capability 8\.0; device 2 has 7\.x"):
+        emulation.attend(emulated, make_attention_inputs(EDITED), device=emulation.old_device)
+
+
+def test_the_launch_refuses_a_small_workspace(emulation, emulated, monkeypatch):
+    monkeypatch.setattr(emulated, "attention_cuda_workspace_bytes", lambda sizes: 16)
+    with pytest.raises(ValueError, match="`workspace` must have"):
+        emulation.attend(emulated, make_attention_inputs(EDITED))
+
+
+def test_python_and_the_launch_agree_on_the_room_for_tables(emulation, emulated):
+    """The largest tables that ``refuse`` lets pass are launched beside every head width."""
+    labels_k = _attention_cuda.MAX_TABLE_BYTES // 16 // 8 - 1
+    for head_dim in _attention_cuda.HEAD_WIDTHS:
+        case = replace(EDITED, seqlen_q=3, seqlen_k=150, head_dim=head_dim, query_labels=8, key_labels=labels_k)
+        inputs = make_attention_inputs(case)
+        tables = SimpleNamespace(**inputs.tables())
+        size = _attention_cuda._table_bytes(tables.alpha, tables.beta, tables.gamma, tables.delta)
+        assert size == _attention_cuda.MAX_TABLE_BYTES
+        emulation.attend(emulated, inputs)
