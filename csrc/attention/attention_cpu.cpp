@@ -109,12 +109,12 @@ class Tile {
     const int64_t begin = group_ * plan_.heads_per_task;
     const int64_t end = begin + plan_.heads_per_task < p_.H ? begin + plan_.heads_per_task : p_.H;
     if (shape_.key_blocks == 1) expand_edit(0);
-    for (int64_t head = begin; head < end; ++head) attend(head);
+    for (int64_t head = begin; head < end; ++head) attend(head, head + 1 < end);
     if (sum_heads) store_maps();
   }
 
  private:
-  void attend(int64_t head) {
+  void attend(int64_t head, bool another_follows) {
     stage_queries(head);
     for (int64_t r = 0; r < rows_; ++r) {
       scratch_.stats.largest[r] = -kInfinity;
@@ -134,7 +134,7 @@ class Tile {
       form_logits(head, block);
       if (shape_.key_blocks > 1) expand_edit(block);
       if (plan_.mode == EditMode::kRange && !two_sweeps) update_range(block);
-      weigh_rows(block);
+      weigh_rows(head, block, another_follows && block == 0 ? head + 1 : -1);
       accumulate(head, block);
     }
     finish(head);
@@ -151,6 +151,15 @@ class Tile {
       const T* from = row_of<T>(p_.q, p_.q_stride, sample_, first_row_ + r, head);
       Products::stage_row(from, p_.D, scratch_.q + r * q_stride_, shape_.depth, sign);
     }
+  }
+
+  // One head's row is a few cache lines, a whole token away from the next row: no processor foresees that. Without
+  // this, staging took a fifth of the time at Nk = 77.
+  // Always inlined: gcc takes a function that only prefetches for one without effect, and drops the call.
+  __attribute__((always_inline)) void prefetch_row(const void* base, const HeadStrides& strides, int64_t head,
+                                                   int64_t row) const {
+    const T* from = row_of<T>(base, strides, sample_, first_row_ + row, head);
+    for (int64_t i = 0; i < p_.D; i += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(from + i);
   }
 
   // logits = q K^T for one block of keys
@@ -187,10 +196,13 @@ class Tile {
     }
   }
 
-  void weigh_rows(int64_t block) {
+  // Meanwhile the queries of `next_head` are fetched, unless it is negative.
+  void weigh_rows(int64_t head, int64_t block, int64_t next_head) {
     RowStatistics& stats = scratch_.stats;
     const int64_t keys = keys_in(block);
     for (int64_t r = 0; r < rows_; ++r) {
+      if (next_head >= 0) prefetch_row(p_.q, p_.q_stride, next_head, r);
+      if (block + 1 == shape_.key_blocks) prefetch_row(p_.out, p_.out_stride, head, r);
       float* logits = scratch_.logits + r * shape_.block;
       float largest = stats.largest[r];
       const float here = edit_and_scale(logits, keys, r, block);

@@ -16,7 +16,7 @@ int64_t attention_cuda_workspace_bytes(const AttentionParams& params);
 
 // Queues the computation of `out` and `maps` on `stream` (a cudaStream_t) of `device`. Everything `params` points to
 // lies in that device's memory. Allocates nothing and waits for nothing, so a CUDA graph can capture it.
-// A label outside its table counts as the last one; it cannot be checked from here.
+// A label outside its table counts as the nearest inside; it cannot be checked from here.
 //
 // Throws std::invalid_argument if sizes, pointers or the workspace cannot be what they should be, or no kernel is
 // compiled for D and dtype; std::runtime_error with CUDA's message if CUDA refuses.

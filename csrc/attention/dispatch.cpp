@@ -36,18 +36,20 @@ void attend(void* context, int64_t task, int worker) {
   call.kernels.attend(call.prepared.plan(), task, call.prepared.scratch(worker));
 }
 
-// One query's maps, heads added in the order in which a single task would add them.
+// Mean over heads, added in the order in which a single task would add them. One head at a time, so that the loop is
+// vectorised; value by value it took as long as a tenth of the attention.
 void join_heads(const AttentionPlan& plan) {
   const AttentionParams& p = plan.params;
-  const int64_t head_size = p.Nq * p.M;
+  const int64_t size = p.Nq * p.M;
+  const float share = 1.0f / static_cast<float>(p.H);
   for (int64_t sample = 0; sample < p.B; ++sample) {
-    const float* heads = plan.head_maps + sample * p.H * head_size;
-    float* maps = p.maps + sample * head_size;
-    for (int64_t i = 0; i < head_size; ++i) {
-      float sum = 0.0f;
-      for (int64_t h = 0; h < p.H; ++h) sum += heads[h * head_size + i];
-      maps[i] = sum * (1.0f / static_cast<float>(p.H));
+    float* maps = p.maps + sample * size;
+    std::memset(maps, 0, size * sizeof(float));
+    for (int64_t head = 0; head < p.H; ++head) {
+      const float* from = plan.head_maps + (sample * p.H + head) * size;
+      for (int64_t i = 0; i < size; ++i) maps[i] += from[i];
     }
+    for (int64_t i = 0; i < size; ++i) maps[i] *= share;
   }
 }
 

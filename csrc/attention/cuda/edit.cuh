@@ -10,10 +10,9 @@
 
 namespace weft {
 
-// A label of the device's memory may be anything; outside [0, limit) it reads the last entry rather than beyond it.
-__device__ __forceinline__ int bounded_label(int32_t label, int64_t limit) {
-  const uint32_t last = static_cast<uint32_t>(limit) - 1;
-  return static_cast<int>(static_cast<uint32_t>(label) < last ? static_cast<uint32_t>(label) : last);
+// A label in the device's memory may be anything; outside [0, limit) it counts as the nearest inside.
+__device__ __forceinline__ int bounded_label(int label, int64_t limit) {
+  return min(max(label, 0), static_cast<int>(limit) - 1);
 }
 
 __device__ __forceinline__ int key_label(const AttentionParams& p, int sample, int key) {

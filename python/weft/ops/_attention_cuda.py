@@ -94,7 +94,7 @@ def attention_fwd_cuda(
     Args:
         q, k, v, scale, alpha, beta, gamma, delta, readout, query_labels, key_labels, key_padding: As in
             ``attention_reference``. Tables, labels, padding and read-out are copied where they are not contiguous or
-            not fp32, int32 and bool; q, k and v never are. A label outside its table counts as the last one.
+            not fp32, int32 and bool; q, k and v never are. A label outside its table counts as the nearest inside.
 
     Returns:
         out [B, Nq, H, D] contiguous in the dtype of ``q``; maps [B, Nq, M] fp32.

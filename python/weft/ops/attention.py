@@ -17,6 +17,7 @@ from weft.kernels.attention.reference import attention_reference
 from weft.kernels.attention.reference_bwd import attention_backward_reference
 from weft.ops import _attention_checks as checks
 from weft.ops import _attention_cpu as cpu
+from weft.ops import _attention_cuda as cuda
 from weft.ops import _attention_triton as gpu
 from weft.ops._attention_edit import Edit
 
@@ -107,9 +108,10 @@ def attention(
     Gradients: q, k, v, the four tables and the read-out, for gradients arriving at ``out`` and at ``maps``. The row
         maximum counts as the logit of its first largest key and passes its gradient to that key; likewise the
         minimum. A backend without a backward of its own (``cpu``) has it computed in blocks by plain PyTorch.
-    Backends: triton (NVIDIA sm_80 or newer, forward and backward; float32, bfloat16, float16; M up to 128; a label out
-        of range counts as the nearest one in it; by name also on the CPU where TRITON_INTERPRET=1), cpu (C++,
-        forward; float32, bfloat16, float16), reference (any device and float dtype).
+    Backends: cuda (CUDA C++, forward; NVIDIA sm_80 or newer; float16, bfloat16; D 40, 64, 80, 128, 160; tables up to
+        24 KB), triton (the same devices, forward and backward; float32, bfloat16, float16; M up to 128; by name also
+        on the CPU where TRITON_INTERPRET=1), cpu (C++, forward; float32, bfloat16, float16), reference (any device
+        and float dtype). On a GPU a label out of range counts as the nearest one in it.
 
     Source:
         weft's own affine form of MaskDiffusion (arXiv:2309.04399), DenseDiffusion (arXiv:2308.12964, eq. 2-4) and
@@ -199,6 +201,7 @@ def _reference_forward(q: Tensor, k: Tensor, v: Tensor, scale: float, *rest: Ten
 ATTENTION = Op(
     "attention",
     (
+        Backend("cuda", cuda.refuse, cuda.attention_fwd_cuda),
         Backend("triton", gpu.refuse, _triton_forward, gpu.attention_bwd_triton, only_by_name=gpu.is_interpreted),
         Backend("cpu", _refuse_cpu, cpu.attention_fwd_cpu),
         Backend("reference", _refuse_reference, _reference_forward, attention_backward_reference),
