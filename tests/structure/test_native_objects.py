@@ -1,4 +1,4 @@
-"""Objects compiled for wide instruction sets keep to themselves.
+"""Objects compiled for wide instruction sets keep to themselves, and the module asks nothing of a driver or of torch.
 
 A weak symbol in such an object (a template of the standard library, an inline function of a shared header) may be the
 copy that the linker keeps for the whole module, and a static initialiser runs at import: either way an older processor
@@ -14,6 +14,8 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+
+from weft._native_loader import native_or_none
 
 ROOT = Path(__file__).resolve().parents[2]
 OBJECTS = ROOT / "build" / f"native-{sysconfig.get_config_var('SOABI')}"
@@ -62,3 +64,31 @@ def test_a_planted_leak_is_caught(tmp_path: Path, source: str, leak: str) -> Non
     found = leaks(tmp_path / "leak.o", "avx2")
     assert len(found) == 1
     assert found[0].startswith(leak)
+
+
+# what every Linux with a C++ runtime has; libcuda, libcudart and libtorch must not be among it
+SYSTEM_LIBRARIES = re.compile(
+    r"(libc|libm|libdl|librt|libpthread|libgcc_s|libstdc\+\+|libc\+\+|ld-linux[\w-]*)\.so\.\d+"
+)
+
+
+def module_path() -> str:
+    module = native_or_none()
+    if module is None or shutil.which("readelf") is None:
+        pytest.skip("needs weft._native and readelf")
+    return str(module.__file__)
+
+
+def test_module_needs_system_libraries_only() -> None:
+    table = subprocess.run(["readelf", "-d", module_path()], capture_output=True, text=True, check=True).stdout
+    needed = re.findall(r"\(NEEDED\).*\[(.+)\]", table)
+    assert needed
+    assert [name for name in needed if not SYSTEM_LIBRARIES.fullmatch(name)] == []
+
+
+def test_module_exports_its_door_only() -> None:
+    # a CUDA runtime or kernel visible from outside could be called in place of torch's own
+    command = ["nm", "-D", "-C", "--defined-only", module_path()]
+    table = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    strong = [line.split(maxsplit=2)[2] for line in table.splitlines() if line.split()[1] in "TDBR"]
+    assert strong == ["PyInit__native"]
