@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,9 +47,9 @@ class PromptScore:
         return all(self.bound) and all(self.relations) and self.extras == 0
 
 
-def score(prompt: Prompt, image: Picture | Sequence[Detection]) -> PromptScore:
+def score(prompt: Prompt, image: Picture | list[Detection]) -> PromptScore:
     """Compare an image, or what ``read`` found in it, with its prompt."""
-    found = list(image) if isinstance(image, (list, tuple)) else read(image)
+    found = image if isinstance(image, list) else read(image)
     formed = [item for item in found if item.confidence >= MIN_CONFIDENCE]
     partner = _partners(prompt, formed)
 
@@ -68,8 +68,11 @@ def score(prompt: Prompt, image: Picture | Sequence[Detection]) -> PromptScore:
 
 def _covered(wanted: list[str], available: list[str]) -> tuple[bool, ...]:
     """For each wanted word, whether one of the available ones is left for it."""
-    left = list(available)
-    return tuple(word in left and (left.remove(word) or True) for word in wanted)
+    left, covered = Counter(available), []
+    for word in wanted:
+        covered.append(left[word] > 0)
+        left[word] -= 1
+    return tuple(covered)
 
 
 def _partners(prompt: Prompt, found: list[Detection]) -> dict[int, int]:

@@ -125,7 +125,7 @@ def scene(seed: int, index: int, split: Split = "train", objects: int | None = N
     count = objects or int(rng.choice(len(OBJECT_COUNT_SHARES), p=OBJECT_COUNT_SHARES)) + 1
     pairs = draw_pairs(rng, count, held_out=split == "test")
     places = _draw_places(rng, count)
-    grey = rng.integers(*BACKGROUND_RANGE, endpoint=True)
+    grey = int(rng.integers(*BACKGROUND_RANGE, endpoint=True))
     return Scene(
         objects=tuple(
             SceneObject(shape, colour, x, y, size, _jittered(rng, COLOURS[colour], COLOUR_JITTER))

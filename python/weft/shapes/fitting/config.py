@@ -60,6 +60,8 @@ class DiffusionConfig(StageConfig):
     decay_steps: int = 1500
     bank_size: int = 32_000  # scenes encoded once
     caption_dropout: float = 0.1  # share of empty captions, for classifier-free guidance
+    # timesteps are 1000 u**power with u uniform: below one favours high noise, where the number of objects is decided
+    timestep_power: float = 0.6
     snr_gamma: float = 5.0  # min-SNR weighting; 0 weighs all timesteps alike
 
 

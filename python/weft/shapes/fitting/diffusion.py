@@ -85,7 +85,7 @@ def batches(
         posterior_noise, noise = torch.randn(2, config.batch_size, *bank.mean.shape[1:], generator=generator)
         # one timestep from each of B equal slices, so that a batch's loss says less about its luck
         offsets = torch.rand(config.batch_size, generator=generator) + torch.arange(config.batch_size)
-        timesteps = (offsets * (1000 / config.batch_size)).long().clamp(max=999)
+        timesteps = ((offsets / config.batch_size) ** config.timestep_power * 1000).long().clamp(max=999)
         texts = [caption_of(index, first + i) for i, index in enumerate(indices.tolist())]
         return bank.sample(indices, posterior_noise), noise, timesteps, token_ids_of(tokenizer, texts)
 

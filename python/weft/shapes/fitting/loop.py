@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypeVar
 
 import diffusers
 import torch
@@ -23,6 +24,7 @@ from .checkpoint import Interruption, load_checkpoint, save_atomically
 from .config import StageConfig
 
 Batch = tuple[Tensor, ...]
+Objective = TypeVar("Objective", bound=nn.Module)
 
 
 class Interrupted(Exception):
@@ -52,12 +54,12 @@ def update_average(average: nn.Module, model: nn.Module, step: int, decay: float
 
 def fit(
     name: str,
-    objective: nn.Module,
+    objective: Objective,
     batch_at: Callable[[int], Batch],
     config: StageConfig,
     folder: Path,
     accelerator: Accelerator,
-) -> nn.Module:
+) -> Objective:
     """Train ``objective`` to the end of its stage, resuming from ``folder`` when it holds a checkpoint.
 
     Args:
@@ -82,7 +84,11 @@ def fit(
     objective.to(accelerator.device).train()
     average = copy.deepcopy(objective).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(
-        objective.parameters(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
+        objective.parameters(),
+        lr=config.learning_rate,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+        fused=True,  # a third of the time of the default on a CPU
     )
     step, samples, seconds, skipped, saved = 0, 0, 0.0, 0, load_checkpoint(path)
     if saved is not None:
