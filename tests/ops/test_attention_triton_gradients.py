@@ -90,8 +90,10 @@ def assert_gradients(inputs: AttentionInputs, through: str = "both") -> dict[str
             # a sum that is zero for every input, as with one label for all keys, has no size to measure rounding by
             assert gradient.abs().max() < (1e-5 if gradient.dtype == torch.float32 else 1e-2), name
             continue
-        assert_as_accurate_as_eager(f"d{name}", gradient, eager[name], gold[name], factor=4.0)
-        assert_unbiased(f"d{name}", gradient, eager[name], gold[name], factor=4.0)
+        # eager's largest error over the few elements of a table is an uncertain measure of its accuracy
+        factor = 10.0 if name in TABLES else 4.0
+        assert_as_accurate_as_eager(f"d{name}", gradient, eager[name], gold[name], factor=factor)
+        assert_unbiased(f"d{name}", gradient, eager[name], gold[name], factor=factor)
     return found
 
 

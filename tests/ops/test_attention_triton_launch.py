@@ -8,7 +8,7 @@ from weft.kernels.attention import launch
 from weft.kernels.attention.launch_table import TABLE
 
 ARCHS = (80, 86, 89, 90, 100, 120)
-KERNELS = ("fwd_short", "fwd_long", "bwd_q", "bwd_kv")
+KERNELS = ("fwd_short", "fwd_long", "bwd_q", "bwd_kv", "bwd_tables")
 
 
 @pytest.mark.parametrize(
@@ -86,6 +86,7 @@ def test_a_missing_row_is_named():
         ("fwd_long", True, True, 8, "unroll"),
         ("fwd_long", True, True, 9, "gather"),
         ("bwd_q", True, True, 4, "unroll"),
+        ("bwd_kv", True, True, 4, "gather"),
     ],
 )
 def test_how_tables_are_read(kernel, by_query, by_key, labels, expected):

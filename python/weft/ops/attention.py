@@ -235,7 +235,8 @@ def _(q, k, v, scale, alpha, beta, gamma, delta, readout, *rest):  # type: ignor
     "weft::attention_backward",
     mutates_args=(),
     schema=f"(Tensor dout, Tensor dmaps, {_INPUTS}, bool table_gradients, bool readout_gradient, "
-    "str backend='') -> "
+    # no default: torch leaves out what equals one, and the arguments are taken by position
+    "str backend) -> "
     "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def _attention_backward_operator(dout, dmaps, *rest):  # type: ignore[no-untyped-def]
