@@ -60,7 +60,7 @@ class Options:
 
 
 def run(options: Options) -> list[dict[str, Any]]:
-    """Measure what ``options`` ask for.
+    """Measure what ``options`` ask for, show it and keep it.
 
     Returns:
         One record a provider, shape, dtype and mode, as they are written.
@@ -83,8 +83,12 @@ def run(options: Options) -> list[dict[str, Any]]:
         for dtype in options.dtype or tuple(benchmark.dtypes):
             for mode in modes:
                 measured = _measure(benchmark, shape, dtype, mode, options)
-                lines += [{**line, **around} for line in measured]
-                print(Table.of(lines[-len(measured) :]).text(), flush=True)
+                measured = [{**line, **around} for line in measured]
+                print(Table.of(measured).text(), flush=True)
+                # at once, so that a run which is stopped keeps what it has
+                if options.out != "-":
+                    write(measured, benchmark.op, options.out)
+                lines += measured
     return lines
 
 
@@ -141,14 +145,18 @@ def passes_gate(benchmark: Benchmark) -> bool:
     return subprocess.run(command, cwd=ROOT, check=False).returncode == 0
 
 
-def write(lines: list[dict[str, Any]], op: str, folder: str) -> Path:
-    """Append ``lines`` to this month's file of this op and device."""
+def results_path(op: str, folder: str) -> Path:
+    """This month's file of this op and device."""
     month = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m")
-    path = Path(folder) / f"{op}_{device_slug()}_{month}.jsonl"
+    return Path(folder) / f"{op}_{device_slug()}_{month}.jsonl"
+
+
+def write(lines: list[dict[str, Any]], op: str, folder: str) -> None:
+    """Append ``lines`` to ``results_path``."""
+    path = results_path(op, folder)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         file.writelines(json.dumps(line) + "\n" for line in lines)
-    return path
 
 
 def main() -> None:
@@ -163,7 +171,7 @@ def main() -> None:
     except ValueError as error:
         sys.exit(str(error))
     if options.out != "-":
-        print(f"{len(lines)} lines appended to {write(lines, options.op, options.out)}")
+        print(f"{len(lines)} lines appended to {results_path(options.op, options.out)}")
 
 
 if __name__ == "__main__":
