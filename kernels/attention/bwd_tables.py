@@ -237,7 +237,7 @@ def attention_bwd_tables(call: Call, arguments: dict[str, object]) -> tuple[Tens
     """
     samples, seqlen_q, seqlen_k, heads, _ = call.sizes
     labels_q, labels_k = call.labels
-    tile = call.tile("bwd_q")
+    tile = call.tile("bwd_tables")
     blocks = triton.cdiv(labels_q, BLOCK_L) * triton.cdiv(labels_k, BLOCK_L)
     tiles = triton.cdiv(seqlen_q, tile.block_q)
     splits = launch.choose_splits(blocks * heads * samples, tiles)
@@ -251,7 +251,7 @@ def attention_bwd_tables(call: Call, arguments: dict[str, object]) -> tuple[Tens
         BLOCK_K=tile.block_k,
         BLOCK_L=BLOCK_L,
         FULL_K=seqlen_k % tile.block_k == 0,
-        **call.lookup("bwd_q"),
+        **call.lookup("bwd_tables"),
         **options(tile),
     )
     sums = parts.sum((1, 2))  # [B, 4, Lq, Lk]

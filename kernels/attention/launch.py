@@ -23,8 +23,17 @@ MIN_BLOCK = 16
 STAND_INS = {89: 86, 100: 90, 120: 86}
 SMALLEST_ARCH = 86
 
-# a reduction over the labels of a tile, once a label, is cheap beside a tile but stops a loop from being pipelined
-NESTS_IN_A_LOOP = {"fwd_short": False, "fwd_long": True, "bwd_q": True, "bwd_kv": True}
+# How a kernel reads tables that both kinds of label index. A row or a column of a table that lies along the rows of
+# the tile costs a few registers, one along its columns as many as the tile is wide / 4. Walking over labels costs a
+# reduction each, and a loop inside a loop, which then is not pipelined.
+BOTH_LABELS = {
+    "fwd_short": "walk",
+    "fwd_long": "unroll",
+    "bwd_q": "unroll",
+    # keys are its rows: columns for each key label would lie across
+    "bwd_kv": "gather",
+    "bwd_tables": "unroll",
+}
 
 
 @dataclass(frozen=True)
@@ -100,9 +109,8 @@ def choose_lookup(kernel: str, by_query: bool, by_key: bool, key_labels: int) ->
     """
     if not (by_query and by_key):
         return "gather"
-    if not NESTS_IN_A_LOOP[kernel]:
-        return "walk"
-    return "unroll" if key_labels <= MAX_UNROLLED_LABELS else "gather"
+    how = BOTH_LABELS[kernel]
+    return "gather" if how == "unroll" and key_labels > MAX_UNROLLED_LABELS else how
 
 
 def choose_tiles_per_program(tiles: int, groups: int, most: int) -> int:
