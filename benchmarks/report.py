@@ -15,6 +15,8 @@ from typing import Any
 
 import tyro
 
+from benchmarks import registry
+
 RESULTS = Path(__file__).with_name("results")
 Line = dict[str, Any]
 
@@ -83,18 +85,28 @@ def read(folder: Path) -> list[Line]:
 
 
 def latest(lines: list[Line]) -> dict[str, list[Table]]:
-    """By device, one table a shape, dtype and mode: that of the last run which measured weft and a baseline there."""
+    """By device and threads, one table a shape, dtype and mode: that of the last run with weft and a baseline there."""
     runs: dict[tuple[str, ...], dict[str, list[Line]]] = {}
     for line in lines:
-        key = (line["device"], line["op"], line["shape"], line["dtype"], line["mode"])
+        device = f"{line['device']}, {line['simd']}, {line['threads']} threads"
+        key = (device, line["op"], line["shape"], line["dtype"], line["mode"])
         runs.setdefault(key, {}).setdefault(line["run"], []).append(line)
     found: dict[str, list[Table]] = {}
-    for key, by_run in runs.items():
+    for key, by_run in sorted(runs.items(), key=_place):
         tables = [table for members in by_run.values() if (table := Table.of(members)).ratio is not None]
         if tables:
             # isoformat in UTC sorts as text
             found.setdefault(key[0], []).append(max(tables, key=lambda table: table.lines[0]["date"]))
     return found
+
+
+def _place(item: tuple[tuple[str, ...], Any]) -> tuple[Any, ...]:
+    """Rows stand in the order of the registry."""
+    device, op, shape, dtype, mode = item[0]
+    benchmark = registry.load(op)
+    orders = [x.name for x in benchmark.shapes], [x.name for x in benchmark.modes], list(benchmark.dtypes)
+    ranks = [o.index(name) if name in o else len(o) for o, name in zip(orders, (shape, mode, dtype), strict=True)]
+    return (device, op, *ranks)
 
 
 def markdown(lines: list[Line]) -> str:
@@ -104,7 +116,7 @@ def markdown(lines: list[Line]) -> str:
         first = max((table.lines[0] for table in tables), key=lambda line: line["date"])
         commits = sorted({table.lines[0]["commit"] + ("+" if table.lines[0]["dirty"] else "") for table in tables})
         parts.append(
-            f"{device}, {first['simd']}, {first['threads']} threads, torch {first['torch']}, {first['date'][:10]}, "
+            f"{device}, torch {first['torch']}, {first['date'][:10]}, "
             f"commit {', '.join(commits)}. Median time of one call; memory beyond inputs and results. The baseline is "
             "the fastest of all that were measured in the same run.\n\n"
             "| shape | dtype | mode | weft, ms | memory | fastest baseline | ms | memory | speed-up |\n"
@@ -119,11 +131,10 @@ def headline(lines: list[Line]) -> str:
     for device, tables in latest(lines).items():
         ratios = [table.ratio for table in tables if table.ours and "edit" in table.ours["mode"] and table.ratio]
         if ratios:
-            threads = tables[0].lines[0]["threads"]
             sentences.append(
                 f"Attention with an edit of four regions and eight maps, against the fastest of the eager and compiled"
                 f" ways to do it in plain PyTorch: {min(ratios):.1f} to {max(ratios):.1f} times faster "
-                f"({device}, {threads} threads; [all numbers](#numbers))."
+                f"({device}; [all numbers](#numbers))."
             )
     return "\n\n".join(sentences) or "Not measured yet."
 
