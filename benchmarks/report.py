@@ -85,7 +85,7 @@ def read(folder: Path) -> list[Line]:
 
 
 def latest(lines: list[Line]) -> dict[str, list[Table]]:
-    """By device and threads, one table a shape, dtype and mode: that of the last run with weft and a baseline there."""
+    """By device and threads, one table a shape, dtype and mode: of the last run with weft and a baseline there."""
     runs: dict[tuple[str, ...], dict[str, list[Line]]] = {}
     for line in lines:
         device = f"{line['device']}, {line['simd']}, {line['threads']} threads"
