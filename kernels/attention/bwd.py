@@ -20,7 +20,7 @@ from torch import Tensor
 from . import launch
 from .bwd_tables import attention_bwd_tables
 from .fwd import VARYING, Forward
-from .host import Call, options
+from .host import Call
 from .tiles import (
     BOTTOM,
     BOTTOM_KEY,
@@ -438,8 +438,7 @@ def attention_bwd(
         BLOCK_Q=tile.block_q,
         BLOCK_K=tile.block_k,
         FULL_K=seqlen_k % tile.block_k == 0,
-        **call.lookup("bwd_q"),
-        **options(tile),
+        **call.options("bwd_q", tile),
     )
     arguments["terms_ptr"] = terms
     dk, dv, dw = _launch_bwd_kv(call, arguments, dreadout.numel() > 0)
@@ -474,8 +473,7 @@ def _launch_bwd_kv(call: Call, arguments: dict[str, object], wants_readout: bool
         BLOCK_Q=tile.block_q,
         BLOCK_K=tile.block_k,
         FULL_K=seqlen_k % tile.block_k == 0,
-        **call.lookup("bwd_kv"),
-        **options(tile),
+        **call.options("bwd_kv", tile),
     )
     if splits == 1:
         return dk[0], dv[0], dw[0].sum(1)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import launch
 from .fwd import VARYING
-from .host import Call, options
+from .host import Call
 from .tiles import (
     BOTTOM,
     INVERSE,
@@ -251,8 +251,7 @@ def attention_bwd_tables(call: Call, arguments: dict[str, object]) -> tuple[Tens
         BLOCK_K=tile.block_k,
         BLOCK_L=BLOCK_L,
         FULL_K=seqlen_k % tile.block_k == 0,
-        **call.lookup("bwd_tables"),
-        **options(tile),
+        **call.options("bwd_tables", tile),
     )
     sums = parts.sum((1, 2))  # [B, 4, Lq, Lk]
 

@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import launch
-from .host import Call, options
+from .host import Call
 from .tiles import (
     BOTTOM,
     BOTTOM_KEY,
@@ -423,7 +423,7 @@ def _launch_fwd(call: Call, out: Tensor, reads: Tensor, rows: Tensor) -> None:
     kernel = launch.choose_forward(seqlen_k)
     tile = call.tile(kernel)
     tiles = triton.cdiv(seqlen_q, tile.block_q)
-    arguments = call.arguments | call.lookup(kernel) | options(tile)
+    arguments = call.arguments | call.options(kernel, tile)
     arguments |= {
         "out_ptr": out,
         "reads_ptr": reads,

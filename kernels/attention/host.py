@@ -72,11 +72,18 @@ class Call:
         arch = device_arch(self.q.device)
         return launch.choose_tile(kernel, arch, self.q.element_size(), head_dim, seqlen_q, seqlen_k)
 
-    def lookup(self, kernel: str) -> dict[str, Any]:
-        """The constexprs that say how ``kernel`` reads the tables."""
+    def options(self, kernel: str, tile: Tile) -> dict[str, Any]:
+        """How ``kernel`` reads the tables, and how it is compiled."""
         by_query, by_key = self.query_labels is not None, self.key_labels is not None
         how = launch.choose_lookup(kernel, by_query, by_key, self.labels[1])
-        return {"LOOKUP": how, "LABELS": self.labels[1] if how == "unroll" else 0}
+        return {
+            "LOOKUP": how,
+            "LABELS": self.labels[1] if how == "unroll" else 0,
+            "num_warps": tile.num_warps,
+            "num_stages": launch.choose_stages(tile, how, by_query and by_key),
+            # pinned, since its default differs between versions of Triton
+            "enable_fp_fusion": False,
+        }
 
     @cached_property
     def arguments(self) -> dict[str, Any]:
@@ -135,11 +142,6 @@ class Call:
         values = 16 // self.q.element_size()
         strides = (stride for x in (self.q, self.k, self.v) for stride in x.stride()[:3])
         return values if all(stride % values == 0 for stride in strides) else 1
-
-
-def options(tile: Tile) -> dict[str, Any]:
-    """Launch options of a tile. Contraction is pinned off: its default differs between versions of Triton."""
-    return {"num_warps": tile.num_warps, "num_stages": tile.num_stages, "enable_fp_fusion": False}
 
 
 @lru_cache(maxsize=64)

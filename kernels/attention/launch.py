@@ -113,6 +113,11 @@ def choose_lookup(kernel: str, by_query: bool, by_key: bool, key_labels: int) ->
     return "gather" if how == "unroll" and key_labels > MAX_UNROLLED_LABELS else how
 
 
+def choose_stages(tile: Tile, lookup: str, both_labels: bool) -> int:
+    """Depth of the load pipeline: none where whole tiles of tables are gathered, which would be buffered as well."""
+    return 1 if lookup == "gather" and both_labels else tile.num_stages
+
+
 def choose_tiles_per_program(tiles: int, groups: int, most: int) -> int:
     """Query tiles that one program does in turn, so that it reads its keys once, while enough programs are left.
 

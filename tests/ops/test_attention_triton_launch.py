@@ -93,6 +93,13 @@ def test_how_tables_are_read(kernel, by_query, by_key, labels, expected):
     assert launch.choose_lookup(kernel, by_query, by_key, labels) == expected
 
 
+def test_gathered_tiles_are_not_buffered():
+    tile = launch.choose_tile("fwd_long", 90, 2, 64, 4096, 4096)
+    assert tile.num_stages > 1
+    assert launch.choose_stages(tile, "gather", True) == 1
+    assert launch.choose_stages(tile, "gather", False) == launch.choose_stages(tile, "unroll", True) == tile.num_stages
+
+
 def test_programs_stay_many():
     assert launch.choose_tiles_per_program(tiles=64, groups=2, most=4) == 1
     assert launch.choose_tiles_per_program(tiles=64, groups=20, most=4) == 4
