@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+# it measures, and pytest-benchmark measures nothing in a worker of pytest-xdist
+pytestmark = pytest.mark.serial
+
 ROOT = Path(__file__).resolve().parents[2]
 PROVIDERS = ("weft", "eager", "sdpa_padded")
 WANTED = {

@@ -28,7 +28,7 @@ BUDGET = {
     "attention_short<128, 80>": 255,
     "attention_short<160, 80>": 255,
     "attention_short<40, 128>": 168,
-    "attention_short<64, 128>": 168,
+    "attention_short<64, 128>": 255,
     "attention_short<80, 128>": 255,
     "attention_short<128, 128>": 255,
     "attention_short<160, 128>": 255,

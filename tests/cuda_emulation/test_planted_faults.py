@@ -67,7 +67,8 @@ FAULTS = {
     "values: off by one": Fault("products.cuh", "a[i][2] = pack<T>(p[i][n + 1]", "a[i][2] = pack<T>(p[i][n]",
                                 WRONG_NUMBERS),
     "output: one row too many": Fault("rows.cuh", "row >= count", "row > count", "`out`"),
-    "output: one unit too far": Fault("rows.cuh", "row * stride + column;", "row * stride + column + 8;", "`out`"),
+    "output: one unit too far": Fault("rows.cuh", "row * stride + column;", "row * stride + column + 8;",
+                                        "out of bounds"),
     "maps: one column too many": Fault("readout.cuh", "m < columns) visit", "m <= columns) visit", "`maps`"),
     # a warp that falls apart
     "shuffle: some lanes only": Fault("softmax.cuh", "x += __shfl", "if (x > 1.5f) x += __shfl", "is at|never reach"),

@@ -26,9 +26,9 @@ struct ShortShared {
 
 // Blocks that a multiprocessor's registers must hold: two sets of fragments, P and O, decide.
 template <int D, int kKeys>
-constexpr int kShortBlocks = D + kKeys <= 128   ? 4
-                             : D + kKeys <= 192 ? 3
-                                                : 2;
+constexpr int kShortBlocks = D + kKeys <= 128  ? 4
+                             : D + kKeys < 192 ? 3
+                                               : 2;
 
 template <class T, int D, int kKeys>
 __global__ void __launch_bounds__(kThreads, kShortBlocks<D, kKeys>)
