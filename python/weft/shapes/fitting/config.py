@@ -42,10 +42,10 @@ class StageConfig:
 class VaeConfig(StageConfig):
     """Autoencoder: L1 + L2 reconstruction and a small KL term."""
 
-    steps: int = 2400
+    steps: int = 1800
     batch_size: int = 32
     learning_rate: float = 1.5e-3
-    decay_steps: int = 800
+    decay_steps: int = 550
     average_decay: float = 0.998
     kl_weight: float = 5e-4  # KL is averaged over latent elements, the reconstruction over pixels in [-1, 1]
 
@@ -54,10 +54,10 @@ class VaeConfig(StageConfig):
 class DiffusionConfig(StageConfig):
     """UNet and text encoder, trained together on latents that are encoded once."""
 
-    steps: int = 8000
-    batch_size: int = 32
+    steps: int = 7500
+    batch_size: int = 16  # early on a gradient's noise is worth five samples: more steps beat larger batches
     learning_rate: float = 8e-4
-    decay_steps: int = 1500
+    decay_steps: int = 1400
     bank_size: int = 32_000  # scenes encoded once
     caption_dropout: float = 0.1  # share of empty captions, for classifier-free guidance
     # timesteps are 1000 u**power with u uniform: below one favours high noise, where the number of objects is decided
