@@ -22,6 +22,8 @@ struct LongTile {
   static constexpr int kRows = kWarps * kRowTiles * 16;
   // blocks that a multiprocessor's registers must hold
   static constexpr int kBlocks = 2;
+  // labels of the next tile wait in a register until this one is computed; D = 128 has none left on sm_80
+  static constexpr bool kLateLabels = D != 128;
 
   // shared memory, in bytes from its start
   static constexpr int kRow = kRowStride<D> * 2;
@@ -82,12 +84,12 @@ struct KeyTiles {
       const int successor = next(tile + 1);
       int label = 0;
       if (successor < tiles) {
-        copy(successor, stage ^ 1, values);
         label = fetch_label(successor);
+        copy(successor, stage ^ 1, values);
+        if (!Tile::kLateLabels) store_label(stage ^ 1, label);
       }
       visit(tile, stage);
-      // stored only now, so that fetching it took no time
-      if (successor < tiles) store_label(stage ^ 1, label);
+      if (Tile::kLateLabels && successor < tiles) store_label(stage ^ 1, label);
       tile = successor;
       stage ^= 1;
     }
