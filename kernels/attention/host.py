@@ -70,7 +70,8 @@ class Call:
     def tile(self, kernel: str) -> Tile:
         _, seqlen_q, seqlen_k, _, head_dim = self.sizes
         arch = device_arch(self.q.device)
-        return launch.choose_tile(kernel, arch, self.q.element_size(), head_dim, seqlen_q, seqlen_k)
+        width = launch.value_width(head_dim, self.columns)
+        return launch.choose_tile(kernel, arch, self.q.element_size(), width, seqlen_q, seqlen_k)
 
     def options(self, kernel: str, tile: Tile) -> dict[str, Any]:
         """How ``kernel`` reads the tables, and how it is compiled."""

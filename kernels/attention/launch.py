@@ -64,6 +64,11 @@ def power_of_two(length: int) -> int:
     return max(MIN_BLOCK, 1 << (max(length, 1) - 1).bit_length())
 
 
+def value_width(head_dim: int, columns: int) -> int:
+    """D as far as registers are concerned: many read-out columns weigh like so many more of V, a few do not matter."""
+    return min(256, head_dim + (columns if columns > MIN_BLOCK else 0))
+
+
 @lru_cache(maxsize=1024)
 def choose_tile(kernel: str, arch: int, itemsize: int, head_dim: int, seqlen_q: int, seqlen_k: int) -> Tile:
     """The tile of ``kernel`` for one shape: its row of the table, cut to lengths that are shorter.

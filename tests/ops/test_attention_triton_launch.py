@@ -93,6 +93,11 @@ def test_how_tables_are_read(kernel, by_query, by_key, labels, expected):
     assert launch.choose_lookup(kernel, by_query, by_key, labels) == expected
 
 
+def test_many_columns_take_the_tile_of_a_wider_head():
+    assert [launch.value_width(64, columns) for columns in (0, 1, 16, 17, 128)] == [64, 64, 64, 81, 192]
+    assert launch.value_width(256, 128) == 256
+
+
 def test_gathered_tiles_are_not_buffered():
     tile = launch.choose_tile("fwd_long", 90, 2, 64, 4096, 4096)
     assert tile.num_stages > 1
