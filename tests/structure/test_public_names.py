@@ -10,7 +10,7 @@ import weft
 import weft.ops
 
 NAMES = ["Attachment", "AttentionMaps", "BackendUnavailableError", "attach", "backend", "ops"]
-OPS = ["Edit", "attention"]
+OPS = ["Edit", "attention", "regions"]
 
 
 def test_names_of_weft() -> None:

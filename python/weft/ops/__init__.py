@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from weft.ops import regions
 from weft.ops._attention_edit import Edit
 from weft.ops.attention import attention
 
-__all__ = ["Edit", "attention"]
+__all__ = ["Edit", "attention", "regions"]

@@ -1,0 +1,1 @@
+"""Regions of a grid chosen from maps: greedy search of the best window for each object."""

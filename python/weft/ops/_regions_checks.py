@@ -1,0 +1,175 @@
+"""What the functions of ``regions`` ask of their arguments: one message for each way they can be wrong."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Size = tuple[int, int]
+
+# a bitmask of this many objects still fits int32
+MAX_BITS = 31
+EXCLUSIONS = {"forbid": None, "scale": -2.0}
+FALLBACKS = ("empty", "first")
+OVERLAPS = ("bitmask", "first")
+
+
+def check_maps(op: str, maps: Tensor) -> None:
+    """[B, n, h, w], float."""
+    _check_tensor(op, "maps", maps, "[B, n, h, w]", 4)
+    if not maps.dtype.is_floating_point:
+        raise TypeError(f"{op}: `maps` must be a float tensor; got {_name(maps.dtype)}")
+    if 0 in maps.shape[2:]:
+        raise ValueError(f"{op}: `maps` must have at least one row and one column; got {list(maps.shape)}")
+
+
+def check_masks(op: str, masks: Tensor) -> None:
+    """[B, n, h, w], bool."""
+    _check_tensor(op, "masks", masks, "[B, n, h, w]", 4)
+    if masks.dtype != torch.bool:
+        raise TypeError(f"{op}: `masks` must be bool; got {_name(masks.dtype)}; compare floats with a threshold first")
+
+
+def check_windows(op: str, windows: Tensor) -> None:
+    """[B, n, 4], integer."""
+    _check_tensor(op, "windows", windows, "[B, n, 4] (top, left, height, width)", 3)
+    if windows.shape[2] != 4:
+        raise ValueError(f"{op}: `windows` must be [B, n, 4] (top, left, height, width); got {list(windows.shape)}")
+    check_integers(op, "windows", windows)
+
+
+def check_labels(op: str, labels: Tensor) -> None:
+    """[B, h, w], integer."""
+    _check_tensor(op, "labels", labels, "[B, h, w]", 3)
+    check_integers(op, "labels", labels)
+    if 0 in labels.shape[1:]:
+        raise ValueError(f"{op}: `labels` must have at least one row and one column; got {list(labels.shape)}")
+
+
+def check_integers(op: str, name: str, x: Tensor) -> None:
+    """Not floats, which would round, and not bool."""
+    if x.dtype.is_floating_point or x.dtype.is_complex or x.dtype == torch.bool:
+        raise TypeError(f"{op}: `{name}` must be an integer tensor; got {_name(x.dtype)}")
+
+
+def check_present(op: str, present: Tensor, maps: Tensor) -> None:
+    """bool [B, n] beside the maps."""
+    _check_tensor(op, "present", present, "[B, n]", 2)
+    if present.dtype != torch.bool:
+        raise TypeError(f"{op}: `present` must be bool; got {_name(present.dtype)}")
+    if present.shape != maps.shape[:2]:
+        raise ValueError(
+            f"{op}: `present` must be [B, n] = {list(maps.shape[:2])} to match maps; got {list(present.shape)}"
+        )
+    if present.device != maps.device:
+        raise ValueError(f"{op}: `present` must be on the device of maps, {maps.device}; got {present.device}")
+
+
+def check_size(op: str, name: str, size: Any) -> Size:
+    """(rows, columns), each at least 1."""
+    if not isinstance(size, (tuple, list, torch.Size)) or not all(_is_integer(x) for x in size):
+        raise TypeError(f"{op}: `{name}` must be two integers (rows, columns); got {size!r}")
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError(f"{op}: `{name}` must be two integers (rows, columns), 1 or more; got {tuple(size)}")
+    return int(size[0]), int(size[1])
+
+
+def check_sizes(op: str, sizes: Sequence[Any], grid: Size, margin: int, needs_first: bool) -> tuple[Size, ...]:
+    """At least one (height, width), one of them within the grid less its margin; the first too where it is needed."""
+    if isinstance(sizes, (str, Tensor)) or not isinstance(sizes, Sequence):
+        raise TypeError(f"{op}: `sizes` must be a sequence of (height, width); got {type(sizes).__name__}")
+    checked = tuple(check_size(op, "sizes", size) for size in sizes)
+    if not checked:
+        raise ValueError(f"{op}: `sizes` must hold at least one (height, width); got none; see window_sizes")
+    room = (grid[0] - margin, grid[1] - margin)
+    if not any(height <= room[0] and width <= room[1] for height, width in checked):
+        raise ValueError(
+            f"{op}: one of `sizes` must fit into {room[0]} x {room[1]} cells, the grid {grid[0]} x {grid[1]} less its "
+            f"margin of {margin}; got {', '.join(f'{height} x {width}' for height, width in checked)}"
+        )
+    if needs_first and (checked[0][0] > grid[0] or checked[0][1] > grid[1]):
+        raise ValueError(
+            f"{op}: the first of `sizes` must fit into the grid {grid[0]} x {grid[1]}, since `fallback` is 'first'; "
+            f"got {checked[0][0]} x {checked[0][1]}"
+        )
+    return checked
+
+
+def check_margin(op: str, margin: Any) -> int:
+    """An integer, not negative."""
+    if not _is_integer(margin):
+        raise TypeError(f"{op}: `margin` must be an integer; got {margin!r}")
+    if margin < 0:
+        raise ValueError(f"{op}: `margin` must be 0 or more; got {margin}")
+    return int(margin)
+
+
+def check_share(op: str, name: str, share: Any, least_is_zero: bool = True) -> float:
+    """A number in [0, 1], or in (0, 1]."""
+    number = check_number(op, name, share)
+    if number > 1 or number < 0 or (number == 0 and not least_is_zero):
+        interval = "[0, 1]" if least_is_zero else "(0, 1]"
+        raise ValueError(f"{op}: `{name}` must be a share of the grid in {interval}; got {share}")
+    return number
+
+
+def check_side(op: str, smallest: Any) -> int:
+    """An integer, 1 or more."""
+    if not _is_integer(smallest):
+        raise TypeError(f"{op}: `smallest` must be an integer or None; got {smallest!r}")
+    if smallest < 1:
+        raise ValueError(f"{op}: `smallest` must be 1 or more; got {smallest}")
+    return int(smallest)
+
+
+def check_aspects(op: str, aspects: Any) -> tuple[float, ...]:
+    """At least one number above 0."""
+    if isinstance(aspects, str) or not isinstance(aspects, Sequence):
+        raise TypeError(f"{op}: `aspects` must be a sequence of height / width; got {aspects!r}")
+    checked = tuple(check_number(op, "aspects", aspect) for aspect in aspects)
+    if not checked or min(checked) <= 0:
+        raise ValueError(f"{op}: `aspects` must be one or more numbers above 0; got {tuple(aspects)}")
+    return checked
+
+
+def check_number(op: str, name: str, value: Any) -> float:
+    """A finite number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{op}: `{name}` must be a number; got {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"{op}: `{name}` must be finite; got {value}")
+    return float(value)
+
+
+def check_exclusion(op: str, exclusion: Any) -> float | None:
+    """The factor for cells that are taken; None where overlap is forbidden."""
+    if isinstance(exclusion, str):
+        return EXCLUSIONS[check_choice(op, "exclusion", exclusion, tuple(EXCLUSIONS), " or a factor")]
+    return check_number(op, "exclusion", exclusion)
+
+
+def check_choice(op: str, name: str, value: Any, known: tuple[str, ...], beside: str = "") -> str:
+    """One of the ``known`` names."""
+    if value not in known:
+        listed = ", ".join(map(repr, known))
+        raise ValueError(f"{op}: `{name}` must be one of {listed}{beside}; got {value!r}")
+    return str(value)
+
+
+def _check_tensor(op: str, name: str, x: Any, axes: str, rank: int) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{op}: `{name}` must be a tensor {axes}; got {type(x).__name__}")
+    if x.ndim != rank:
+        raise ValueError(f"{op}: `{name}` must be {axes}; got {list(x.shape)}, {x.ndim} axes")
+
+
+def _is_integer(x: Any) -> bool:
+    return isinstance(x, int) and not isinstance(x, bool)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,72 @@
+"""Backends and registration of ``best_windows``; arguments are checked by ``regions``.
+
+Plain inference calls the backend straight away; a call that is being traced goes through the registered operator
+``weft::best_windows``, so that a compiler need not look inside.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+
+from weft._dispatch import Backend, Op, check_backend_name, named_in_trace, requested_backend
+from weft.kernels.regions.reference import Size, best_windows_reference
+
+
+def search(
+    maps: Tensor,
+    sizes: tuple[Size, ...],
+    margin: int,
+    protected: int,
+    protect_factor: float,
+    exclusion: float | None,
+    fallback: Size,
+    present: Tensor | None,
+    backend: str | None,
+) -> Tensor:
+    """``best_windows_reference`` by the backend asked for, as an operator where somebody traces."""
+    if torch.compiler.is_compiling() or is_in_torch_dispatch_mode() or type(maps) is not Tensor:
+        flat = [side for size in sizes for side in size]
+        name = named_in_trace(backend)
+        numbers = (margin, protected, protect_factor, exclusion, list(fallback))
+        windows: Tensor = _operator(maps, flat, *numbers, present, name)
+    else:
+        arguments = (maps, sizes, margin, protected, protect_factor, exclusion, fallback, present)
+        windows = _choose(backend, arguments).forward(*arguments)
+    return windows
+
+
+def _choose(name: str | None, arguments: tuple[Any, ...]) -> Backend:
+    """A name given to the call is an order; one that is in force for every op counts if this op has such a backend."""
+    if name is not None:
+        return BEST_WINDOWS.choose(check_backend_name(name), *arguments)
+    requested = requested_backend(None)
+    known = any(backend.name == requested for backend in BEST_WINDOWS.backends)
+    return BEST_WINDOWS.choose(requested if known else "auto", *arguments)
+
+
+def _refuse_reference(*arguments: Any) -> list[str]:
+    return []
+
+
+BEST_WINDOWS = Op("regions.best_windows", (Backend("reference", _refuse_reference, best_windows_reference),))
+
+
+@torch.library.custom_op(
+    "weft::best_windows",
+    mutates_args=(),
+    schema="(Tensor maps, int[] sizes, int margin, int protected, float protect_factor, float? exclusion, "
+    "int[] fallback, Tensor? present, str backend) -> Tensor",
+)
+def _operator(maps, sizes, margin, protected, protect_factor, exclusion, fallback, present, backend):  # type: ignore[no-untyped-def]
+    pairs = tuple(zip(sizes[::2], sizes[1::2], strict=True))
+    arguments = (maps, pairs, margin, protected, protect_factor, exclusion, tuple(fallback), present)
+    return _choose(backend or None, arguments).forward(*arguments)
+
+
+@_operator.register_fake
+def _(maps, *rest):  # type: ignore[no-untyped-def]
+    return maps.new_empty((maps.shape[0], maps.shape[1], 4), dtype=torch.int32)
