@@ -30,7 +30,7 @@ class Options:
         op: Which op.
         shape: Names of shapes; none for all that are not optional.
         mode: Names of modes; none for all that are not backward.
-        dtype: Names of dtypes; none for all.
+        dtype: Names of dtypes; none for those that the op is usually measured in.
         provider: Names of providers; none for all.
         threads: Threads of torch and of weft.
         optional: Measure optional shapes too.
@@ -80,8 +80,8 @@ def run(options: Options) -> list[dict[str, Any]]:
     around = {"run": uuid.uuid4().hex[:12], "gate": options.gate, **circumstances(options.threads)}
     lines = []
     for shape in shapes:
-        for dtype in options.dtype or tuple(benchmark.dtypes):
-            for mode in modes:
+        for dtype in options.dtype or benchmark.default_dtypes or tuple(benchmark.dtypes):
+            for mode in (mode for mode in modes if mode.applies(shape)):
                 measured = _measure(benchmark, shape, dtype, mode, options)
                 measured = [{**line, **around} for line in measured]
                 print(Table.of(measured).text(), flush=True)
@@ -95,11 +95,12 @@ def run(options: Options) -> list[dict[str, Any]]:
 def _measure(benchmark: Benchmark, shape: Shape, dtype: str, mode: Mode, options: Options) -> list[dict[str, Any]]:
     """Every provider of one mode at one shape and dtype."""
     inputs = benchmark.make_inputs(shape, benchmark.dtypes[dtype], mode)
-    wanted = tuple(name for name in options.provider if any(name == p.name for p in mode.providers))
+    here = mode.providers_on("cpu")
+    wanted = tuple(name for name in options.provider if any(name == p.name for p in here))
     if options.provider and not wanted:
-        known = ", ".join(p.name for p in mode.providers)
+        known = ", ".join(p.name for p in here)
         raise ValueError(f"benchmarks: `provider` must be of {known}; got {', '.join(options.provider)}")
-    providers = registry.select("provider", mode.providers, wanted)
+    providers = registry.select("provider", here, wanted)
     # compiled calls of other shapes count towards the compiler's limit, past which it silently runs eager code
     torch.compiler.reset()
     calls = {}

@@ -8,7 +8,6 @@ form gathers while it runs, because the compiler fuses that and is faster for it
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -16,68 +15,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.cases.attention_problem import GradientsOf, Problem
 from benchmarks.registry import Call
 from weft.testing import AttentionInputs
 
-Attend = Callable[..., tuple[Tensor, Tensor | None]]
-
-
-@dataclass(frozen=True, eq=False)
-class Problem:
-    """The inputs of one mode.
-
-    Attributes:
-        inputs: Of the op.
-        one_hot: Whether every read-out column is one key's, shared by the samples, so that columns can be picked.
-        backward: Whether the gradients of q, k and v are part of the work.
-    """
-
-    inputs: AttentionInputs
-    one_hot: bool
-    backward: bool
-
-    def columns(self) -> Tensor | None:
-        """The keys that are read out, [M], where the read-out is one-hot."""
-        readout = self.inputs.readout
-        return readout[0].argmax(0) if self.one_hot and readout is not None else None
-
-    def wrap(self, call: Call) -> Call:
-        """``call`` without a graph; or, for a backward, followed by it."""
-        if not self.backward:
-            return torch.no_grad()(call)
-        return BackwardOf(self.inputs, call)
-
-
-class BackwardOf:
-    """Run a call and send fixed gradients back through both results to q, k and v; gives the results."""
-
-    def __init__(self, inputs: AttentionInputs, call: Call) -> None:
-        self.leaves = [x.requires_grad_() for x in (inputs.q, inputs.k, inputs.v)]
-        self.call = call
-        self.arriving: list[Tensor] = []
-
-    def __call__(self) -> tuple[Tensor, Tensor]:
-        results = self.call()
-        if not self.arriving:
-            self.arriving = [torch.randn_like(x) for x in results]
-        torch.autograd.grad(results, self.leaves, self.arriving)
-        return results
-
 
 class Dense(NamedTuple):
-    """Tables gathered to [1, 1, Nq, Nk] in the dtype of q; labels shared by the samples."""
+    """Tables gathered to [1, 1, Nq, Nk] in the dtype of q, or absent; labels shared by the samples."""
 
-    alpha: Tensor
-    beta: Tensor
-    gamma: Tensor
-    delta: Tensor
+    alpha: Tensor | None = None
+    beta: Tensor | None = None
+    gamma: Tensor | None = None
+    delta: Tensor | None = None
 
 
 def gather_tables(x: AttentionInputs) -> Dense:
+    if not x.tables():
+        return Dense()
     assert x.query_labels is not None and x.key_labels is not None
     r, c = x.query_labels[0].long(), x.key_labels[0].long()
-    found = [table[:, r][:, :, c][:, None].to(x.q.dtype) for table in x.tables().values()]
-    return Dense(*found)
+    return Dense(**{name: table[:, r][:, :, c][:, None].to(x.q.dtype) for name, table in x.tables().items()})
 
 
 # --- eager ----------------------------------------------------------------------------------------------------------
@@ -87,7 +44,7 @@ def eager(problem: Problem) -> Call:
     """baddbmm, edit, softmax, bmm: a processor that has the probabilities."""
     x = problem.inputs
     dense = gather_tables(x) if x.tables() else None
-    attend = partial(_eager, dense=dense, columns=problem.columns(), in_place=not problem.backward)
+    attend = partial(_eager, dense=dense, columns=problem.columns(), in_place=not problem.gradients)
     return problem.wrap(lambda: attend(x.q, x.k, x.v, x.scale, readout=x.readout))
 
 
@@ -118,12 +75,7 @@ def _eager(
     logits = torch.baddbmm(q.new_empty(1, 1, 1), q3, k3.transpose(1, 2), beta=0, alpha=scale)
     if dense is not None:
         logits = logits.unflatten(0, (samples, heads))
-        low, high = torch.aminmax(logits, dim=-1, keepdim=True)
-        if in_place:
-            logits.mul_(dense.alpha).addcmul_(dense.beta, high).addcmul_(dense.gamma, low).add_(dense.delta)
-        else:
-            logits = dense.alpha * logits + dense.beta * high + dense.gamma * low + dense.delta
-        logits = logits.flatten(0, 1)
+        logits = (_edit_in_place if in_place else _edit)(logits, dense).flatten(0, 1)
     probabilities = logits.softmax(-1)
     out = torch.bmm(probabilities, v3).unflatten(0, (samples, heads)).transpose(1, 2).contiguous()
     if readout is None:
@@ -133,6 +85,25 @@ def _eager(
         # only the columns that are read are averaged
         return out, by_head[..., columns].float().mean(1)
     return out, by_head.mean(1).float() @ readout
+
+
+def _edit(logits: Tensor, dense: Dense) -> Tensor:
+    low, high = torch.aminmax(logits, dim=-1, keepdim=True)
+    edited = logits if dense.alpha is None else dense.alpha * logits
+    for table, factor in ((dense.beta, high), (dense.gamma, low)):
+        if table is not None:
+            edited = edited + table * factor
+    return edited if dense.delta is None else edited + dense.delta
+
+
+def _edit_in_place(logits: Tensor, dense: Dense) -> Tensor:
+    low, high = torch.aminmax(logits, dim=-1, keepdim=True)
+    if dense.alpha is not None:
+        logits.mul_(dense.alpha)
+    for table, factor in ((dense.beta, high), (dense.gamma, low)):
+        if table is not None:
+            logits.addcmul_(table, factor)
+    return logits if dense.delta is None else logits.add_(dense.delta)
 
 
 # --- SDPA -----------------------------------------------------------------------------------------------------------
@@ -183,7 +154,8 @@ def daam(problem: Problem) -> Call:
     def call() -> tuple[Tensor, Tensor]:
         q, k, v = (t.transpose(1, 2) for t in (x.q, x.k, x.v))
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=x.scale).transpose(1, 2).contiguous()
-        probabilities = (q @ k.transpose(-1, -2)).mul_(x.scale).add_(mask).softmax(-1)
+        logits = (q @ k.transpose(-1, -2)).mul_(x.scale)
+        probabilities = (logits if mask is None else logits.add_(mask)).softmax(-1)
         if columns is not None:
             return out, probabilities[..., columns].float().mean(1)
         return out, probabilities.mean(1).float() @ x.readout
@@ -199,7 +171,7 @@ def compiled(prepare: Callable[[Problem], Call]) -> Callable[[Problem], Call]:
 
     def prepare_compiled(problem: Problem) -> Call:
         call = prepare(problem)
-        if isinstance(call, BackwardOf):
+        if isinstance(call, GradientsOf):
             call.call = torch.compile(call.call, dynamic=False, fullgraph=True)
             return call
         return torch.compile(call, dynamic=False, fullgraph=True)
