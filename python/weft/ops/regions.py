@@ -265,16 +265,16 @@ def labels_of(masks: Tensor, *, overlap: str = "bitmask") -> Tensor:
     checks.check_masks(op, masks)
     checks.check_choice(op, "overlap", overlap, checks.OVERLAPS)
     objects = masks.shape[1]
-    order = torch.arange(objects, dtype=torch.int32, device=masks.device)[:, None, None]
     if overlap == "bitmask":
         if objects > checks.MAX_BITS:
             raise ValueError(
                 f"{op}: a bitmask holds {checks.MAX_BITS} masks at most; got n = {objects}; use overlap='first'"
             )
-        return (masks.to(torch.int32) << order).sum(1, dtype=torch.int32)
-    # the earlier, the larger: the first object becomes n, the last 1
-    rank = (masks * (objects - order)).amax(1) if objects else masks.new_zeros(masks[:, :0].sum(1).shape)
-    return torch.where(rank > 0, objects + 1 - rank, 0).to(torch.int32)
+        bits = torch.arange(objects, dtype=torch.int32, device=masks.device)[:, None, None]
+        return (masks.to(torch.int32) << bits).sum(1, dtype=torch.int32)
+    background = masks.new_ones(masks.shape[0], 1, *masks.shape[2:])
+    first = torch.cat([masks, background], 1).to(torch.int32).argmax(1)  # the first of equals; n for the background
+    return ((first + 1) % (objects + 1)).to(torch.int32)
 
 
 def resize_labels(labels: Tensor, size: Size) -> Tensor:
