@@ -1,4 +1,7 @@
-"""Lets the tests of this folder import ``tiny_pipelines``, kept by the tests of attaching; runs them on one core."""
+"""Lets the tests of this folder import what ``support`` holds, and ``tiny_pipelines``, kept by the tests of attaching.
+
+Runs them on one core.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.append(str(Path(__file__).parents[1] / "attach" / "support"))
+sys.path += [str(Path(__file__).parents[1] / "attach" / "support"), str(Path(__file__).parent / "support")]
 
 
 @pytest.fixture(autouse=True)

@@ -45,8 +45,9 @@ def related_pixels(covered: Tensor) -> Tensor:
 def edit_cross(logits: Tensor, weights: Tensor, strength: float, double: bool) -> Tensor:
     """(i): S~ of a cross-attention from S [..., pixels, tokens] and M."""
     highest, lowest = logits.amax(-1, keepdim=True), logits.amin(-1, keepdim=True)
-    raised = logits + strength * (weights > THRESHOLD) * weights * (highest - logits)
-    edited = raised - strength * (weights == 0) * (raised - lowest)
+    # a number times a bool tensor would be float32
+    raised = logits + strength * weights * (weights > THRESHOLD) * (highest - logits)
+    edited = raised - strength * (raised - lowest) * (weights == 0)
     return edited + (weights >= THRESHOLD) * raised if double else edited
 
 

@@ -149,7 +149,7 @@ class EagerMaskDiffusion:
         """(h): M and G of every grid, from bool [n, h, w] on the latent."""
         objects, tokens = self.run.objects, len(self.embedding)
         for grid in self.grids:
-            at_grid = F.interpolate(covered[None].float(), grid, mode="nearest")[0].flatten(1) > 0  # [n, pixels]
+            at_grid = F.interpolate(covered[:, None].float(), grid, mode="nearest").flatten(1) > 0  # [n, pixels]
             pixels = at_grid.shape[1]
             self.weights[pixels] = token_weights(at_grid, objects, tokens, self.tail, self.embedding.dtype)
             self.related[pixels] = related_pixels(at_grid)
