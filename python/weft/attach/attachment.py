@@ -102,7 +102,7 @@ class Attachment:
         self._backend = backend
         self._model_class = type(model).__name__
         self._processors: dict[str, WeftAttnProcessor] = {}
-        self._tracker = GenerationTracker()
+        self._tracker = GenerationTracker(getattr(pipeline, "vae_scale_factor", unet.PIXELS_PER_CELL))
         self._listener: PromptListener | None = None
         self._hooks: list[Any] = []
         self._generation: Generation | None = None
@@ -266,8 +266,11 @@ class Attachment:
 
     # --- around a pass --------------------------------------------------------------------------------------------
 
-    def _before_pass(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        step = self._tracker.advance(unet.read_call(args, kwargs))
+    def _before_pass(
+        self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        call = unet.read_call(args, kwargs)
+        step = self._tracker.advance(call)
         if step.generation is not self._generation:
             self._begin(step.generation)
         if self._step is None or step.index != self._step.index or step.generation is not self._step.generation:
@@ -282,6 +285,10 @@ class Attachment:
                 processor.plan = None
             elif processor.plan is None or not processor.plan.joins(sources):
                 processor.plan = join(processor.layer, sources)
+        text = call.text
+        for control in self._active:
+            text = control.text(text, step)
+        return None if text is call.text else unet.with_text(args, kwargs, text)
 
     def _begin(self, generation: Generation) -> None:
         before = dict(self._processors)
@@ -323,12 +330,12 @@ class Attachment:
 class _PassHook:
     """A hook of the denoiser that a compiler does not look into, and that a copy of the model does not take along."""
 
-    def __init__(self, run: Callable[..., None]) -> None:
+    def __init__(self, run: Callable[..., Any]) -> None:
         self._run = run
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def __call__(self, model: nn.Module, *arguments: Any) -> None:
-        self._run(model, *arguments)
+    def __call__(self, model: nn.Module, *arguments: Any) -> Any:
+        return self._run(model, *arguments)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _PassHook:
         return _PassHook(_do_nothing)

@@ -53,6 +53,7 @@ class Generation:
         index: Counts generations since the model was attached, from 0.
         prompt: The text behind the conditioning; None where it did not come from ``encode_prompt`` of the pipeline.
         latent_size: (h, w) of the latent.
+        image_size: (h, w) of the image in pixels.
         images: How many images are being made.
         device: Where the conditioning lives.
         dtype: What tables and read-outs must be: float32, or float64 in a float64 model.
@@ -61,6 +62,7 @@ class Generation:
     index: int
     prompt: Prompt | None
     latent_size: tuple[int, int]
+    image_size: tuple[int, int]
     images: int
     device: torch.device
     dtype: torch.dtype
@@ -122,8 +124,8 @@ class Control:
     """Base class of everything ``weft.attach`` takes. Every method may be left out.
 
     Called in this order: ``attached`` once; then per generation ``begin_generation``; per step ``begin_step``; per
-    pass ``request`` for every layer, ``read`` for every layer that ran with a read-out, ``end_pass``; at the end
-    ``detached``. What ``begin_generation`` raises stops the sampler before its first pass.
+    pass ``request`` for every layer, ``text``, ``read`` for every layer that ran with a read-out, ``end_pass``; at the
+    end ``detached``. What ``begin_generation`` raises stops the sampler before its first pass.
 
     A logit edit (MaskDiffusion, a layout) returns its tables and labels from ``request``, where ``step.timestep``
     sets their strength, and learns regions in ``read``. A method that acts within the pass itself (a gate of LAG on
@@ -138,6 +140,13 @@ class Control:
 
     def begin_step(self, step: Step) -> None:
         """The first pass at a new timestep is about to run."""
+
+    def text(self, text: Tensor, step: Step) -> Tensor:
+        """The conditioning that this pass should see in place of ``text`` [B, Nk, C]; of the same shape and dtype.
+
+        Return the same object for as long as ``text`` is the same, or its keys and values are computed every step.
+        """
+        return text
 
     def request(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
         """What this layer should do at this step; None leaves it alone."""

@@ -38,7 +38,9 @@ class GenerationTracker:
     loops make a new one every step. A repeated timestep is the same step, as second-order samplers need.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, pixels: int = 8) -> None:
+        """``pixels`` of the image lie along each side of a cell of the latent."""
+        self._pixels = pixels
         self._schedule = _Schedule()
         self.reset()
         self._generations = 0
@@ -83,6 +85,7 @@ class GenerationTracker:
             index=self._generations,
             prompt=prompt,
             latent_size=(height, width),
+            image_size=(height * self._pixels, width * self._pixels),
             images=call.text.shape[0] if prompt is None else prompt.images,
             device=call.text.device,
             dtype=torch.promote_types(call.text.dtype, torch.float32),

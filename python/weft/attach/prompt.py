@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 _OCCURRENCE = re.compile(r"(?P<phrase>.+)#(?P<number>[1-9]\d*)", re.DOTALL)
@@ -44,6 +45,11 @@ class TokenizedText:
         """First position that the text encoder never sees: the end token takes the last one."""
         return int(self.tokenizer.model_max_length) - 1
 
+    @property
+    def length(self) -> int:
+        """Tokens that the text encoder sees before padding, start and end token included."""
+        return min(len(self._ids(self.text, special=True)), self.limit + 1)
+
     def _ids(self, text: str, special: bool) -> list[int]:
         # cut off nowhere, so that a word beyond the limit can be told from a missing one; verbose=False keeps the
         # tokenizer from warning about the length
@@ -69,12 +75,14 @@ class Prompt:
         images: Rows of the conditional embeddings.
         guided: Whether unconditional rows go with them.
         embeddings: The conditional embeddings themselves, [images, Nk, C].
+        encoder: Encodes other texts as these were; None where there is no pipeline to do it.
     """
 
     texts: Texts | None
     images: int
     guided: bool
     embeddings: Tensor = field(repr=False)
+    encoder: Callable[[list[str]], Tensor] | None = field(default=None, repr=False)
 
     def conditional_rows(self, batch: int) -> slice:
         """Rows of a denoiser's batch that carry the prompt.
@@ -112,6 +120,32 @@ class Prompt:
                 f"{' and '.join(str(list(place)) for place in sorted(places))}; give the position you mean"
             )
         return places.pop()
+
+    def length(self, image: int) -> int:
+        """Tokens in the prompt of ``image``, start and end token included; what follows is padding.
+
+        Raises:
+            ValueError: The text is not known.
+        """
+        return max(text.length for text in self._known_texts()[image])
+
+    def encode(self, texts: list[str]) -> Tensor:
+        """Encode other texts as the prompt was encoded (text encoders, LoRA, clip skip), [texts, Nk, C].
+
+        Raises:
+            ValueError: There is no pipeline to encode them.
+        """
+        if self.encoder is None:
+            raise ValueError("weft: texts can be encoded only through a pipeline; attach the pipeline, not its model")
+        return self.encoder(texts)
+
+    def _known_texts(self) -> Texts:
+        if self.texts is None:
+            raise ValueError(
+                "weft: the pipeline was given `prompt_embeds` without their text; take them from "
+                "`pipe.encode_prompt` after attaching"
+            )
+        return self.texts
 
 
 def _place(text: TokenizedText, phrase: str) -> tuple[int, ...]:
@@ -182,12 +216,13 @@ class PromptListener:
             if self._report is not None:
                 bound = signature.bind(*args, **kwargs)
                 bound.apply_defaults()
-                self._report(self._prompt(bound.arguments, encoded[0] if isinstance(encoded, tuple) else encoded))
+                embeddings = encoded[0] if isinstance(encoded, tuple) else encoded
+                self._report(self._prompt(encode_prompt, bound.arguments, embeddings))
             return encoded
 
         return listening
 
-    def _prompt(self, arguments: dict[str, Any], embeddings: Tensor) -> Prompt:
+    def _prompt(self, encode_prompt: Callable[..., Any], arguments: dict[str, Any], embeddings: Tensor) -> Prompt:
         images = embeddings.shape[0]
         given = arguments.get("prompt_embeds")
         texts = self._texts(arguments) if given is None else self._texts_of(given)
@@ -197,7 +232,7 @@ class PromptListener:
         self._encoded = [(tensor, known) for tensor, known in self._encoded if tensor() is not None]
         if texts is not None:
             self._encoded.append((weakref.ref(embeddings), texts))
-        return Prompt(texts, images, guided, embeddings)
+        return Prompt(texts, images, guided, embeddings, functools.partial(_encode, encode_prompt, arguments))
 
     def _texts(self, arguments: dict[str, Any]) -> Texts:
         prompts = _listed(arguments["prompt"])
@@ -226,6 +261,20 @@ class PromptListener:
     def _texts_of(self, embeddings: Tensor) -> Texts | None:
         """The texts of embeddings that this listener saw being made."""
         return next((texts for tensor, texts in self._encoded if tensor() is embeddings), None)
+
+
+@torch.no_grad()
+def _encode(encode_prompt: Callable[..., Any], arguments: dict[str, Any], texts: list[str]) -> Tensor:
+    """Call ``encode_prompt`` again with other texts and everything else as it was."""
+    ours = {
+        "prompt": texts,
+        "prompt_2": None,
+        "num_images_per_prompt": 1,
+        "do_classifier_free_guidance": False,
+        **dict.fromkeys(name for name in arguments if name.startswith("negative_") or name.endswith("prompt_embeds")),
+    }
+    encoded = encode_prompt(**{name: ours.get(name, value) for name, value in arguments.items()})
+    return encoded[0] if isinstance(encoded, tuple) else encoded
 
 
 def _listed(prompt: str | Sequence[str]) -> list[str]:

@@ -23,7 +23,7 @@ from diffusers.models.attention_processor import (
     AttnProcessor2_0,
     FusedAttnProcessor2_0,
 )
-from torch import nn
+from torch import Tensor, nn
 
 from weft.attach.control import LayerInfo
 from weft.attach.generation import DenoiserCall
@@ -99,6 +99,7 @@ def stored_processors(model: nn.Module) -> dict[str, Any]:
     return getattr(model, "original_attn_processors", None) or {}
 
 
+PIXELS_PER_CELL = 8  # along each side, where no pipeline says otherwise
 _FORWARD = inspect.signature(UNet2DConditionModel.forward)
 
 
@@ -106,6 +107,14 @@ def read_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> DenoiserCall:
     """Find latent, timestep and conditioning among the arguments of the denoiser's ``forward``."""
     arguments = _FORWARD.bind_partial(None, *args, **kwargs).arguments
     return DenoiserCall(arguments["sample"], arguments["timestep"], arguments["encoder_hidden_states"])
+
+
+def with_text(args: tuple[Any, ...], kwargs: dict[str, Any], text: Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of the denoiser's ``forward`` with another conditioning."""
+    if "encoder_hidden_states" in kwargs:
+        return args, {**kwargs, "encoder_hidden_states": text}
+    place = list(_FORWARD.parameters).index("encoder_hidden_states") - 1  # self is not among them
+    return (*args[:place], text, *args[place + 1 :]), kwargs
 
 
 def check_diffusers() -> None:
