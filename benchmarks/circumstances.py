@@ -24,21 +24,33 @@ PACKAGES = ("weft", "torch", "triton", "pytest-benchmark")
 
 
 def circumstances(threads: int) -> dict[str, Any]:
-    """One flat record, the same for every line of a run."""
+    """One flat record of a CPU and all else, the same for every line of a run."""
     return {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        **common(),
         "device": device_name(),
         "simd": torch.backends.cpu.get_cpu_capability(),
         "threads": threads,
         # without the extension weft runs on its reference
         "native": why_not_native() is None,
         "load": round(os.getloadavg()[0], 2),
+        "command": shlex.join(["python", "-m", "benchmarks.run", *sys.argv[1:]]),
+    }
+
+
+def common() -> dict[str, Any]:
+    """What any device's lines need: date, versions, commit."""
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         **{name: version(name) for name in PACKAGES},
         "commit": _git("rev-parse", "--short=12", "HEAD"),
         "dirty": bool(_git("status", "--porcelain", "--untracked-files=no", "--", *MEASURED)),
-        "command": shlex.join(["python", "-m", "benchmarks.run", *sys.argv[1:]]),
     }
+
+
+def month() -> str:
+    """Part of the name of a file of results."""
+    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m")
 
 
 def device_name() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import statistics
 import subprocess
@@ -16,9 +15,9 @@ import torch
 import tyro
 
 from benchmarks import memory, registry
-from benchmarks.circumstances import ROOT, circumstances, device_slug
+from benchmarks.circumstances import ROOT, circumstances, device_slug, month
 from benchmarks.registry import Benchmark, Mode, Shape
-from benchmarks.report import Table
+from benchmarks.tables import Table
 from benchmarks.timing import time_side_by_side
 
 
@@ -148,8 +147,7 @@ def passes_gate(benchmark: Benchmark) -> bool:
 
 def results_path(op: str, folder: str) -> Path:
     """This month's file of this op and device."""
-    month = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m")
-    return Path(folder) / f"{op}_{device_slug()}_{month}.jsonl"
+    return Path(folder) / f"{op}_{device_slug()}_{month()}.jsonl"
 
 
 def write(lines: list[dict[str, Any]], op: str, folder: str) -> None:
