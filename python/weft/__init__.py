@@ -15,15 +15,20 @@ if TYPE_CHECKING:
     from weft import ops
     from weft.attach import Attachment, attach
     from weft.methods.attention_maps import AttentionMaps
+    from weft.methods.maskdiffusion import MaskDiffusion
 
 __version__ = "0.1.0"
 
 # name -> module it is an attribute of
-_LAZY = {"Attachment": "weft.attach", "AttentionMaps": "weft.methods.attention_maps"}
+_LAZY = {
+    "Attachment": "weft.attach",
+    "AttentionMaps": "weft.methods.attention_maps",
+    "MaskDiffusion": "weft.methods.maskdiffusion",
+}
 # `weft.attach` is a package that can be called, so that importing it never hides the function of its name
 _PACKAGES = ("attach", "ops")
 
-__all__ = ["Attachment", "AttentionMaps", "BackendUnavailableError", "attach", "backend", "ops"]
+__all__ = ["Attachment", "AttentionMaps", "BackendUnavailableError", "MaskDiffusion", "attach", "backend", "ops"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,82 @@
+"""The constants of MaskDiffusion and the accidents of its released code, as data: two presets, and what is between."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class MaskDiffusionSettings:
+    """Everything about the method that is a number or a choice.
+
+    Attributes:
+        share: Share of the noise schedule, from its noisy end, in which anything is edited: steps with a timestep
+            above 1000 * (1 - share), which are the first 15 of 50 evenly spaced ones.
+        cross_from, self_from: First step, from 0, at which cross-attention and self-attention are edited.
+        refreshes: Maps are gathered and regions chosen anew after each of so many first steps.
+        exponent: Strength falls with the timestep t as (t / 1000) ** exponent.
+        self_gain: Strength of the self-attention edit over that of the cross-attention edit.
+        head_weight, attribute_weight, tail_weight: How far, from 0 to 1, the logit of a key is pulled to the maximum
+            of its row: the last token of an object's phrase and the others of it, inside the region of the object,
+            and the end of the text with its padding, everywhere.
+        double_logits: Also double the logits of those keys.
+        tail_from: The tail starts so many tokens before the first pad: 1 for the end token, 2 for the token before.
+        swap: Rows of the conditioning that belong to a phrase are replaced by those of the phrase encoded alone:
+            "never", at the "edited" steps, or at "all".
+        keep_negative: Leave the unconditional rows alone; otherwise they become the encoding of an empty prompt.
+        region_share: Area of a region, as a share of the map.
+        protect_share, protect_factor: Share of the map where an object looks most, and what other objects' maps are
+            multiplied by there before regions are chosen.
+        search_margin: Rows at the bottom and columns at the right that no region may cover.
+        exclusion: What happens to cells of a region before the next object's is chosen: all maps are multiplied by
+            this number there, or None when no later region may touch them.
+        corner_fallback: An object whose map is nowhere positive gets a region in the corner; otherwise none, and
+            its tokens are left alone.
+        momentum: None averages the maps of all steps; a number m in [0, 1) weighs them m to 1 - m with each new one.
+        shape: "window" for rectangles; "top" for the cells where an object's map is largest, as many as
+            ``region_share`` says; "median" for all cells above the median of its map.
+        soft_edge: Width of the edge of a region in cells of the map; 0 for a hard one.
+    """
+
+    share: float = 0.3
+    cross_from: int = 2
+    self_from: int = 1
+    refreshes: int = 4
+    exponent: float = 5.0
+    self_gain: float = 0.3
+    head_weight: float = 1.0
+    attribute_weight: float = 0.2
+    tail_weight: float = 0.2
+    double_logits: bool = False
+    tail_from: int = 1
+    swap: Literal["never", "edited", "all"] = "edited"
+    keep_negative: bool = True
+    region_share: float = 0.2
+    protect_share: float = 0.15
+    protect_factor: float = 0.5
+    search_margin: int = 0
+    exclusion: float | None = None
+    corner_fallback: bool = False
+    momentum: float | None = None
+    shape: Literal["window", "top", "median"] = "window"
+    soft_edge: float = 0.0
+
+    @property
+    def overlap(self) -> bool:
+        """Whether regions found in maps may overlap."""
+        return self.exclusion is not None and self.shape == "window"
+
+
+CLEAN = MaskDiffusionSettings()
+# commit 960b1eb of HVision-NKU/MaskDiffusion
+RELEASED = MaskDiffusionSettings(
+    double_logits=True,
+    tail_from=2,
+    swap="all",
+    keep_negative=False,
+    search_margin=2,
+    exclusion=-2.0,
+    corner_fallback=True,
+)
+MODES = {"clean": CLEAN, "released": RELEASED}
