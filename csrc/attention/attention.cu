@@ -147,12 +147,13 @@ struct Choice {
 
 // The first kernel that holds the keys and fits. The tables always fit with the long one (kMaxCudaTableBytes).
 Choice choose(const CudaInstance& instance, const AttentionParams& p, const Device& limits) {
-  for (const CudaKernel& kernel : instance.short_kernels) {
+  const CudaKernels& kernels = is_edited(p) ? instance.edited : instance.plain;
+  for (const CudaKernel& kernel : kernels.short_kernels) {
     const int64_t weights = ceil_div(p.M, 8) * 8 * (kernel.keys + 8) * static_cast<int64_t>(sizeof(float));
     const int64_t bytes = kernel.shared_bytes + table_bytes(p) + weights;
     if (p.Nk <= kernel.keys && bytes <= limits.shared_per_block) return {kernel, true, bytes};
   }
-  return {instance.long_kernel, false, instance.long_kernel.shared_bytes + table_bytes(p)};
+  return {kernels.long_kernel, false, kernels.long_kernel.shared_bytes + table_bytes(p)};
 }
 
 void take_mean(const float* head_maps, const AttentionParams& p, cudaStream_t stream) {
@@ -200,7 +201,6 @@ void attention_fwd_cuda(const AttentionParams& p, void* workspace, int64_t works
   CudaCall call{};
   call.p = p;
   call.ranged = is_ranged(p);
-  call.edited = is_edited(p);
   call.tables_bytes = static_cast<int>(table_bytes(p));
   call.aligned = is_aligned(p.q, p.q_stride) && is_aligned(p.k, p.k_stride) && is_aligned(p.v, p.v_stride) &&
                  is_aligned(p.out, p.out_stride);

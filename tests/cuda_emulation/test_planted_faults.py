@@ -59,7 +59,7 @@ FAULTS = {
     "output: barrier before staging": Fault("products.cuh", WARP_BARRIER, "", NO_BARRIER),
     "output: barrier before storing": Fault("products.cuh", WARP_BARRIER, "", NO_BARRIER, which=1),
     # the wrong place
-    "long: labels in the stage in use": Fault("long.cuh", "stage ^ 1, label)", "stage, label)", NO_BARRIER, LONG, 1),
+    "long: labels in the stage in use": Fault("long.cuh", "stage ^ 1, label)", "stage, label)", NO_BARRIER, LONG),
     "short: weights beyond the last key": Fault("short.cuh", "(kKeys - keys)", "(kKeys - keys - 1)", UNWRITTEN),
     "short: tables over labels": Fault("short.cuh", "Shared::kTables)", "Shared::kTables - 32)", NO_BARRIER),
     "keys: one row too many": Fault("rows.cuh", "= row < count;", "= row <= count;", "out of bounds"),

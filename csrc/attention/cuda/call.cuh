@@ -17,7 +17,6 @@ struct CudaCall {
   int tables_bytes;           // room for the tables in shared memory; the weights of a short kernel lie behind
   int chunks;                 // blocks that share the queries of one (sample, head)
   bool aligned;               // rows of q, k, v and out begin at multiples of 16 bytes
-  bool edited;                // there are tables or padding
   bool ranged;                // beta or gamma is given
 };
 

@@ -18,9 +18,14 @@ struct CudaKernel {
   mutable std::atomic<uint64_t> prepared{0};  // devices, as bits, on which the launch has made it ready
 };
 
-struct CudaInstance {
+struct CudaKernels {
   CudaKernel short_kernels[2];  // fewest keys first
   CudaKernel long_kernel;
+};
+
+// An edit (tables or padding) has kernels of its own: one kernel that branches needs more registers than either.
+struct CudaInstance {
+  CudaKernels plain, edited;
 };
 
 }  // namespace weft

@@ -22,8 +22,6 @@ struct LongTile {
   static constexpr int kRows = kWarps * kRowTiles * 16;
   // blocks that a multiprocessor's registers must hold
   static constexpr int kBlocks = 2;
-  // labels of the next tile wait in a register until this one is computed; D = 128 has none left on sm_80
-  static constexpr bool kLateLabels = D != 128;
 
   // shared memory, in bytes from its start
   static constexpr int kRow = kRowStride<D> * 2;
@@ -37,7 +35,7 @@ struct LongTile {
 };
 
 // Tiles of K, V and key labels on their way into two stages of shared memory.
-template <int D>
+template <int D, bool kEdited>
 struct KeyTiles {
   using Tile = LongTile<D>;
   static constexpr int kStage = Tile::kKeys * kRowStride<D>;
@@ -62,11 +60,11 @@ struct KeyTiles {
   }
 
   __device__ __forceinline__ int fetch_label(int tile) const {
-    return call.edited && thread < Tile::kKeys ? key_label(call.p, sample, tile * Tile::kKeys + thread) : 0;
+    return kEdited && thread < Tile::kKeys ? key_label(call.p, sample, tile * Tile::kKeys + thread) : 0;
   }
 
   __device__ __forceinline__ void store_label(int stage, int label) const {
-    if (call.edited && thread < Tile::kKeys) store_shared(labels + stage * Tile::kKeys + thread, label);
+    if (kEdited && thread < Tile::kKeys) store_shared(labels + stage * Tile::kKeys + thread, label);
   }
 
   // Runs visit(tile, stage) for next(0), next(that + 1) and so on below `tiles`, each while its successor comes in.
@@ -86,10 +84,10 @@ struct KeyTiles {
       if (successor < tiles) {
         label = fetch_label(successor);
         copy(successor, stage ^ 1, values);
-        if (!Tile::kLateLabels) store_label(stage ^ 1, label);
       }
       visit(tile, stage);
-      if (Tile::kLateLabels && successor < tiles) store_label(stage ^ 1, label);
+      // stored only now, so that fetching it took no time
+      if (successor < tiles) store_label(stage ^ 1, label);
       tile = successor;
       stage ^= 1;
     }
@@ -97,7 +95,7 @@ struct KeyTiles {
   }
 };
 
-template <class T, int D>
+template <class T, int D, bool kEdited>
 __global__ void __launch_bounds__(kThreads, LongTile<D>::kBlocks)
     attention_long_kernel(const __grid_constant__ CudaCall call) {
   using Tile = LongTile<D>;
@@ -113,34 +111,35 @@ __global__ void __launch_bounds__(kThreads, LongTile<D>::kBlocks)
 
   char* shared = dynamic_shared_memory();
   uint16_t* q_shared = reinterpret_cast<uint16_t*>(shared + Tile::kQ);
-  const KeyTiles<D> key_tiles{call,
-                              static_cast<const uint16_t*>(p.k) + sample * p.k_stride.batch + head * p.k_stride.head,
-                              static_cast<const uint16_t*>(p.v) + sample * p.v_stride.batch + head * p.v_stride.head,
-                              reinterpret_cast<uint16_t*>(shared + Tile::kK),
-                              reinterpret_cast<uint16_t*>(shared + Tile::kV),
-                              reinterpret_cast<int*>(shared + Tile::kLabels),
-                              sample,
-                              thread};
+  const KeyTiles<D, kEdited> key_tiles{
+      call,
+      static_cast<const uint16_t*>(p.k) + sample * p.k_stride.batch + head * p.k_stride.head,
+      static_cast<const uint16_t*>(p.v) + sample * p.v_stride.batch + head * p.v_stride.head,
+      reinterpret_cast<uint16_t*>(shared + Tile::kK),
+      reinterpret_cast<uint16_t*>(shared + Tile::kV),
+      reinterpret_cast<int*>(shared + Tile::kLabels),
+      sample,
+      thread};
 
   // resident: queries, tables, labels of the lane's rows
   const uint16_t* q = static_cast<const uint16_t*>(p.q) + sample * p.q_stride.batch + head * p.q_stride.head;
   copy_rows<D, Tile::kRows>(q_shared, q + first_row * p.q_stride.token, static_cast<int>(p.q_stride.token),
                             queries - first_row, call.aligned, thread, kThreads);
   const Tables tables(reinterpret_cast<float2*>(shared + Tile::kTables), p);
-  if (call.edited) tables.fill(p, sample, call.ranged, thread);
+  if constexpr (kEdited) tables.fill(p, sample, call.ranged, thread);
   int rows[kRowTiles][2];
 #pragma unroll
   for (int i = 0; i < kRowTiles; ++i) {
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
-      rows[i][j] = call.edited ? tables.row(query_label(p, sample, warp_row + i * 16 + lane / 4 + j * 8)) : 0;
+      rows[i][j] = kEdited ? tables.row(query_label(p, sample, warp_row + i * 16 + lane / 4 + j * 8)) : 0;
     }
   }
 
   // S of one tile, scaled, in units of log2
   const auto logits = [&](float (&s)[kRowTiles][kKeyTiles][4], int stage) {
     multiply_queries_keys<T, D>(s, q_shared + warp * kRowTiles * 16 * kRowStride<D>,
-                                key_tiles.k_shared + stage * KeyTiles<D>::kStage, lane);
+                                key_tiles.k_shared + stage * KeyTiles<D, kEdited>::kStage, lane);
 #pragma unroll
     for (int i = 0; i < kRowTiles; ++i) multiply(s[i], p.scale * kLog2E);
   };
@@ -149,7 +148,7 @@ __global__ void __launch_bounds__(kThreads, LongTile<D>::kBlocks)
     const int* labels = key_tiles.labels + stage * Tile::kKeys;
 #pragma unroll
     for (int i = 0; i < kRowTiles; ++i) {
-      if (!call.edited) {
+      if constexpr (!kEdited) {
         mask_tail(s[i], keys - tile * Tile::kKeys, lane);
       } else {
         apply_alpha_delta<false>(s[i], ranges[i], tables, rows[i], labels, lane);
@@ -190,7 +189,7 @@ __global__ void __launch_bounds__(kThreads, LongTile<D>::kBlocks)
           for (int e = 0; e < 4; ++e) o[i][n][e] *= e < 2 ? correction.x : correction.y;
         }
       }
-      multiply_probabilities_values<T, D>(o, s, key_tiles.v_shared + stage * KeyTiles<D>::kStage, lane);
+      multiply_probabilities_values<T, D>(o, s, key_tiles.v_shared + stage * KeyTiles<D, kEdited>::kStage, lane);
     });
 
     // the sweep ended in a barrier, so K and V may go; Q is needed for the maps

@@ -30,7 +30,7 @@ constexpr int kShortBlocks = D + kKeys <= 128  ? 4
                              : D + kKeys < 192 ? 3
                                                : 2;
 
-template <class T, int D, int kKeys>
+template <class T, int D, int kKeys, bool kEdited>
 __global__ void __launch_bounds__(kThreads, kShortBlocks<D, kKeys>)
     attention_short_kernel(const __grid_constant__ CudaCall call) {
   static_assert(kKeys % 16 == 0 && kKeys <= kKeysPerWord);
@@ -70,7 +70,7 @@ __global__ void __launch_bounds__(kThreads, kShortBlocks<D, kKeys>)
   if (first < last) load_queries(first, 0);
   cp_async_commit();
   const Tables tables(tables_shared, p);
-  if (call.edited) {
+  if constexpr (kEdited) {
     tables.fill(p, sample, call.ranged, thread);
     for (int key = thread; key < kKeys; key += kThreads) store_shared(labels + key, key_label(p, sample, key));
   }
@@ -98,7 +98,7 @@ __global__ void __launch_bounds__(kThreads, kShortBlocks<D, kKeys>)
     cp_async_commit();
     const int row = tile * 16 + lane / 4;
     int row_labels[2] = {0, 0};
-    if (call.edited) {
+    if constexpr (kEdited) {
       row_labels[0] = query_label(p, sample, row);
       row_labels[1] = query_label(p, sample, row + 8);
     }
@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(kThreads, kShortBlocks<D, kKeys>)
     multiply(s[0], p.scale * kLog2E);
     const int rows[2] = {tables.row(row_labels[0]), tables.row(row_labels[1])};
     RowRange range;
-    if (!call.edited) {
+    if constexpr (!kEdited) {
       mask_tail(s[0], keys, lane);
     } else if (!call.ranged) {
       apply_alpha_delta<false>(s[0], range, tables, rows, labels, lane);
