@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from fractions import Fraction
 
 import pytest
@@ -15,73 +14,17 @@ from torch import Tensor
 import weft
 from weft.kernels.regions.reference import largest_cells, list_candidates
 from weft.ops import regions
+from weft.testing import RegionSearch
+from weft.testing.strategies import region_searches
 
 SIZES_16 = ((4, 12), (12, 4), (5, 10), (10, 5), (6, 8), (8, 6))
 RELEASED = {"margin": 2, "exclusion": "scale", "fallback": "first"}
 
 
-@dataclass(frozen=True)
-class Search:
-    """One call of ``best_windows``; ``span`` bounds the integers that its maps hold."""
-
-    samples: int
-    objects: int
-    grid: tuple[int, int]
-    sizes: tuple[tuple[int, int], ...]
-    margin: int
-    protect_share: float
-    protect_factor: float
-    exclusion: str | float
-    fallback: str
-    some_absent: bool
-    span: tuple[int, int]
-    seed: int
-
-    def maps(self) -> Tensor:
-        generator = torch.Generator().manual_seed(self.seed)
-        shape = (self.samples, self.objects, *self.grid)
-        return torch.randint(self.span[0], self.span[1] + 1, shape, generator=generator).float()
-
-    def present(self) -> Tensor | None:
-        if not self.some_absent:
-            return None
-        generator = torch.Generator().manual_seed(self.seed + 1)
-        return torch.rand(self.samples, self.objects, generator=generator) < 0.6
-
-    def options(self) -> dict[str, object]:
-        names = ("margin", "protect_share", "protect_factor", "exclusion", "fallback")
-        return {name: getattr(self, name) for name in names}
-
-
-@st.composite
-def searches(draw: st.DrawFn, sides: tuple[int, int] = (4, 24)) -> Search:
-    grid = (draw(st.integers(*sides)), draw(st.integers(*sides)))
-    margin = draw(st.integers(0, 2))
-    room = (grid[0] - margin, grid[1] - margin)
-    # a size may be too large for the grid, but one fits, and the first fits the whole grid
-    first = (draw(st.integers(1, room[0])), draw(st.integers(1, room[1])))
-    others = draw(st.lists(st.tuples(st.integers(1, 26), st.integers(1, 26)), max_size=4))
-    return Search(
-        samples=draw(st.integers(1, 3)),
-        objects=draw(st.integers(0, 4)),
-        grid=grid,
-        sizes=(first, *others),
-        margin=margin,
-        protect_share=draw(st.sampled_from((0.0, 0.15, 0.5, 1.0))),
-        protect_factor=draw(st.sampled_from((0.5, 0.0, 1.0, -1.0))),
-        exclusion=draw(st.sampled_from(("forbid", "scale", 0.0, 0.5))),
-        fallback=draw(st.sampled_from(("empty", "first"))),
-        some_absent=draw(st.booleans()),
-        # many ties, none positive, few ties
-        span=draw(st.sampled_from(((0, 1), (-2, 2), (-3, 0), (-1000, 1000)))),
-        seed=draw(st.integers(0, 2**20)),
-    )
-
-
 Cells = list[list[Fraction]]
 
 
-def search_by_loops(maps: list[Cells], case: Search, present: list[bool]) -> list[list[int]]:
+def search_by_loops(maps: list[Cells], case: RegionSearch, present: list[bool]) -> list[list[int]]:
     """The windows of one sample, one cell and one window after the other."""
     height, width = case.grid
     maps = [[row[:] for row in cells] for cells in maps]
@@ -122,28 +65,28 @@ def search_by_loops(maps: list[Cells], case: Search, present: list[bool]) -> lis
     return chosen
 
 
-def expected_windows(case: Search) -> list[list[list[int]]]:
+def expected_windows(case: RegionSearch) -> list[list[list[int]]]:
     present = case.present()
     flags = [[True] * case.objects] * case.samples if present is None else present.tolist()
     exact = [[[[Fraction(x) for x in row] for row in m] for m in sample] for sample in case.maps().tolist()]
     return [search_by_loops(maps, case, here) for maps, here in zip(exact, flags, strict=True)]
 
 
-def check(case: Search, backend: str | None = None) -> None:
-    found = regions.best_windows(case.maps(), case.sizes, present=case.present(), backend=backend, **case.options())
+def check(case: RegionSearch) -> None:
+    found = regions.best_windows(case.maps(), case.sizes, present=case.present(), **case.options())
     assert found.dtype == torch.int32 and found.shape == (case.samples, case.objects, 4)
     assert found.tolist() == expected_windows(case)
 
 
-@given(searches(sides=(4, 9)))
-def test_windows_are_those_of_plain_loops(case: Search) -> None:
+@given(region_searches(sides=(4, 9)))
+def test_windows_are_those_of_plain_loops(case: RegionSearch) -> None:
     check(case)
 
 
 @pytest.mark.parametrize("exclusion", ["forbid", "scale"])
 @pytest.mark.parametrize("grid", [(16, 16), (24, 13), (12, 24)])
 def test_windows_of_real_grids_are_those_of_plain_loops(grid: tuple[int, int], exclusion: str) -> None:
-    check(Search(1, 3, grid, regions.window_sizes(grid), 2, 0.15, 0.5, exclusion, "first", False, (-50, 100), 7))
+    check(RegionSearch(1, 3, grid, regions.window_sizes(grid), margin=2, exclusion=exclusion, fallback="first"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

@@ -14,6 +14,8 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from weft._dispatch import Backend, Op, check_backend_name, named_in_trace, requested_backend
 from weft.kernels.regions.reference import Size, best_windows_reference
+from weft.ops import _regions_triton as gpu
+from weft.ops._triton import is_interpreted
 
 
 def search(
@@ -52,7 +54,13 @@ def _refuse_reference(*arguments: Any) -> list[str]:
     return []
 
 
-BEST_WINDOWS = Op("regions.best_windows", (Backend("reference", _refuse_reference, best_windows_reference),))
+BEST_WINDOWS = Op(
+    "regions.best_windows",
+    (
+        Backend("triton", gpu.refuse, gpu.best_windows_triton, only_by_name=is_interpreted),
+        Backend("reference", _refuse_reference, best_windows_reference),
+    ),
+)
 
 
 @torch.library.custom_op(

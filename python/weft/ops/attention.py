@@ -20,6 +20,7 @@ from weft.ops import _attention_cpu as cpu
 from weft.ops import _attention_cuda as cuda
 from weft.ops import _attention_triton as gpu
 from weft.ops._attention_edit import Edit
+from weft.ops._triton import is_interpreted
 
 _LARGEST_INT32 = torch.iinfo(torch.int32).max
 
@@ -202,7 +203,7 @@ ATTENTION = Op(
     "attention",
     (
         Backend("cuda", cuda.refuse, cuda.attention_fwd_cuda),
-        Backend("triton", gpu.refuse, _triton_forward, gpu.attention_bwd_triton, only_by_name=gpu.is_interpreted),
+        Backend("triton", gpu.refuse, _triton_forward, gpu.attention_bwd_triton, only_by_name=is_interpreted),
         Backend("cpu", _refuse_cpu, cpu.attention_fwd_cpu),
         Backend("reference", _refuse_reference, _reference_forward, attention_backward_reference),
     ),

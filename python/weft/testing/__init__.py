@@ -12,12 +12,14 @@ from weft.testing.oracles import (
     error_budget,
     relative_l2,
 )
+from weft.testing.regions_inputs import RegionSearch
 
 __all__ = [
     "LAYOUTS",
     "READOUTS",
     "AttentionCase",
     "AttentionInputs",
+    "RegionSearch",
     "assert_as_accurate_as_eager",
     "assert_bitwise",
     "assert_unbiased",

@@ -6,11 +6,13 @@ import torch
 from hypothesis import strategies as st
 
 from weft.testing.attention_inputs import LAYOUTS, READOUTS, TABLE_NAMES, AttentionCase
+from weft.testing.regions_inputs import RegionSearch
 
 # lengths around the tiles of the kernels and the text lengths of real models (77, 154, 300, 333)
 SEQLENS_Q = (1, 2, 7, 16, 17, 31, 33, 64, 65, 100)
 SEQLENS_K = (1, 2, 7, 16, 17, 63, 64, 77, 78, 81, 128, 129, 154, 300, 333)
 HEAD_DIMS = (1, 5, 8, 16, 24, 40, 64, 72, 80, 123, 128, 160, 256)
+EXCLUSIONS: tuple[str | float, ...] = ("forbid", "scale", 0.0, 0.5)
 LABEL_DTYPES = (torch.int32, torch.int64, torch.int16, torch.int8, torch.uint8)
 
 
@@ -47,4 +49,30 @@ def attention_cases(
         padding=draw(st.sampled_from((0.0, 0.0, 0.2, 0.9))),
         shared=tuple(sorted(draw(st.sets(st.sampled_from(("tables", "labels", "readout", "padding")))))),
         spread=draw(st.sampled_from((1.0, 1.0, 5.0))),
+    )
+
+
+@st.composite
+def region_searches(draw: st.DrawFn, sides: tuple[int, int] = (4, 24)) -> RegionSearch:
+    """Any search of the contract on a grid whose sides lie between these two, its maps full of equals."""
+    grid = (draw(st.integers(*sides)), draw(st.integers(*sides)))
+    margin = draw(st.integers(0, 2))
+    room = (grid[0] - margin, grid[1] - margin)
+    # a size may be too large for the grid, but the first fits
+    first = (draw(st.integers(1, room[0])), draw(st.integers(1, room[1])))
+    others = draw(st.lists(st.tuples(st.integers(1, 26), st.integers(1, 26)), max_size=4))
+    return RegionSearch(
+        samples=draw(st.integers(1, 3)),
+        objects=draw(st.integers(0, 4)),
+        grid=grid,
+        sizes=(first, *others),
+        margin=margin,
+        protect_share=draw(st.sampled_from((0.0, 0.15, 0.5, 1.0))),
+        protect_factor=draw(st.sampled_from((0.5, 0.0, 1.0, -1.0))),
+        exclusion=draw(st.sampled_from(EXCLUSIONS)),
+        fallback=draw(st.sampled_from(("empty", "first"))),
+        some_absent=draw(st.booleans()),
+        # many equals, few equals, and maps in which nothing is positive
+        span=draw(st.sampled_from(((0, 1), (-2, 2), (-1000, 1000), (-3, 0)))),
+        seed=draw(st.integers(0, 2**20)),
     )

@@ -1,0 +1,35 @@
+"""How the Triton kernel of ``regions`` is launched: plain arithmetic, neither torch nor triton."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# the objects that protect or cover a cell are the bits of one int32
+MAX_OBJECTS = 31
+# cells of the padded grid that one program keeps in registers: 64 x 64
+MAX_CELLS = 4096
+# candidates that are compared at a time
+BLOCK_CANDIDATES = 1024
+
+
+@dataclass(frozen=True)
+class SearchLaunch:
+    """One program holds a whole grid, each side padded to a power of two; ``block_p`` candidates at a time."""
+
+    block_h: int
+    block_w: int
+    block_p: int
+    num_warps: int
+
+
+def choose_search_launch(height: int, width: int, candidates: int) -> SearchLaunch:
+    """The launch for a grid of ``height`` x ``width`` cells and so many windows."""
+    block_h, block_w, block_p = (1 << (length - 1).bit_length() for length in (height, width, candidates))
+    # 16 values a thread, each 8 bytes, leave room for what is reckoned with them
+    return SearchLaunch(block_h, block_w, min(block_p, BLOCK_CANDIDATES), min(max(block_h * block_w // 512, 4), 8))
+
+
+def padded_cells(height: int, width: int) -> int:
+    """Cells of the grid that a program would hold."""
+    launch = choose_search_launch(height, width, 1)
+    return launch.block_h * launch.block_w

@@ -1,0 +1,48 @@
+"""What every Triton backend needs of the machine, asked before Triton is imported."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from weft import _env
+
+OLDEST_TRITON = (3, 2)
+OLDEST_ARCH = (8, 0)
+
+
+def is_interpreted(x: Tensor, *rest: Any) -> bool:
+    """Whether a call would run in Triton's interpreter: on the CPU, to check kernels, thousands of times slower."""
+    return x.device.type == "cpu" and _env.triton_is_interpreted()
+
+
+def refuse_machine(device: torch.device) -> list[str]:
+    """Why this installation or ``device`` cannot run the kernels; empty if they can."""
+    reasons = list(_refuse_installation())
+    if device.type == "cuda" and torch.cuda.is_available():
+        reasons += _refuse_device(device)
+    return reasons
+
+
+@lru_cache(maxsize=1)
+def _refuse_installation() -> tuple[str, ...]:
+    oldest = ".".join(map(str, OLDEST_TRITON))
+    try:
+        version = importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        return (f"needs triton >= {oldest}; it is not installed",)
+    found = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+    return () if found >= OLDEST_TRITON else (f"needs triton >= {oldest}; {version} is installed",)
+
+
+@lru_cache(maxsize=16)
+def _refuse_device(device: torch.device) -> tuple[str, ...]:
+    found = torch.cuda.get_device_capability(device)
+    if torch.version.hip is not None or found >= OLDEST_ARCH:
+        return ()
+    return (f"needs compute capability 8.0 or newer; {device} has {found[0]}.{found[1]}",)

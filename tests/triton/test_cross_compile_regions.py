@@ -1,0 +1,37 @@
+"""The launch of ``best_windows`` compiles for GPUs that are not here and keeps what it holds in registers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="triton is not installed")
+
+SCRIPT = Path(__file__).with_name("cross_compile_regions.py")
+ARCHS = os.environ.get("WEFT_CROSS_COMPILE", "90").split()
+# bytes a thread may keep in local memory
+STACK = 16
+# bytes of shared memory that any GPU gives to a program
+SHARED = 48 * 1024
+
+
+@pytest.mark.slow
+@pytest.mark.serial
+@pytest.mark.parametrize("arch", [int(arch) for arch in ARCHS])
+def test_every_launch_compiles_and_fits(arch: int) -> None:
+    # the interpreter, which the rest of the suite uses, would take the compiler's place
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), str(arch)], env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    launches = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(launches) == 5
+    for launch in launches:
+        assert launch["kernel"] == "_best_windows_fwd_kernel"
+        assert launch["shared"] <= SHARED and launch["stack"] <= STACK, launch
