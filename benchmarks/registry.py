@@ -111,7 +111,11 @@ class Benchmark:
     costs: Callable[[Shape, torch.dtype, Mode], Costs] | None = None
 
 
-OPS = {"attention": "benchmarks.cases.attention"}
+OPS = {
+    "attention": "benchmarks.cases.attention",
+    "regions": "benchmarks.cases.regions",
+    "maskdiffusion": "benchmarks.cases.maskdiffusion",
+}
 
 
 def load(op: str) -> Benchmark:
