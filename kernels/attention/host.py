@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -37,6 +38,8 @@ class Call:
     query_labels: Tensor | None = None
     key_labels: Tensor | None = None
     key_padding: Tensor | None = None
+    # tiles to take instead of the table's, by kernel: what a sweep tries
+    forced_tiles: Mapping[str, Tile] = field(default_factory=dict, kw_only=True)
 
     @cached_property
     def tables(self) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
@@ -69,6 +72,8 @@ class Call:
 
     def tile(self, kernel: str) -> Tile:
         _, seqlen_q, seqlen_k, _, head_dim = self.sizes
+        if kernel in self.forced_tiles:
+            return launch.cut_tile(self.forced_tiles[kernel], seqlen_q, seqlen_k)
         arch = device_arch(self.q.device)
         width = launch.value_width(head_dim, self.columns)
         return launch.choose_tile(kernel, arch, self.q.element_size(), width, seqlen_q, seqlen_k)

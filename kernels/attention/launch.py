@@ -5,10 +5,11 @@ Plain arithmetic, neither torch nor triton; the tiles themselves are rows of ``l
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from .launch_table import TABLE, Tile
+from .launch_table import TABLE, Row, Tile
 
 # one launch keeps this many read-out columns in registers; beyond it the tiles spill
 MAX_COLUMNS = 128
@@ -16,10 +17,14 @@ MAX_COLUMNS = 128
 MAX_UNROLLED_LABELS = 8
 # a grid below this leaves processors idle: two programs for each of the 132 of an H100
 MIN_PROGRAMS = 264
+# whole rows of logits fit one tile up to here
+MOST_SHORT_KEYS = 128
 # tensor cores want 16 in every axis of a product
 MIN_BLOCK = 16
 
-# rows that serve an architecture without its own; one unheard of takes those that need the least shared memory
+# architectures with a row for every call; beside the rows of another, those of its stand-in serve, and one unheard of
+# takes those that need the least shared memory
+COMPLETE_ARCHS = (80, 86, 90)
 STAND_INS = {89: 86, 100: 90, 120: 86}
 SMALLEST_ARCH = 86
 
@@ -69,9 +74,20 @@ def value_width(head_dim: int, columns: int) -> int:
     return min(256, head_dim + (columns if columns > MIN_BLOCK else 0))
 
 
+# rows from outside the table, see launch_file.py
+_user_rows: tuple[Row, ...] = ()
+
+
+def use_rows(rows: Iterable[Row]) -> None:
+    """Let ``rows``, in place of those given before, go before the rows of the table that serve the same."""
+    global _user_rows
+    _user_rows = tuple(rows)
+    choose_tile.cache_clear()
+
+
 @lru_cache(maxsize=1024)
 def choose_tile(kernel: str, arch: int, itemsize: int, head_dim: int, seqlen_q: int, seqlen_k: int) -> Tile:
-    """The tile of ``kernel`` for one shape: its row of the table, cut to lengths that are shorter.
+    """The tile of ``kernel`` for one shape: the narrowest row that covers it, cut to lengths that are shorter.
 
     Args:
         kernel: A kernel named in the table.
@@ -82,16 +98,29 @@ def choose_tile(kernel: str, arch: int, itemsize: int, head_dim: int, seqlen_q: 
     Raises:
         LookupError: The table has no row for this kernel, item size and head width.
     """
-    known = {row.arch for row in TABLE if row.kernel == kernel}
-    rows_of = arch if arch in known else STAND_INS.get(arch, SMALLEST_ARCH)
+    archs = _archs_that_serve(arch)
     fits = [
         row
-        for row in TABLE
-        if (row.kernel, row.arch, row.itemsize) == (kernel, rows_of, itemsize) and head_dim <= row.max_head_dim
+        for row in (*_user_rows, *TABLE)
+        if (row.kernel, row.itemsize) == (kernel, itemsize)
+        and row.arch in archs
+        and head_dim <= row.max_head_dim
+        and seqlen_k <= row.max_seqlen_k
     ]
     if not fits:
         raise LookupError(f"attention: no launch row for {kernel}, sm_{arch}, {itemsize} bytes, D = {head_dim}")
-    tile = min(fits, key=lambda row: row.max_head_dim).tile
+    # of rows that cover the same the first: an architecture's own before its stand-in's, a user's before the table's
+    best = min(fits, key=lambda row: (row.max_head_dim, row.max_seqlen_k, archs.index(row.arch)))
+    return cut_tile(best.tile, seqlen_q, seqlen_k)
+
+
+def _archs_that_serve(arch: int) -> tuple[int, ...]:
+    """``arch`` and, unless its own rows are complete, the one that stands in for it."""
+    return (arch,) if arch in COMPLETE_ARCHS else (arch, STAND_INS.get(arch, SMALLEST_ARCH))
+
+
+def cut_tile(tile: Tile, seqlen_q: int, seqlen_k: int) -> Tile:
+    """``tile`` without the rows and columns that these lengths leave empty."""
     return replace(
         tile,
         block_q=min(tile.block_q, power_of_two(seqlen_q)),
@@ -101,7 +130,7 @@ def choose_tile(kernel: str, arch: int, itemsize: int, head_dim: int, seqlen_q: 
 
 def choose_forward(seqlen_k: int) -> str:
     """The forward kernel for this many keys: whole rows while they fit one tile, online softmax beyond."""
-    return "fwd_short" if seqlen_k <= 128 else "fwd_long"
+    return "fwd_short" if seqlen_k <= MOST_SHORT_KEYS else "fwd_long"
 
 
 def choose_lookup(kernel: str, by_query: bool, by_key: bool, key_labels: int) -> str:

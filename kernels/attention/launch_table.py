@@ -1,12 +1,15 @@
 """Tiles of the Triton kernels of ``attention``, one row a kernel, architecture, item size and head width.
 
-Rows are data: a sweep on a device replaces those of its architecture. These were set by what compiles without
-spilling into the shared memory of the architecture; none of them has been timed.
+Rows are data: ``weft bench --tune`` writes those of the device it runs on, with a comment that says which and when.
+A row without one was set by what compiles without spilling into the shared memory of the architecture, untimed.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+# of a row that serves any number of keys
+ANY_SEQLEN = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -29,13 +32,14 @@ class Tile:
 
 @dataclass(frozen=True)
 class Row:
-    """The tile of ``kernel`` on ``arch`` for values of ``itemsize`` bytes and D up to ``max_head_dim``."""
+    """The tile of ``kernel`` on ``arch`` for values of ``itemsize`` bytes, D and Nk up to the limits given."""
 
     kernel: str
     arch: int
     itemsize: int
     max_head_dim: int
     tile: Tile
+    max_seqlen_k: int = ANY_SEQLEN
 
 
 TABLE: tuple[Row, ...] = (

@@ -12,9 +12,11 @@ class Settings:
 
     Attributes:
         backend: "auto", "cuda", "triton", "cpu" or "reference"; checked where it is used.
+        launch_table: Path of a JSON file with launch rows of the Triton kernels; checked where it is read.
     """
 
     backend: str = "auto"
+    launch_table: str = ""
 
 
 def variable(field_name: str) -> str:

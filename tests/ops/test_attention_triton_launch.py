@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from weft.kernels.attention import launch
-from weft.kernels.attention.launch_table import TABLE
+from weft.kernels.attention.launch_table import TABLE, Row, Tile
 
 ARCHS = (80, 86, 89, 90, 100, 120)
 KERNELS = ("fwd_short", "fwd_long", "bwd_q", "bwd_kv", "bwd_tables")
@@ -59,16 +59,35 @@ def test_short_lengths_cut_the_tile():
     assert launch.choose_tile("fwd_short", 90, 2, 64, 4096, 3).block_k == 16
 
 
-def test_an_architecture_without_rows_takes_those_of_its_stand_in():
+def test_an_architecture_without_rows_takes_those_of_its_stand_in(monkeypatch):
+    own = Row("bwd_kv", 89, 2, 64, Tile(16, 16, 4, 1))
+    monkeypatch.setattr(launch, "TABLE", (*(row for row in TABLE if row.arch in launch.COMPLETE_ARCHS), own))
+    launch.use_rows(())
     for arch, stand_in in launch.STAND_INS.items():
-        assert not any(row.arch == arch for row in TABLE), "the table has its own rows now"
         assert launch.choose_tile("bwd_kv", arch, 2, 128, 4096, 4096) == launch.choose_tile(
             "bwd_kv", stand_in, 2, 128, 4096, 4096
         )
+    assert launch.choose_tile("bwd_kv", 89, 2, 64, 4096, 4096) == own.tile
+    assert launch.choose_tile("bwd_kv", 86, 2, 64, 4096, 4096) != own.tile
+    monkeypatch.undo()
+    launch.use_rows(())
+
+
+def test_the_narrowest_row_wins_and_a_users_before_the_tables():
+    narrow, few = Tile(16, 32, 4, 1), Tile(32, 16, 4, 1)
+    launch.use_rows([Row("bwd_q", 90, 2, 40, narrow), Row("bwd_q", 90, 2, 40, few, 128), Row("bwd_q", 90, 2, 64, few)])
+    try:
+        assert launch.choose_tile("bwd_q", 90, 2, 40, 4096, 4096) == narrow
+        assert launch.choose_tile("bwd_q", 90, 2, 40, 4096, 77) == few
+        assert launch.choose_tile("bwd_q", 90, 2, 41, 4096, 4096) == few
+        assert launch.choose_tile("bwd_q", 80, 2, 40, 4096, 4096) not in (narrow, few)
+    finally:
+        launch.use_rows(())
+    assert launch.choose_tile("bwd_q", 90, 2, 41, 4096, 4096) != few
 
 
 def test_no_row_stands_twice():
-    keys = [(row.kernel, row.arch, row.itemsize, row.max_head_dim) for row in TABLE]
+    keys = [(row.kernel, row.arch, row.itemsize, row.max_head_dim, row.max_seqlen_k) for row in TABLE]
     assert len(keys) == len(set(keys))
 
 

@@ -45,6 +45,8 @@ ROOMS = {
     "definition": _room(r"kernels/\w+/reference\w*\.py", weft="op/reference", only="torch"),
     "launch": _room(r"kernels/\w+/launch\w*\.py", weft="op/launch", only=""),
     "kernel packages": _room(r"(kernels/\w+|python/weft/kernels)/__init__\.py", only=""),
+    # what measures a device checks each tile against the definition
+    "tune": _room(r"kernels/\w+/tune\w*\.py", weft="_env _errors op/", guarded="triton", only="torch triton"),
     "triton": _room(r"kernels/\w+/\w+\.py", weft="kernels.common op/launch", guarded="triton", only="torch triton"),
     "foundation": _room(
         r"python/weft/_(env|errors|native_loader|dispatch|files|device)\.py", weft="FOUNDATION", only="torch"
@@ -69,6 +71,8 @@ ROOMS = {
         guarded="diffusers tyro",
     ),
     "benchmarks": _room(r"benchmarks/.*", weft="*", guarded=" ".join(GUARDED)),
+    # how measuring works is tested like anything else
+    "tests of benchmarks": _room(r"tests/benchmarks/.*", weft="*", guarded=" ".join(GUARDED)),
     "tests": _room(r"tests/.*", weft="*", guarded=" ".join(GUARDED)),
 }
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import re
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from weft import _env
+from weft.ops._triton import is_interpreted, refuse_machine
 
-OLDEST_TRITON = (3, 2)
-OLDEST_ARCH = (8, 0)
 # read-out columns that one launch keeps in registers; kernels/attention/launch.py has the reason
 MAX_COLUMNS = 128
 MAX_HEAD_WIDTH = 256
@@ -48,16 +44,7 @@ def refuse(
     for name, x in (("q", q), ("k", k), ("v", v)):
         if x.stride(-1) != 1 and x.shape[-1] > 1 and x.numel() > 0:
             reasons.append(f"needs unit stride along D; {name} has strides {tuple(x.stride())}")
-    if not reasons:
-        reasons += _refuse_installation()
-        if q.device.type == "cuda" and torch.cuda.is_available():
-            reasons += _refuse_device(q.device)
-    return reasons
-
-
-def is_interpreted(q: Tensor, *rest: Any) -> bool:
-    """Whether a call would run in Triton's interpreter: on the CPU, to check kernels, thousands of times slower."""
-    return q.device.type == "cpu" and _env.triton_is_interpreted()
+    return reasons or refuse_machine(q.device)
 
 
 def attention_fwd_triton(q: Tensor, k: Tensor, v: Tensor, scale: float, *rest: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -65,6 +52,7 @@ def attention_fwd_triton(q: Tensor, k: Tensor, v: Tensor, scale: float, *rest: T
     from weft.kernels.attention.fwd import attention_fwd
     from weft.kernels.attention.host import Call
 
+    _use_launch_table()
     done = attention_fwd(Call(q, k, v, scale, *rest))
     return done.out, done.maps
 
@@ -79,25 +67,13 @@ def attention_bwd_triton(dout: Tensor, dmaps: Tensor, *rest: Any) -> tuple[Tenso
     from weft.kernels.attention.fwd import attention_fwd
     from weft.kernels.attention.host import Call
 
+    _use_launch_table()
     *arguments, table_gradients, readout_gradient = rest
     call = Call(*arguments)
     return attention_bwd(call, dout, dmaps, attention_fwd(call, keep_rows=True), table_gradients, readout_gradient)
 
 
-@lru_cache(maxsize=1)
-def _refuse_installation() -> tuple[str, ...]:
-    oldest = ".".join(map(str, OLDEST_TRITON))
-    try:
-        version = importlib.metadata.version("triton")
-    except importlib.metadata.PackageNotFoundError:
-        return (f"needs triton >= {oldest}; it is not installed",)
-    found = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
-    return () if found >= OLDEST_TRITON else (f"needs triton >= {oldest}; {version} is installed",)
+def _use_launch_table() -> None:
+    from weft.kernels.attention import launch_file
 
-
-@lru_cache(maxsize=16)
-def _refuse_device(device: torch.device) -> tuple[str, ...]:
-    found = torch.cuda.get_device_capability(device)
-    if torch.version.hip is not None or found >= OLDEST_ARCH:
-        return ()
-    return (f"needs compute capability 8.0 or newer; {device} has {found[0]}.{found[1]}",)
+    launch_file.use_file(_env.settings().launch_table)
