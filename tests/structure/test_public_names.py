@@ -9,7 +9,7 @@ import pytest
 import weft
 import weft.ops
 
-NAMES = ["Attachment", "AttentionMaps", "BackendUnavailableError", "attach", "backend", "ops"]
+NAMES = ["Attachment", "AttentionMaps", "BackendUnavailableError", "MaskDiffusion", "attach", "backend", "ops"]
 OPS = ["Edit", "attention", "regions"]
 
 
