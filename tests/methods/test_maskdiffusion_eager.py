@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler
-from maskdiffusion_pipelines import PROMPTS, four_levels, noise
+from maskdiffusion_pipelines import EVERY_LEVEL, PROMPTS, four_levels, noise
 from tiny_pipelines import tokenizer
 from torch import Tensor
 
@@ -17,6 +17,7 @@ from weft.ops import Edit, attention
 from weft.testing.maskdiffusion import (
     CLEAN,
     RELEASED,
+    SIZES,
     EagerMaskDiffusion,
     EagerObject,
     Switches,
@@ -28,11 +29,9 @@ from weft.testing.maskdiffusion import (
     related_pixels,
     search,
     token_weights,
-    window_sizes,
 )
 
 GRID = (16, 16)
-SIZES = [(4, 12), (12, 4), (5, 10), (10, 5), (6, 8), (8, 6)]
 # lambda of the 15 edited steps of 50, DDIM from timestep 981
 STRENGTHS = [
     *(0.9085, 0.8196, 0.7378, 0.6627, 0.5938, 0.5307, 0.4732, 0.4207),
@@ -188,19 +187,18 @@ def bumps(*places: tuple[float, float], width: float = 3.0, size: tuple[int, int
 
 
 def test_window_sizes() -> None:
-    assert window_sizes(16, 16) == SIZES
+    area = 0.2 * 16 * 16
+    lying = [(height, int(area / height)) for height in range(4, int(area**0.5))]
+    assert list(SIZES) == [size for height, width in lying for size in ((height, width), (width, height))]
     assert {height * width for height, width in SIZES} == {48, 50}
-    assert window_sizes(32, 32)[:2] == [(8, 25), (25, 8)]
-    assert window_sizes(8, 8) == [(2, 6), (6, 2)]
-    assert window_sizes(8, 12) == [(2, 9), (9, 2), (3, 6), (6, 3)]
 
 
 def test_292_windows_and_a_rim_that_none_reaches() -> None:
     count = sum(max(14 - height + 1, 0) * max(14 - width + 1, 0) for height, width in SIZES)
     assert count == 292
     corner = bumps((15.0, 15.0))
-    (released,) = search(corner, [0], GRID, SIZES)
-    (clean,) = search(corner, [0], GRID, SIZES, margin=0)
+    (released,) = search(corner, [0], GRID)
+    (clean,) = search(corner, [0], GRID, margin=0)
     for found, reach in ((released, 14), (clean, 16)):
         top, left, height, width = found.rectangle
         assert (top + height, left + width) == (reach, reach)
@@ -220,13 +218,13 @@ def test_38_pixels_are_protected() -> None:
 
 def test_a_region_repels_the_next_one() -> None:
     maps = bumps((5.0, 5.0), (6.0, 6.0))
-    first, second = search(maps, [0, 1], GRID, SIZES)
+    first, second = search(maps, [0, 1], GRID)
     top, left, height, width = first.rectangle
-    assert second.rectangle != search(maps, [1], GRID, SIZES)[0].rectangle
+    assert second.rectangle != search(maps, [1], GRID)[0].rectangle
     repelled = maps.clone().view(2, *GRID)
     repelled[:, top : top + height, left : left + width] *= -2
-    assert second == search(repelled.flatten(1), [1], GRID, SIZES)[0]
-    forbidden = search(maps, [0, 1], GRID, SIZES, exclusion="forbid")[1].rectangle
+    assert second == search(repelled.flatten(1), [1], GRID)[0]
+    forbidden = search(maps, [0, 1], GRID, exclusion="forbid")[1].rectangle
     cells = torch.zeros(GRID, dtype=torch.int)
     for y, x, h, w in (first.rectangle, forbidden):
         cells[y : y + h, x : x + w] += 1
@@ -235,12 +233,12 @@ def test_a_region_repels_the_next_one() -> None:
 
 def test_a_map_without_a_positive_window() -> None:
     for empty in (torch.zeros(1, 256), -torch.rand(1, 256, generator=generator())):
-        assert search(empty, [0], GRID, SIZES)[0].rectangle == (0, 0, 4, 12)
-        assert search(empty, [0], GRID, SIZES, fallback="none")[0].rectangle == (0, 0, 0, 0)
+        assert search(empty, [0], GRID)[0].rectangle == (0, 0, 4, 12)
+        assert search(empty, [0], GRID, fallback="none")[0].rectangle == (0, 0, 0, 0)
 
 
 def test_a_tie_keeps_the_first_window() -> None:
-    found = search(torch.ones(1, 256), [0], GRID, SIZES)[0]
+    found = search(torch.ones(1, 256), [0], GRID)[0]
     assert found.rectangle == (0, 0, 4, 12) and found.mean == 1.0 and found.gap == 0.0
 
 
@@ -251,7 +249,7 @@ def test_head_maps_alone_give_the_same_regions() -> None:
             protect(maps, [(o.head, o.span) for o in OBJECTS], GRID), [o.head for o in OBJECTS], GRID, SIZES
         )
         heads = maps[[o.head for o in OBJECTS]]
-        few = search(protect(heads, [(i, [i]) for i in range(3)], GRID), range(3), GRID, SIZES)
+        few = search(protect(heads, [(i, [i]) for i in range(3)], GRID), range(3), GRID)
         assert few == whole
 
 
@@ -286,11 +284,11 @@ def test_strengths_and_edited_steps(tmp_path: Path) -> None:
 
 
 def test_maps_come_from_five_layers(tmp_path: Path) -> None:
-    state = begun(four_levels(tmp_path))
+    pipe = four_levels(tmp_path, **EVERY_LEVEL)
+    state = begun(pipe)
     state.step = 0
     places = [("down", 1024), ("down", 256), ("down", 64), ("mid", 16), ("up", 64), ("up", 256), ("up", 1024)]
     assert [place for place in places if state.is_tapped(place[0], True, place[1])] == [("down", 64), ("up", 64)]
-    pipe = four_levels(tmp_path)
     layers = [name for name in pipe.unet.attn_processors if "attn2" in name]
     at_grid = [name for name in layers if name.startswith(("down_blocks.2", "up_blocks.1"))]
     assert len(at_grid) == 5 and len(layers) == 16

@@ -65,7 +65,8 @@ class MaskDiffusionSettings:
     @property
     def overlap(self) -> bool:
         """Whether regions found in maps may overlap."""
-        return self.exclusion is not None and self.shape == "window"
+        # a region in the corner is given whether it is taken or not
+        return self.shape == "window" and (self.exclusion is not None or self.corner_fallback)
 
 
 CLEAN = MaskDiffusionSettings()

@@ -82,7 +82,8 @@ class RegionFinder:
         """Take what one pass has gathered into the mean, and choose regions. Returns whether anything was gathered."""
         if self._pass is None:
             return False
-        maps = (self._pass / self._layers).transpose(1, 2).unflatten(2, self._grid)
+        maps = (self._pass / self._layers).transpose(1, 2)
+        maps = maps.reshape(*maps.shape[:2], *self._grid)
         self._pass, self._layers = None, 0
         momentum = self._settings.momentum
         self._passes += 1

@@ -1,4 +1,7 @@
-"""A Stable Diffusion pipeline with the four levels of SD1.x and hardly any width: maps are read at its third level."""
+"""A Stable Diffusion pipeline with the four levels of SD1.x and hardly any width.
+
+It attends at the second and third level and in the middle, and with ``EVERY_LEVEL`` at the first too, as SD1.x does.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,15 @@ from torch import Tensor, nn
 FOUR_LEVELS = {
     **SD1,
     "sample_size": 32,
-    "down_block_types": (*("CrossAttnDownBlock2D",) * 3, "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", *("CrossAttnUpBlock2D",) * 3),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
     "block_out_channels": (16, 16, 32, 32),
     "layers_per_block": 2,  # so that 2 + 3 cross layers see the map grid, as in SD1.x
+}
+# sixteen times the work, hence not everywhere
+EVERY_LEVEL = {
+    "down_block_types": (*("CrossAttnDownBlock2D",) * 3, "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", *("CrossAttnUpBlock2D",) * 3),
 }
 # one object, two of which one ends the prompt, and three with a word behind the last
 PROMPTS = {

@@ -27,12 +27,13 @@ from weft.testing.maskdiffusion.run import (
     eager_processors,
     maskdiffusion_eager,
 )
-from weft.testing.maskdiffusion.search import Found, protect, search, window_sizes
+from weft.testing.maskdiffusion.search import SIZES, Found, protect, search
 from weft.testing.maskdiffusion.switches import CLEAN, RELEASED, Switches
 
 __all__ = [
     "CLEAN",
     "RELEASED",
+    "SIZES",
     "EagerMaskDiffusion",
     "EagerObject",
     "EagerProcessor",
@@ -48,5 +49,4 @@ __all__ = [
     "related_pixels",
     "search",
     "token_weights",
-    "window_sizes",
 ]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from weft.testing.maskdiffusion.edit import edit_cross, edit_self, related_pixels, token_weights
 from weft.testing.maskdiffusion.prompt import EagerObject, encode, find_objects, prompt_length, swapped_embedding
-from weft.testing.maskdiffusion.search import Found, protect, search, window_sizes
+from weft.testing.maskdiffusion.search import SIZES, Found, protect, search
 from weft.testing.maskdiffusion.switches import RELEASED, Switches
 
 EDITED_SHARE = 0.3  # of all steps: 15 of 50
@@ -55,7 +55,7 @@ class EagerMaskDiffusion:
         latent_size: (h, w).
         guided: Whether the first half of every batch is unconditional.
         boxes: By phrase, for all objects or none.
-        sizes: Windows to try; None for ``window_sizes``.
+        sizes: (height, width) of the windows to try; those of a 16 x 16 grid by default.
         map_grid: (h, w) of the maps; None for a quarter of the latent.
         switches: Which of the released code's accidents to keep.
 
@@ -74,7 +74,7 @@ class EagerMaskDiffusion:
         latent_size: tuple[int, int],
         guided: bool = True,
         boxes: Mapping[str, Box] | None = None,
-        sizes: Sequence[tuple[int, int]] | None = None,
+        sizes: Sequence[tuple[int, int]] = SIZES,
         map_grid: tuple[int, int] | None = None,
         switches: Switches = RELEASED,
     ) -> None:
@@ -83,7 +83,7 @@ class EagerMaskDiffusion:
         self.edited_steps = round(EDITED_SHARE * steps)
         self.latent_size = latent_size
         self.map_grid = map_grid or (latent_size[0] // CELL, latent_size[1] // CELL)
-        self.sizes = window_sizes(*self.map_grid) if sizes is None else sizes
+        self.sizes = sizes
         levels = range(len(pipe.unet.config.block_out_channels))
         self.grids = [(-(-latent_size[0] // 2**level), -(-latent_size[1] // 2**level)) for level in levels]
 
@@ -255,7 +255,7 @@ def maskdiffusion_eager(
     guidance_scale: float = 7.5,
     negative_prompt: str | None = None,
     boxes: Mapping[str, Box] | None = None,
-    sizes: Sequence[tuple[int, int]] | None = None,
+    sizes: Sequence[tuple[int, int]] = SIZES,
     map_grid: tuple[int, int] | None = None,
     switches: Switches = RELEASED,
 ) -> EagerRun:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 Rectangle = tuple[int, int, int, int]  # top, left, height, width
 
-AREA = 0.2  # share of the grid that a region covers, about
-SHORTEST_SIDE = 4  # cells of a window on a grid of 16 rows
+GRID = (16, 16)
+# (height, width) of the windows on that grid, in their order: about a fifth of it
+SIZES = ((4, 12), (12, 4), (5, 10), (10, 5), (6, 8), (8, 6))
 PROTECTED = 0.15  # share of the grid where an object silences other tokens, ...
 SILENCED = 0.5  # ... by this factor
 EXCLUSION = -2.0  # factor of every map inside a region that was given away
@@ -32,17 +33,6 @@ class Found:
     rectangle: Rectangle
     mean: float
     gap: float
-
-
-def window_sizes(h: int, w: int) -> list[tuple[int, int]]:
-    """(height, width) of the windows to try on a grid of ``h`` x ``w``, in their order; on 16 x 16 from (4, 12)."""
-    area = AREA * h * w
-    shortest = max(1, round(SHORTEST_SIDE * h / 16))
-    sizes = []
-    for height in range(shortest, math.floor(math.sqrt(area))):
-        width = math.floor(area / height)
-        sizes += [(height, width), (width, height)]
-    return list(dict.fromkeys(sizes))
 
 
 def protect(maps: Tensor, objects: Sequence[tuple[int, Sequence[int]]], grid: tuple[int, int]) -> Tensor:
@@ -70,7 +60,7 @@ def search(
     maps: Tensor,
     heads: Sequence[int],
     grid: tuple[int, int],
-    sizes: Sequence[tuple[int, int]],
+    sizes: Sequence[tuple[int, int]] = SIZES,
     *,
     margin: int = 2,
     exclusion: str = "multiply",

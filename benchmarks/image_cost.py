@@ -1,0 +1,183 @@
+"""``python -m benchmarks.image_cost``: what MaskDiffusion adds to an image of Stable Diffusion 1.5's size.
+
+Passes of a denoiser take seconds, so everybody takes a single turn at each stage of an image, image after image, and
+what counts is the difference to the stock pass beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import statistics
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+
+from benchmarks import memory, registry
+from benchmarks.cases import maskdiffusion
+from benchmarks.cases.maskdiffusion import STAGES, STEPS, WAYS, Denoiser, Stage
+from benchmarks.circumstances import ROOT, circumstances
+from benchmarks.run import passes_gate, results_path, write
+
+EXTRA_TIME_SHARE = 0.05  # of the stock image, at most
+LESS_TIME, LESS_MEMORY = 3.0, 10.0  # than eager adds, at least
+# the stage with the largest tensors
+MEMORY_STAGE = "edit"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Measure what MaskDiffusion adds to the time and memory of an image, against stock and an eager restatement.
+
+    Attributes:
+        shape: The size of the image.
+        dtype: Of weights and activations.
+        images: How often every stage is measured.
+        threads: Threads of torch and of weft.
+        gate: Run the tests of parity first, and measure nothing if they fail.
+        memory: Measure peak memory, in a process of its own for each.
+        lock: A file to lock during each turn of all three, for who measures several things on one machine.
+        out: Folder of the results, or "-" to keep none.
+    """
+
+    shape: str = "sd15_512"
+    dtype: str = "fp32"
+    images: int = 5
+    threads: int = torch.get_num_threads()
+    gate: bool = True
+    memory: bool = True
+    lock: Path | None = None
+    out: str = str(ROOT / "benchmarks" / "results")
+
+
+@contextlib.contextmanager
+def alone(lock: Path | None) -> Iterator[None]:
+    if lock is None:
+        yield
+        return
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def seconds_by_stage(options: Options) -> dict[str, dict[str, list[float]]]:
+    """Seconds of every pass, by stage and way; the samples of a stage belong together, one an image.
+
+    Raises:
+        AssertionError: weft and the restatement do not find the same noise.
+    """
+    benchmark = maskdiffusion.BENCHMARK
+    (shape,) = registry.select("shape", benchmark.shapes, (options.shape,))
+    images = benchmark.make_inputs(shape, benchmark.dtypes[options.dtype])
+    ways: dict[str, Denoiser] = {name: way(images) for name, way in WAYS.items()}
+    seconds: dict[str, dict[str, list[float]]] = {stage.name: {name: [] for name in ways} for stage in STAGES}
+    for image in range(-1, options.images):  # the first one is for warming up and not counted
+        for way in ways.values():
+            way.begin()
+        for stage in STAGES:
+            images.expected = None
+            with alone(options.lock):
+                for name in reversed(ways) if image % 2 else ways:
+                    start = time.perf_counter()
+                    found = ways[name](stage)
+                    taken = time.perf_counter() - start
+                    maskdiffusion.verify(images, name, found)
+                    if image >= 0:
+                        seconds[stage.name][name].append(taken)
+            print(f"image {image + 1} of {options.images}, {stage.name}", file=sys.stderr)
+    for way in ways.values():
+        way.close()
+    return seconds
+
+
+def extra_seconds(seconds: dict[str, dict[str, list[float]]], name: str, stage: Stage) -> float:
+    """Median over images of what a pass takes longer than the stock pass beside it."""
+    taken = seconds[stage.name]
+    return statistics.median(ours - stock for ours, stock in zip(taken[name], taken["stock"], strict=True))
+
+
+def summary(seconds: dict[str, dict[str, list[float]]], peaks: dict[str, int]) -> dict[str, Any]:
+    """What a whole image costs.
+
+    Args:
+        seconds: Of ``seconds_by_stage``.
+        peaks: Bytes by way, at ``MEMORY_STAGE``; empty if not measured.
+
+    Returns:
+        stock_s: seconds of all passes of a stock image; extra_s by way; extra_share of weft; less_time and
+        less_memory, how many times as much eager adds as weft, None where weft adds nothing that can be measured.
+    """
+    stock = sum(stage.count * statistics.median(seconds[stage.name]["stock"]) for stage in STAGES)
+    extra = {
+        name: sum(stage.count * extra_seconds(seconds, name, stage) for stage in STAGES) for name in ("weft", "eager")
+    }
+    found: dict[str, Any] = {
+        "stock_s": stock,
+        "extra_s": extra,
+        "extra_share": extra["weft"] / stock,
+        "less_time": extra["eager"] / extra["weft"] if extra["weft"] > 0 else None,
+    }
+    if peaks:
+        more = {name: peaks[name] - peaks["stock"] for name in extra}
+        found["extra_bytes"] = more
+        found["less_memory"] = more["eager"] / more["weft"] if more["weft"] > 0 else None
+    return found
+
+
+def text(seconds: dict[str, dict[str, list[float]]], whole: dict[str, Any]) -> str:
+    """The stages as a table, and the figures with what they should be."""
+    rows = [f"{'stage':<10}{'of 50':>6}{'stock, s':>10}{'weft adds':>11}{'eager adds':>12}"]
+    for stage in STAGES:
+        stock = statistics.median(seconds[stage.name]["stock"])
+        added = [f"{extra_seconds(seconds, name, stage):+.3f}" for name in ("weft", "eager")]
+        rows.append(f"{stage.name:<10}{stage.count:>6}{stock:>10.3f}{added[0]:>11}{added[1]:>12}  {stage.does}")
+    extra = whole["extra_s"]
+    rows.append(
+        f"an image: stock {whole['stock_s']:.1f} s, weft +{extra['weft']:.2f} s, eager +{extra['eager']:.2f} s"
+    )
+    rows.append(f"  extra time {whole['extra_share']:.2%} of stock (at most {EXTRA_TIME_SHARE:.0%})")
+    rows.append(f"  {_times(whole['less_time'])} less extra time than eager (at least {LESS_TIME:.0f}x)")
+    if "extra_bytes" in whole:
+        sizes = {name: f"{size / 2**20:+.1f} MiB" for name, size in whole["extra_bytes"].items()}
+        rows.append(f"  memory beyond stock's peak: weft {sizes['weft']}, eager {sizes['eager']}")
+        rows.append(f"  {_times(whole['less_memory'])} less extra memory than eager (at least {LESS_MEMORY:.0f}x)")
+    return "\n".join(rows)
+
+
+def _times(ratio: float | None) -> str:
+    return "beyond measure" if ratio is None else f"{ratio:.1f}x"
+
+
+def main() -> None:
+    options = tyro.cli(Options, description=Options.__doc__)
+    if options.gate and not passes_gate(maskdiffusion.BENCHMARK):
+        sys.exit("benchmarks: the tests of maskdiffusion fail, so its speed means nothing; --no-gate shows it anyway")
+    torch.set_num_threads(options.threads)
+    peaks: dict[str, int] = {}
+    if options.memory:
+        for name in WAYS:
+            arguments = ("maskdiffusion", options.shape, options.dtype, MEMORY_STAGE, (name,), options.threads)
+            with alone(options.lock):
+                peaks |= memory.measure(*arguments)
+    seconds = seconds_by_stage(options)
+    whole = summary(seconds, peaks)
+    print(text(seconds, whole))
+    if options.out != "-":
+        around = {"run": uuid.uuid4().hex[:12], "gate": options.gate, **circumstances(options.threads)}
+        around["command"] = around["command"].replace("benchmarks.run", "benchmarks.image_cost")
+        line = {"op": "maskdiffusion", "shape": options.shape, "dtype": options.dtype, "steps": STEPS}
+        line |= {"seconds": seconds, "peak_bytes": peaks, **whole, **around}
+        write([json.loads(json.dumps(line))], "maskdiffusion_cost", options.out)
+        print(f"written to {results_path('maskdiffusion_cost', options.out)}")
+
+
+if __name__ == "__main__":
+    main()
