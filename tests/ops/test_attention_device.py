@@ -30,7 +30,7 @@ TABLES = ("alpha", "beta", "gamma", "delta")
 REPEATS = 3
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-BACKENDS = {"cpu": ("fp32", "fp16", "bf16"), "triton": ("fp32", "fp16", "bf16"), "cuda": ("fp16", "bf16")}
+BACKENDS = {"cpu": ("fp32", "bf16"), "triton": ("fp32", "fp16", "bf16"), "cuda": ("fp16", "bf16")}
 
 
 def on_every(backends: tuple[str, ...]):
