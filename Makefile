@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 NATIVE := setup.py $(shell find csrc -type f)
 CXX_FILES = $(shell git ls-files -co --exclude-standard csrc tests | grep -E '\.(cpp|cu|cuh|h)$$')
 
-.PHONY: setup style check types test demo gpu bench wheel clean help
+.PHONY: setup style check check-all types test demo gpu bench wheel clean help
 .DEFAULT_GOAL := setup
 
 setup: $(VENV)/.installed  ## create .venv, install pinned dependencies and weft in editable mode, git hooks
@@ -46,6 +46,10 @@ check: types  ## verify the same and mypy
 	$(BIN)/ruff check .
 	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
 
+check-all: check setup  ## check, then compile every kernel for every GPU we name, held to budgets; minutes, no GPU
+	WEFT_CROSS_COMPILE="80 86 89 90 100 120" $(BIN)/python -m pytest -q tests/triton
+	$(BIN)/python tests/csrc/ptxas_report.py --jobs 2
+
 # mypy sees the packages as they are installed, so that weft.kernels.<op> has its name; messages name our files
 types: $(VENV)/.dependencies
 	rm -rf build/types
@@ -60,10 +64,8 @@ test: setup check  ## check, then every test that needs no GPU
 demo: setup  ## pictures and attention maps from the embedded model, beside stock diffusers, with both timings
 	$(BIN)/weft demo
 
-gpu: setup  ## on a GPU: every test, then the benchmarks with results written (make -n gpu shows what would run)
-	@$(BIN)/python -c 'import torch; raise SystemExit(not torch.cuda.is_available() and "make gpu: torch finds no CUDA device")'
-	$(BIN)/python -m pytest -q
-	$(BIN)/python -m benchmarks.run $(OP) $(ARGS)
+gpu: setup  ## on a GPU, in nine minutes: tests, compute-sanitizer, benchmarks; elsewhere ARGS=--dry-run
+	$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 bench: setup  ## measure one op beside its baselines: OP=attention, ARGS="--quick --dtype bf16"
 	$(BIN)/python -m benchmarks.run $(OP) $(ARGS)
@@ -79,4 +81,4 @@ clean:  ## remove build products and the virtual environment
 	rm -rf build dist $(VENV) python/*.egg-info python/weft/_native.*.so
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*  ## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## (.*)/  make \1\t\2/' | expand -t 18

@@ -9,6 +9,7 @@ from typing import Annotated, Union
 import tyro
 
 from weft._errors import BackendUnavailableError
+from weft.commands.bench import Bench
 from weft.commands.demo import Demo
 from weft.commands.generate import Generate
 
@@ -22,6 +23,7 @@ Command = Union[  # noqa: UP007 - tyro reads the annotations of a Union's member
     Annotated[Doctor, tyro.conf.subcommand("doctor")],
     Annotated[Demo, tyro.conf.subcommand("demo")],
     Annotated[Generate, tyro.conf.subcommand("generate")],
+    Annotated[Bench, tyro.conf.subcommand("bench")],
 ]
 
 
@@ -37,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(2) from error
 
 
-def run(command: Doctor | Demo | Generate) -> None:
+def run(command: Doctor | Demo | Generate | Bench) -> None:
     """Carry out one parsed command and print what it found or wrote."""
     if isinstance(command, Doctor):
         from weft import _doctor
@@ -49,6 +51,12 @@ def run(command: Doctor | Demo | Generate) -> None:
         rows, path = demo(command)
         print(describe(rows))
         print(f"pictures: {path}")
+    elif isinstance(command, Bench):
+        from weft.commands.bench import bench
+
+        status = bench(command)
+        if status:
+            raise SystemExit(status)
     else:
         from weft.commands.generate import generate
 

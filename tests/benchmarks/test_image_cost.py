@@ -1,0 +1,76 @@
+"""The cost of an image: how it is put together, and a tiny one through the whole path."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_stages_are_an_image_of_50_steps() -> None:
+    from benchmarks.cases.maskdiffusion import STAGES, STEPS
+
+    scheduler = DDIMScheduler(steps_offset=1)
+    scheduler.set_timesteps(STEPS)
+    assert sum(stage.count for stage in STAGES) == STEPS
+    first = 0
+    for stage in STAGES:
+        assert stage.timestep == scheduler.timesteps[stage.index]
+        assert first <= stage.index < first + stage.count, "a stage stands for steps in a row"
+        first += stage.count
+
+
+def test_summary() -> None:
+    from benchmarks.cases.maskdiffusion import STAGES
+    from benchmarks.image_cost import summary, text
+
+    # every stock pass takes 2 s, the middle one of three images; weft adds 0.1 s and eager 0.5 s to each of the
+    # first 15 passes, whatever the machine does meanwhile
+    seconds = {}
+    for stage in STAGES:
+        stock = [1.0, 2.0, 9.0]
+        late = stage.name == "late"
+        added = {"stock": 0.0, "weft": 0.0 if late else 0.1, "eager": 0.0 if late else 0.5}
+        seconds[stage.name] = {name: [taken + more for taken in stock] for name, more in added.items()}
+    whole = summary(seconds, {"stock": 100, "weft": 110, "eager": 300})
+    assert whole["stock_s"] == pytest.approx(100.0)
+    assert whole["extra_s"] == {"weft": pytest.approx(1.5), "eager": pytest.approx(7.5)}
+    assert whole["extra_share"] == pytest.approx(0.015) and whole["less_time"] == pytest.approx(5.0)
+    assert whole["extra_bytes"] == {"weft": 10, "eager": 200} and whole["less_memory"] == 20.0
+    assert "extra time 1.50% of stock (at most 5%)" in text(seconds, whole)
+    nothing = summary(seconds, {"stock": 100, "weft": 100, "eager": 300})
+    assert nothing["less_memory"] is None and "beyond measure less extra memory" in text(seconds, nothing)
+
+
+def test_another_noise_is_refused() -> None:
+    from benchmarks.cases.maskdiffusion import Images, verify
+
+    found = torch.randn(2, 4, 8, 8)
+    images = Images(found, {}, {}, torch.float32, {})
+    verify(images, "weft", found)
+    verify(images, "stock", found + 1)
+    with pytest.raises(AssertionError, match="eager: is off by"):
+        verify(images, "eager", found * 1.01)
+    with pytest.raises(AssertionError, match="not finite"):
+        verify(images, "stock", found / 0)
+
+
+@pytest.mark.serial
+def test_a_tiny_image(tmp_path: Path) -> None:
+    quickly = ("--shape", "tiny", "--images", "1", "--threads", "1", "--clock", "cpu", "--no-gate")
+    command = [sys.executable, "-m", "benchmarks.image_cost", *quickly, "--out", str(tmp_path)]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "less extra memory than eager" in ran.stdout
+    (path,) = tmp_path.glob("maskdiffusion_cost_*.jsonl")
+    (line,) = map(json.loads, path.read_text().splitlines())
+    assert set(line["peak_bytes"]) == {"weft", "stock", "eager"}
+    assert all(len(samples) == 1 for by_way in line["seconds"].values() for samples in by_way.values())
+    assert "benchmarks.image_cost --shape tiny" in line["command"]
