@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 import subprocess
 import sys
@@ -49,19 +50,19 @@ def on_a_gpu(run: str, results: str) -> tuple[Stage, ...]:
     sanitizer = ("compute-sanitizer", "--error-exitcode", "86", "--target-processes", "all", "--tool")
     measure = (PYTHON, "-m", "benchmarks.gpu.measure", "--seconds", "{seconds}", "--run", run, "--out", results)
     return (
-        Stage("build", build, 120),
-        Stage("device tests", pytest(*DEVICE_TESTS, workers=WORKERS), 70, environment=ONE_THREAD),
-        Stage("op tests", pytest(*OP_TESTS, workers=WORKERS), 90, environment=ONE_THREAD),
+        Stage("build", build, 110),
+        Stage("device tests", pytest(*DEVICE_TESTS, workers=WORKERS), 60, environment=ONE_THREAD),
+        Stage("op tests", pytest(*OP_TESTS, workers=WORKERS), 110, environment=ONE_THREAD),
         Stage(
             "memcheck",
             (*sanitizer, "memcheck", *pytest(*REDUCED)),
-            45,
+            40,
             sanitizer_problem,
             # torch's own pool would hide an access beyond the end of one tensor in the next
             environment={**ONE_THREAD, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
         ),
         Stage(
-            "racecheck", (*sanitizer, "racecheck", *pytest(*REDUCED)), 45, sanitizer_problem, environment=ONE_THREAD
+            "racecheck", (*sanitizer, "racecheck", *pytest(*REDUCED)), 40, sanitizer_problem, environment=ONE_THREAD
         ),
         Stage("benchmarks", measure, TOTAL, greedy=True, reserve=25),
     )
@@ -101,12 +102,26 @@ def without_a_gpu(full: bool) -> tuple[Stage, ...]:
     return (
         Stage("build", build, 900, environment=NO_GPU),
         Stage("nvcc and ptxas", (*ptxas, *(() if full else ptxas_some)), 240 * factor, needs_nvcc, NO_GPU),
-        Stage("triton for other devices", cross, 120 * factor, needs("triton"), compiler),
+        Stage(
+            "triton for other devices",
+            cross,
+            120 * factor,
+            needs("triton"),
+            compiler,
+            tells=None if full else count_launches,
+        ),
         Stage("cuda kernels, emulated", pytest(*emulated), 240 * factor, environment=NO_GPU),
         Stage("triton kernels, interpreted", pytest(*interpreted, *some), 240 * factor, needs("triton"), NO_GPU),
         Stage("device tests, on the CPU", pytest(DEVICE_TESTS[0]), 180, environment=NO_GPU),
         Stage("providers and timing, on the CPU", pytest("tests/benchmarks/gpu"), 180, environment=NO_GPU),
     )
+
+
+def count_launches(printed: str) -> str:
+    """What ``cross_compile.py`` printed, one JSON line a launch, in a sentence."""
+    launches = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+    stack = max((launch["stack"] for launch in launches), default=0)
+    return f"{len(launches)} launches compiled for sm_90, up to {stack} bytes of stack a thread"
 
 
 def needs_nvcc() -> str:

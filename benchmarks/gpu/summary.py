@@ -111,7 +111,7 @@ def would_run() -> tuple[str, list[str]]:
         parts += [f"    {count:5d} {path}" for path, count in sorted(Counter(i.split("::")[0] for i in found).items())]
     described = list(plan.describe())
     calls = sum(len(case.providers) for case in plan.PLAN)
-    parts.append(f"  benchmarks: {len(plan.PLAN)} cases, {calls} figures, each in two passes")
+    parts.append(f"  benchmarks: {len(plan.PLAN)} cases, {calls} timings, each in two passes")
     parts += [f"    {line}" for line in described]
     return "\n".join(parts), ids
 

@@ -6,6 +6,7 @@ that way, weft and its peers, and once more as Python launches them, since that 
 
 from __future__ import annotations
 
+import gc
 import math
 import statistics
 from collections.abc import Sequence
@@ -45,19 +46,28 @@ class CudaClock:
     def run(self, call: Call) -> Any:
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
-            return call()
+            result = call()
+        # who looks at the result does so on the stream that was current
+        torch.cuda.current_stream().wait_stream(self.stream)
+        return result
 
     def capture(self, call: Call) -> Call:
-        self.stream.synchronize()
+        # as torch.cuda.graph does, but without giving all cached memory back before each of some hundred captures
+        torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self.stream):
-            # results keep their memory as long as the replay lives, or the graph would write all to one place
-            results = call()
-
-        def replay(kept: Any = results) -> None:
-            graph.replay()
-
-        return replay
+        # a graph or event collected during a capture would end it
+        gc.disable()
+        try:
+            with torch.cuda.stream(self.stream):
+                graph.capture_begin()
+                try:
+                    results = call()
+                finally:
+                    graph.capture_end()
+        finally:
+            gc.enable()
+        # results keep their memory as long as the replay lives, or the graph would write all of them to one place
+        return Replay(graph, results)
 
     def time(self, call: Call, rounds: int) -> list[float]:
         marks = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(rounds)]
@@ -69,6 +79,17 @@ class CudaClock:
                 end.record()
         self.stream.synchronize()
         return [start.elapsed_time(end) for start, end in marks]
+
+
+@dataclass
+class Replay:
+    """A captured graph and what it writes to."""
+
+    graph: torch.cuda.CUDAGraph
+    results: Any
+
+    def __call__(self) -> None:
+        self.graph.replay()
 
 
 @dataclass

@@ -61,6 +61,14 @@ def test_a_stage_that_cannot_run_says_why(tmp_path):
     assert (outcome.status, outcome.told, outcome.good) == ("skipped", "no such tool", True)
 
 
+def test_a_stage_may_tell_what_it_printed(tmp_path):
+    program = "print('{\"stack\": 8}'); print('{\"stack\": 112}')"
+    stage = python("a", program, tells=steps.count_launches)
+    assert run(stage, 20, tmp_path).told == "2 launches compiled for sm_90, up to 112 bytes of stack a thread"
+    broken = python("a", "print('half a line'); raise SystemExit(1)", tells=steps.count_launches)
+    assert run(broken, 20, tmp_path).told == "half a line"
+
+
 def test_seconds_and_environment_reach_the_command(tmp_path, monkeypatch):
     monkeypatch.setenv("LEFT_OUT", "1")
     program = "import os, sys; print(sys.argv[1], os.environ['GIVEN'], 'LEFT_OUT' in os.environ)"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from benchmarks.gpu import ceilings
+from benchmarks.gpu import ceilings, timing
 from benchmarks.gpu.ceilings import Ceilings
 from benchmarks.gpu.timing import (
     FEWEST_ROUNDS,
@@ -98,3 +102,87 @@ def test_ceilings_count_bytes_both_ways_and_two_operations_a_term(clock, monkeyp
     found = ceilings.measure(clock, "cpu", copied=1000, matrix=16)
     assert found.copy_gb_s == pytest.approx(2 * 1000 / 2e-3 / 1e9)
     assert found.matmul_tflop_s == pytest.approx(2 * 16**3 / 2e-3 / 1e12)
+
+
+# --- what is asked of torch.cuda, which is not here -----------------------------------------------------------------
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """A ``torch.cuda`` that writes down what is asked of it."""
+    log: list[str] = []
+
+    def stream(name):
+        def wait_stream(other):
+            log.append(f"{name} waits for {other.name}")
+
+        return SimpleNamespace(name=name, wait_stream=wait_stream, synchronize=lambda: log.append(f"{name} done"))
+
+    @contextlib.contextmanager
+    def inside(entered):
+        log.append(f"enter {entered.name}")
+        yield
+        log.append(f"leave {entered.name}")
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            self.at = len(log)
+            log.append("mark")
+
+        def elapsed_time(self, other):
+            return float(other.at - self.at)
+
+    class CUDAGraph:
+        def capture_begin(self):
+            log.append(f"begin, {'collecting' if gc.isenabled() else 'not collecting'}")
+
+        def capture_end(self):
+            log.append("end")
+
+        def replay(self):
+            log.append("replay")
+
+    default = stream("default")
+    fake = SimpleNamespace(
+        Stream=lambda: stream("side"),
+        current_stream=lambda: default,
+        stream=inside,
+        synchronize=lambda: log.append("synchronize"),
+        Event=Event,
+        CUDAGraph=CUDAGraph,
+        log=log,
+    )
+    monkeypatch.setattr(timing, "torch", SimpleNamespace(cuda=fake))
+    return fake
+
+
+def test_both_streams_wait_for_each_other(cuda):
+    assert timing.CudaClock().run(lambda: cuda.log.append("call") or 7) == 7
+    assert cuda.log == ["side waits for default", "enter side", "call", "leave side", "default waits for side"]
+
+
+def test_a_capture_keeps_its_results_and_nothing_is_collected_meanwhile(cuda):
+    replay = timing.CudaClock().capture(lambda: ["out"])
+    assert cuda.log == ["synchronize", "enter side", "begin, not collecting", "end", "leave side"]
+    assert replay.results == ["out"] and gc.isenabled()
+    replay()
+    assert cuda.log[-1] == "replay"
+
+
+def test_a_failed_capture_is_ended(cuda):
+    def call():
+        raise RuntimeError("operation not permitted")
+
+    with pytest.raises(RuntimeError, match="not permitted"):
+        timing.CudaClock().capture(call)
+    assert "end" in cuda.log and gc.isenabled()
+
+
+def test_steps_are_queued_and_read_after_the_last(cuda):
+    times = timing.CudaClock().time(lambda: cuda.log.append("call"), 2)
+    marked = ["mark", "call", "mark"]
+    assert cuda.log == ["side waits for default", "enter side", *marked, *marked, "leave side", "side done"]
+    assert times == [2.0, 2.0]
