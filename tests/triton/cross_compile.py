@@ -35,7 +35,10 @@ CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
 @dataclass(frozen=True)
 class Usage:
-    """What one compiled kernel uses. ``stack`` is bytes a thread keeps in local memory, spills among them."""
+    """What one compiled kernel uses. ``stack`` is bytes a thread keeps in local memory, spills among them.
+
+    ``fp_fusion`` is whether the compiler may contract a product and a sum into one rounding.
+    """
 
     kernel: str
     registers: int
@@ -43,6 +46,7 @@ class Usage:
     shared: int
     num_warps: int
     num_stages: int
+    fp_fusion: bool
 
 
 class NamedTarget:
@@ -92,6 +96,7 @@ def _usage(kernel: Any) -> Usage:
         shared=metadata.shared,
         num_warps=metadata.num_warps,
         num_stages=metadata.num_stages,
+        fp_fusion=metadata.enable_fp_fusion,
     )
 
 
