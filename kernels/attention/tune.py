@@ -12,6 +12,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 
@@ -214,10 +215,12 @@ def main(
         The rows, as written.
 
     Raises:
-        BackendUnavailableError: There is no device to tune for.
+        BackendUnavailableError: There is no device to tune for, or no compiler for it.
         PermissionError: There is nowhere to write.
         ValueError: A kernel is not known, or no tile of one can be taken.
     """
+    if find_spec("triton") is None:
+        raise BackendUnavailableError("attention: tuning needs triton; it is not installed")
     from . import tune_measure
 
     reason = tune_measure.refuse_device()

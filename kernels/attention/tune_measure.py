@@ -18,6 +18,8 @@ import triton
 from torch import Tensor
 from triton.errors import TritonError
 
+from weft import _env
+
 from .bwd import attention_bwd
 from .fwd import attention_fwd
 from .host import Call, device_arch
@@ -58,6 +60,8 @@ def refuse_device() -> str:
     """Why there is nothing to tune for; "" if there is."""
     if not torch.cuda.is_available():
         return "needs a CUDA device; torch finds none"
+    if _env.triton_is_interpreted():
+        return "needs Triton's compiler; TRITON_INTERPRET puts its interpreter in its place"
     return ""
 
 

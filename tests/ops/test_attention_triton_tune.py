@@ -178,6 +178,19 @@ def test_without_a_device_it_says_so():
         tune.main()
 
 
+def test_an_interpreter_is_not_tuned(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with pytest.raises(BackendUnavailableError, match="tuning needs Triton's compiler; TRITON_INTERPRET"):
+        tune.main()
+
+
+def test_without_triton_it_says_so(monkeypatch):
+    monkeypatch.setattr(tune, "find_spec", lambda name: None)
+    with pytest.raises(BackendUnavailableError, match="tuning needs triton; it is not installed"):
+        tune.main()
+
+
 # --- what is measured -----------------------------------------------------------------------------------------------
 
 
