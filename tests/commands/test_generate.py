@@ -43,6 +43,25 @@ def test_a_picture_depends_on_its_seed_alone(tmp_path: Path) -> None:
     assert np.abs(difference).max() <= 2
 
 
+def test_a_method_takes_phrases_and_boxes(tmp_path: Path) -> None:
+    steps = 10  # two of them are edited
+    stock = generate(options(tmp_path / "stock", steps=steps))
+    found, named, placed = (
+        generate(options(tmp_path / str(number), method="maskdiffusion", steps=steps, **changes))
+        for number, changes in enumerate(
+            (
+                {},
+                {"phrases": ("a red circle", "a blue square")},
+                {"boxes": ("a red circle=0,0,32,64", "a blue square=32,0,64,64")},
+            )
+        )
+    )
+    pictures = [np.asarray(one[0].image) for one in (stock, found, named, placed)]
+    assert np.array_equal(pictures[1], pictures[2]), "these phrases are what it finds by itself"
+    assert not np.array_equal(pictures[0], pictures[1])
+    assert not np.array_equal(pictures[2], pictures[3])
+
+
 def test_a_folder_is_a_model(tmp_path: Path) -> None:
     embedded = generate(options(tmp_path / "embedded"))
     by_folder = generate(options(tmp_path / "folder", model=str(shapes.model_path())))
@@ -60,8 +79,16 @@ def test_a_folder_is_a_model(tmp_path: Path) -> None:
         ({"model": "nobody/no-such-model"}, "--model nobody/no-such-model: diffusers cannot load it"),
         ({"device": "tpu-ish"}, "--device must be auto, cpu or cuda"),
         ({"maps": ("triangle",)}, "triangle"),
+        ({"phrases": ("a red circle",)}, "belong to a method; add --method maskdiffusion"),
+        ({"method": "maskdiffusion", "phrases": ("a ring",)}, "'a ring' is not in the prompt"),
+        ({"method": "maskdiffusion", "boxes": ("a red circle 0,0,9,9",)}, "must look like .*; got 'a red circle 0,0"),
+        ({"method": "maskdiffusion", "boxes": ("a red circle=0,0,9",)}, "must look like"),
+        ({"method": "maskdiffusion", "boxes": ("a red circle=0,0,9,99",)}, "inside the image of 64 x 64 pixels"),
     ],
-    ids=["steps", "images", "seed", "prompt", "folder", "model id", "device", "word"],
+    ids=[
+        *("steps", "images", "seed", "prompt", "folder", "model-id", "device", "word"),
+        *("no-method", "phrase", "box-form", "box-sides", "box-outside"),
+    ],
 )
 def test_bad_option_is_one_clear_error(tmp_path: Path, changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):

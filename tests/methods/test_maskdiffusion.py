@@ -10,12 +10,14 @@ import pytest
 import tiny_pipelines as tiny
 import torch
 from diffusers import StableDiffusionImg2ImgPipeline
+from PIL import Image
 from torch import Tensor
 
 import weft
 from weft.attach import LayerInfo
 from weft.methods._maskdiffusion_run import tapped_layers
 from weft.methods._maskdiffusion_settings import CLEAN, MODES, RELEASED
+from weft.ops.regions import window_sizes
 
 PROMPT = "a red circle and a blue square"
 PHRASES = ["a red circle", "a blue square"]
@@ -55,13 +57,13 @@ class Recorder:
         )
 
 
-@pytest.mark.parametrize("mode", ["clean", "released"])
-def test_layers_are_edited_in_the_noisy_part_only(pipe: Any, mode: str) -> None:
+@pytest.mark.parametrize(("mode", "cross_from"), [("clean", 1), ("released", 2)])
+def test_layers_are_edited_in_the_noisy_part_only(pipe: Any, mode: str, cross_from: int) -> None:
     control = weft.MaskDiffusion(PHRASES, mode=mode)
     recorder = Recorder(control)
     with weft.attach(pipe, control):
         run(pipe, steps=20)  # timesteps 951, 901, ...: six lie above 700
-    assert recorder.steps(cross=True, of="edit") == [2, 3, 4, 5]
+    assert recorder.steps(cross=True, of="edit") == list(range(cross_from, 6))
     assert recorder.steps(cross=False, of="edit") == [1, 2, 3, 4, 5]
     assert recorder.steps(cross=True, of="readout") == [0, 1, 2, 3]
     assert recorder.steps(cross=False, of="readout") == []
@@ -88,11 +90,27 @@ def test_what_it_found_can_be_read(pipe: Any) -> None:
     assert control.regions is not None
     assert control.regions.shape == (1, 2, 4)
     top, left, height, width = control.regions.unbind(-1)
-    assert bool(((top >= 0) & (top + height <= 16) & (left >= 0) & (left + width <= 16)).all())
-    assert {int(area) for area in (height * width).flatten()} <= {48, 50}
+    assert bool(((top >= 0) & (top + height <= 8) & (left >= 0) & (left + width <= 8)).all())
+    assert set(zip(height.flatten().tolist(), width.flatten().tolist(), strict=True)) <= set(window_sizes((8, 8)))
     assert list(control.maps) == PHRASES
-    assert control.maps["a red circle"].shape == (1, 16, 16)
+    assert control.maps["a red circle"].shape == (1, 8, 8)
     assert control.maps.image("a red circle").size == (256, 256)
+
+
+def test_regions_can_be_drawn(pipe: Any) -> None:
+    black = Image.new("RGB", (32, 32))
+    control = weft.MaskDiffusion(boxes={"a red circle": (0, 0, 16, 32), "a blue square": (16, 0, 32, 32)})
+    with pytest.raises(ValueError, match="no image was made"):
+        control.image(black)
+    with weft.attach(pipe, control):
+        run(pipe)
+    picture = control.image(black)
+    assert picture.size == (256, 256)
+    assert picture.getpixel((1, 200)) == (230, 159, 0), "the outline of the first region"
+    assert picture.getpixel((254, 200)) == (86, 180, 233)
+    assert picture.getpixel((64, 200)) == (0, 0, 0)
+    with pytest.raises(IndexError, match="below the 1 images; got 1"):
+        control.image(black, 1)
 
 
 def test_images_of_a_batch_do_not_know_each_other(pipe: Any) -> None:
@@ -242,7 +260,7 @@ def test_other_sizes_and_families(height: int, tmp_path: Path) -> None:
             latents = run(pipe, height=height, width=32)
             control = attachment.controls[0]
         assert bool(latents.isfinite().all()), name
-        assert control.maps["a red circle"].shape[-2:] == (height // 2, 16)  # type: ignore[attr-defined]
+        assert control.maps["a red circle"].shape[-2:] == (height // 4, 8)  # type: ignore[attr-defined]
 
 
 def test_a_late_start_edits_nothing(tmp_path: Path) -> None:
@@ -283,7 +301,8 @@ def test_which_layers_are_read() -> None:
     assert {layer.level for layer in tapped_layers(sd1, (96, 64))} == {2}
     sdxl = layers({"down_blocks.1": 1, "down_blocks.2": 2, "mid_block": 2, "up_blocks.0": 2})
     assert {layer.level for layer in tapped_layers(sdxl, (128, 128))} == {2}
-    assert {layer.level for layer in tapped_layers(layers({"down_blocks.0": 0, "mid_block": 1}), (8, 8))} == {0}
+    assert {layer.level for layer in tapped_layers(sd1, (16, 16))} == {1}
+    assert {layer.level for layer in tapped_layers(layers({"down_blocks.0": 0, "mid_block": 1}), (6, 6))} == {0}
 
 
 def test_presets() -> None:

@@ -133,6 +133,23 @@ def test_strength_nothing_is_no_edit() -> None:
     assert torch.equal(attention(q, k, v, edit=scaled.edit, **labels), attention(q, k, v))
 
 
+def test_a_negative_tail_is_pushed_down_inside_regions_only() -> None:
+    scaled = cross_edit(disjoint_labels(2, 1), Pull(HEAD), Pull(ATTRIBUTE), Pull(-0.5))
+    scaled.scale(0.8)
+    alpha, beta, gamma, _ = scaled.edit.tables()
+    tail = [[float(table[0, label, TAIL]) for table in (alpha, beta, gamma)] for label in range(4)]  # type: ignore[index]
+    assert tail[0] == tail[BACKGROUND] == [1, 0, 0]
+    assert tail[2] == tail[3] == pytest.approx([0.6, 0, 0.4])
+
+
+def test_what_is_pushed_less() -> None:
+    scaled = cross_edit(disjoint_labels(1, 1), Pull(HEAD), Pull(ATTRIBUTE), Pull(END), outside=0.5, other=0.25)
+    scaled.scale(0.8)
+    _, _, gamma, _ = scaled.edit.tables()
+    assert gamma[0, BACKGROUND].tolist() == pytest.approx([0.2, 0, 0, 0.4, 0.4])  # type: ignore[index]
+    assert gamma[0, 2].tolist() == pytest.approx([0.2, 0, 0, 0, 0])  # type: ignore[index]
+
+
 def test_soft_edges_lie_between() -> None:
     scaled = cross_edit(disjoint_labels(1, 4), Pull(HEAD), Pull(ATTRIBUTE), Pull(END))
     scaled.scale(0.5)

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from tqdm.auto import tqdm
 
 import weft
 from weft._files import output_folder, whole_file
 from weft.commands.loading import EMBEDDED, choose_device, choose_dtype, load_pipeline
+from weft.commands.sheets import stack, strip
 
 # prompt -> the words whose maps are shown
 DEMO_PROMPTS = {
@@ -24,9 +25,6 @@ DEMO_PROMPTS = {
     "a green star and a blue square": ("star", "square"),
     "a yellow triangle to the left of a purple ring": ("triangle", "ring"),
 }
-
-TILE = 160  # pixels of one picture on the sheet
-CAPTION = 16  # pixels of a line of text
 
 
 @dataclass(frozen=True)
@@ -97,12 +95,12 @@ def demo(options: Demo) -> tuple[list[DemoRow], Path]:
             overlays = [attachment.maps.image(word, over=plain) for word in words]
         difference = np.abs(np.asarray(stock, dtype=int) - np.asarray(plain, dtype=int))
         rows.append(DemoRow(prompt, words, stock_s, weft_s, maps_s, int(difference.max())))
-        titles = [f"stock {stock_s:.2f} s", f"weft {weft_s:.2f} s", *(f"map: {word}" for word in words)]
-        strips.append(_strip(prompt, titles, [stock, plain, *overlays]))
+        maps = [(f"map: {word}", overlay) for word, overlay in zip(words, overlays, strict=True)]
+        strips.append(strip(prompt, [(f"stock {stock_s:.2f} s", stock), (f"weft {weft_s:.2f} s", plain), *maps]))
 
     path = folder / "demo.png"
     with whole_file(path) as temporary:
-        _stack(strips).save(temporary, format="PNG")
+        stack(strips).save(temporary, format="PNG")
     with whole_file(folder / "demo.json") as temporary:
         temporary.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
     return rows, path
@@ -125,25 +123,3 @@ def _timed(draw: Any, prompt: str, repeats: int) -> tuple[float, Image.Image]:
         image = draw(prompt)
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds), image
-
-
-def _strip(prompt: str, titles: list[str], images: list[Image.Image]) -> Image.Image:
-    """One row of the sheet: the prompt, then a title above each picture."""
-    font = ImageFont.load_default(size=12)
-    strip = Image.new("RGB", (TILE * len(images), TILE + 2 * CAPTION), "white")
-    pen = ImageDraw.Draw(strip)
-    pen.text((4, 1), prompt, fill="black", font=font)
-    for column, (title, image) in enumerate(zip(titles, images, strict=True)):
-        pen.text((column * TILE + 4, CAPTION + 1), title, fill="black", font=font)
-        # nearest: the pixels shown are the pixels made
-        strip.paste(image.resize((TILE, TILE), Image.Resampling.NEAREST), (column * TILE, 2 * CAPTION))
-    return strip
-
-
-def _stack(strips: list[Image.Image]) -> Image.Image:
-    sheet = Image.new("RGB", (max(s.width for s in strips), sum(s.height for s in strips)), "white")
-    top = 0
-    for strip in strips:
-        sheet.paste(strip, (0, top))
-        top += strip.height
-    return sheet

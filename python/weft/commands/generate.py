@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +17,7 @@ from PIL import Image
 import weft
 from weft._files import output_folder, whole_file
 from weft.commands.loading import EMBEDDED, choose_device, choose_dtype, load_pipeline
+from weft.commands.sheets import stack, strip
 
 Strings = Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT [TEXT ...]")]
 
@@ -31,6 +34,14 @@ class Generate:
     """'embedded', a diffusers folder, or a model id (Stable Diffusion 1.x, 2.x, XL)."""
     maps: Strings = ()
     """Words or phrases of the prompts to read attention maps for."""
+    method: Literal["none", "maskdiffusion"] = "none"
+    """maskdiffusion draws every object of a prompt, each with its own attributes."""
+    phrases: Strings = ()
+    """With --method: the objects, as the prompts name them; found in the prompts if not given."""
+    boxes: Strings = ()
+    """With --method: where objects go, each as 'a red circle=left,top,right,bottom' in pixels."""
+    compare: bool = False
+    """With --method: also draw each picture without it, and lay both on a sheet with regions and maps."""
     out: Path = Path("weft-pictures")
     """Folder for the pictures; made if it is not there."""
     images: int = 1
@@ -66,7 +77,8 @@ class Generated:
 def generate(options: Generate) -> list[Generated]:
     """Carry out ``weft generate`` and return what was written.
 
-    Each picture lies beside a JSON file of the settings that made it; with maps each prompt has one sheet as well.
+    Each picture lies beside a JSON file of the settings that made it; with maps, and with a comparison, each prompt
+    has a sheet as well.
 
     Raises:
         ValueError: An option out of range, a model that cannot be loaded, or a word that is not in a prompt.
@@ -76,25 +88,59 @@ def generate(options: Generate) -> list[Generated]:
     folder = output_folder(options.out, who="generate")
     device = choose_device(options.device)
     pipe = load_pipeline(options.model, choose_dtype(options.dtype, device), device)
-    controls = [weft.AttentionMaps(options.maps)] if options.maps else []
+    readers = [weft.AttentionMaps(options.maps)] if options.maps else []
+    method = _method(options)
 
     written = []
-    with weft.attach(pipe, *controls, backend=options.backend) as attachment:
+    with weft.attach(pipe, *readers, backend=options.backend) as attachment:
         for number, prompt in enumerate(options.prompt):
             seeds = [options.seed + i for i in range(options.images)]
-            images = pipe(**_call(options, prompt, seeds, device)).images
             stem = f"{number:02d}-{_slug(prompt)}"
+            stock = pipe(**_call(options, prompt, seeds, device)).images if options.compare else []
+            with _added(attachment, method):
+                images = pipe(**_call(options, prompt, seeds, device)).images
             for seed, image in zip(seeds, images, strict=True):
                 path = folder / f"{stem}-seed{seed}.png"
-                with whole_file(path) as temporary:
-                    image.save(temporary, format="PNG")
+                _save(image, path)
                 with whole_file(path.with_suffix(".json")) as temporary:
                     temporary.write_text(json.dumps(_sidecar(options, prompt, seed), indent=2) + "\n")
                 written.append(Generated(prompt, seed, image, path))
-            if controls:
-                with whole_file(folder / f"{stem}-maps.png") as temporary:
-                    attachment.maps.grid(images).save(temporary, format="PNG")
+            for reader in readers:
+                _save(reader.maps.grid(images), folder / f"{stem}-maps.png")
+            if options.compare and method is not None:
+                _save(comparison(prompt, method, stock, images), folder / f"{stem}-compare.png")
     return written
+
+
+@contextmanager
+def _added(attachment: weft.Attachment, method: weft.MaskDiffusion | None) -> Iterator[None]:
+    """Let the method, if there is one, take part in what is drawn meanwhile."""
+    if method is None:
+        yield
+        return
+    attachment.add(method)
+    try:
+        yield
+    finally:
+        attachment.remove(method)
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    with whole_file(path) as temporary:
+        picture.save(temporary, format="PNG")
+
+
+def comparison(
+    prompt: str, method: weft.MaskDiffusion, stock: list[Image.Image], images: list[Image.Image]
+) -> Image.Image:
+    """A sheet with a row a picture: without the method, with it, its regions, and the maps they were found from."""
+    rows = []
+    for index, (without, image) in enumerate(zip(stock, images, strict=True)):
+        columns = [("stock", without), ("MaskDiffusion", image), ("regions", method.image(image, index))]
+        if method.regions is not None:  # they were found in maps
+            columns += [(f"map: {name}", method.maps.image(name, image, index)) for name in method.maps]
+        rows.append(columns)
+    return stack([strip(prompt, columns) for columns in rows])
 
 
 def _check(options: Generate) -> None:
@@ -106,6 +152,28 @@ def _check(options: Generate) -> None:
     for prompt in options.prompt:
         if not prompt.strip():
             raise ValueError("generate: --prompt must not be empty")
+    if options.method == "none" and (options.phrases or options.boxes or options.compare):
+        raise ValueError("generate: --phrases, --boxes and --compare belong to a method; add --method maskdiffusion")
+
+
+def _method(options: Generate) -> weft.MaskDiffusion | None:
+    """The control of ``--method``."""
+    if options.method == "none":
+        return None
+    boxes = dict(_box(text) for text in options.boxes)
+    return weft.MaskDiffusion(options.phrases or None, boxes=boxes or None)
+
+
+def _box(text: str) -> tuple[str, tuple[float, float, float, float]]:
+    """'a red circle=0,0,32,64' as a phrase and its box."""
+    phrase, _, sides = text.rpartition("=")
+    try:
+        left, top, right, bottom = map(float, sides.split(","))
+    except ValueError:
+        phrase = ""
+    if not phrase:
+        raise ValueError(f"generate: --boxes must look like 'a red circle=left,top,right,bottom'; got {text!r}")
+    return phrase.strip(), (left, top, right, bottom)
 
 
 def _call(options: Generate, prompt: str, seeds: list[int], device: torch.device) -> dict[str, Any]:

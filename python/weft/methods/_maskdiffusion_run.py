@@ -23,7 +23,7 @@ from weft.methods._region_tables import (
     self_edit,
 )
 
-_SMALLEST_GRID = 16  # cells a side that a map should have, where the model has a layer of so many
+_SMALLEST_GRID = 8  # cells a side that a map should have, where the model has a layer of so many
 
 
 class Run:
@@ -60,6 +60,8 @@ class Run:
             head=Pull(settings.head_weight, gain),
             attribute=Pull(settings.attribute_weight, gain),
             tail=Pull(settings.tail_weight, gain),
+            outside=settings.outside_weight,
+            other=settings.other_weight,
         )
         self.self_edit = self_edit(inside)
         self._encoded = self._encode()

@@ -17,9 +17,12 @@ class MaskDiffusionSettings:
         refreshes: Maps are gathered and regions chosen anew after each of so many first steps.
         exponent: Strength falls with the timestep t as (t / 1000) ** exponent.
         self_gain: Strength of the self-attention edit over that of the cross-attention edit.
-        head_weight, attribute_weight, tail_weight: How far, from 0 to 1, the logit of a key is pulled to the maximum
-            of its row: the last token of an object's phrase and the others of it, inside the region of the object,
-            and the end of the text with its padding, everywhere.
+        head_weight, attribute_weight: How far, from 0 to 1, the logit of a key is pulled to the maximum of its row
+            inside the region of its object: the last token of the phrase, and the others of it.
+        tail_weight: The same for the end of the text and its padding, everywhere. Those tokens speak of all objects,
+            so a negative weight pushes them to the minimum instead, inside all regions.
+        outside_weight, other_weight: How far the logit of an object's token outside its region, and of a token that
+            belongs to no object, is pushed to the minimum of its row.
         double_logits: Also double the logits of those keys.
         tail_from: The tail starts so many tokens before the first pad: 1 for the end token, 2 for the token before.
         swap: Rows of the conditioning that belong to a phrase are replaced by those of the phrase encoded alone:
@@ -28,6 +31,7 @@ class MaskDiffusionSettings:
         region_share: Area of a region, as a share of the map.
         protect_share, protect_factor: Share of the map where an object looks most, and what other objects' maps are
             multiplied by there before regions are chosen.
+        aspects: height / width of the windows that are tried; None for the series of the released code.
         search_margin: Rows at the bottom and columns at the right that no region may cover.
         exclusion: What happens to cells of a region before the next object's is chosen: all maps are multiplied by
             this number there, or None when no later region may touch them.
@@ -40,14 +44,16 @@ class MaskDiffusionSettings:
     """
 
     share: float = 0.3
-    cross_from: int = 2
+    cross_from: int = 1
     self_from: int = 1
     refreshes: int = 4
     exponent: float = 5.0
     self_gain: float = 0.3
     head_weight: float = 1.0
-    attribute_weight: float = 0.2
-    tail_weight: float = 0.2
+    attribute_weight: float = 1.0
+    tail_weight: float = -1.0
+    outside_weight: float = 1.0
+    other_weight: float = 1.0
     double_logits: bool = False
     tail_from: int = 1
     swap: Literal["never", "edited", "all"] = "edited"
@@ -55,6 +61,7 @@ class MaskDiffusionSettings:
     region_share: float = 0.2
     protect_share: float = 0.15
     protect_factor: float = 0.5
+    aspects: tuple[float, ...] | None = None
     search_margin: int = 0
     exclusion: float | None = None
     corner_fallback: bool = False
@@ -72,6 +79,9 @@ class MaskDiffusionSettings:
 CLEAN = MaskDiffusionSettings()
 # commit 960b1eb of HVision-NKU/MaskDiffusion
 RELEASED = MaskDiffusionSettings(
+    cross_from=2,
+    attribute_weight=0.2,
+    tail_weight=0.2,
     double_logits=True,
     tail_from=2,
     swap="all",

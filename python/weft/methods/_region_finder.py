@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from weft.methods._maskdiffusion_settings import MaskDiffusionSettings
@@ -35,7 +36,7 @@ class RegionFinder:
         self._present = present
         self._settings = settings
         self._grid = grid
-        self._sizes = regions.window_sizes(grid, settings.region_share)
+        self._sizes = regions.window_sizes(grid, settings.region_share, aspects=settings.aspects)
         self._overlap = settings.overlap
         self._pass: Tensor | None = None
         self._layers = 0
@@ -97,6 +98,11 @@ class RegionFinder:
     def labels(self, grid: tuple[int, int]) -> Tensor:
         """Region of every pixel on a grid, [images, h, w] int32: 0 for background, else 1 + a row of ``inside``."""
         return regions.resize_labels(self._labels, grid)
+
+    def masks(self) -> Tensor:
+        """The cells of every object, however far inside they lie, bool [images, n, h, w]."""
+        inside = F.pad(self.inside > 0, (0, 0, 1, 0)).to(self._labels.device)  # background first
+        return inside[self._labels.long()].movedim(-1, 1)
 
     def _choose(self, maps: Tensor) -> None:
         settings = self._settings

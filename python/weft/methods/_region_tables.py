@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from weft.ops import Edit
@@ -53,12 +54,16 @@ class Pull:
     gain: float = 1.0
 
 
-def cross_edit(inside: Tensor, head: Pull, attribute: Pull, tail: Pull) -> ScaledEdit:
+def cross_edit(
+    inside: Tensor, head: Pull, attribute: Pull, tail: Pull, outside: float = 1.0, other: float = 1.0
+) -> ScaledEdit:
     """Tables of cross-attention, [1, 2 + L, 3 + 2 n].
 
     Args:
         inside: How far region label l lies inside object o, [L, n] from 0 to 1, without background.
         head, attribute, tail: The pulls of the three kinds of keys.
+        outside, other: How far the logits of an object's tokens outside its region, and those of tokens that belong
+            to no object, are pushed down to the minimum of their row.
 
     Source:
         arXiv:2309.04399, as released: S + s * w * (m+ - S) inside, S - s * (S - m-) outside.
@@ -67,14 +72,19 @@ def cross_edit(inside: Tensor, head: Pull, attribute: Pull, tail: Pull) -> Scale
     within = torch.cat([inside.new_zeros(1, objects), inside])[..., None]  # [1 + L, n, 1], background first
     base = inside.new_zeros(3, within.shape[0] + 1, FIRST_OBJECT + 2 * objects)
     slope = torch.zeros_like(base)
-    outside_base, outside_slope = inside.new_tensor([1.0, 0.0, 0.0]), inside.new_tensor([-1.0, 0.0, 1.0])
+    pushed_base, pushed_slope = inside.new_tensor([1.0, 0.0, 0.0]), inside.new_tensor([-1.0, 0.0, 1.0])
+    outside_slope = outside * pushed_slope
 
     base[0] = 1.0
-    base[:, 1:, OTHER], slope[:, 1:, OTHER] = outside_base[:, None], outside_slope[:, None]
-    base[:, 1:, TAIL], slope[:, 1:, TAIL] = (term[:, None] for term in _pulled(tail, inside))
+    base[:, 1:, OTHER], slope[:, 1:, OTHER] = pushed_base[:, None], other * pushed_slope[:, None]
+    if tail.weight < 0:
+        depth = F.pad(within, (0, 0, 0, 1)).amax(1)  # [1 + L, 1], also without any object
+        base[:, 1:, TAIL], slope[:, 1:, TAIL] = pushed_base[:, None], (-tail.weight * depth * pushed_slope).T
+    else:
+        base[:, 1:, TAIL], slope[:, 1:, TAIL] = (term[:, None] for term in _pulled(tail, inside))
     for first, pull in ((FIRST_OBJECT, attribute), (FIRST_OBJECT + 1, head)):
         pulled_base, pulled_slope = _pulled(pull, inside)
-        base[:, 1:, first::2] = torch.lerp(outside_base, pulled_base, within).movedim(-1, 0)
+        base[:, 1:, first::2] = torch.lerp(pushed_base, pulled_base, within).movedim(-1, 0)
         slope[:, 1:, first::2] = torch.lerp(outside_slope, pulled_slope, within).movedim(-1, 0)
     return ScaledEdit.of(base[:, None], slope[:, None])
 

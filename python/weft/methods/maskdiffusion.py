@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -12,7 +12,11 @@ from weft.methods._maskdiffusion_run import Run
 from weft.methods._maskdiffusion_settings import MODES, MaskDiffusionSettings
 from weft.methods._maskdiffusion_words import Box, checked_boxes, checked_phrases, find_words
 from weft.methods._phrases import find_phrases
+from weft.methods._region_picture import draw_regions
 from weft.methods._token_maps import Token, TokenMaps
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _TIMESTEPS = 1000.0  # of the training schedule
 
@@ -103,6 +107,25 @@ class MaskDiffusion(Control):
         if len({words.phrases for words in run.words}) == 1:
             names = run.words[0].phrases
         return TokenMaps({name: maps[:, number] for number, name in enumerate(names)})
+
+    def image(self, over: Image.Image, index: int = 0) -> Image.Image:
+        """Draw the regions over the image that was made with them.
+
+        Args:
+            over: The image.
+            index: Which image of the batch it is.
+
+        Raises:
+            ValueError: No image was made yet.
+            IndexError: No such image.
+        """
+        if self._run is None:
+            raise ValueError("MaskDiffusion.image: no image was made since attaching; call the pipeline first")
+        words = self._run.words
+        if not -len(words) <= index < len(words):
+            raise IndexError(f"MaskDiffusion.image: `index` must be below the {len(words)} images; got {index}")
+        names = words[index].phrases
+        return draw_regions(over, self._run.finder.masks()[index, : len(names)], names)
 
     def attached(self, layers: tuple[LayerInfo, ...]) -> None:
         if not any(layer.is_cross for layer in layers):

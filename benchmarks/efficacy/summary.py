@@ -1,0 +1,78 @@
+"""Rates with their uncertainty, differences image by image, and a table of both."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from benchmarks.efficacy.trials import Verdicts, diversity
+from weft.shapes.measuring import Rate
+
+_Z = 1.96  # of a 95 % interval
+
+
+def difference(ours: list[bool] | list[float], base: list[bool] | list[float]) -> dict[str, float]:
+    """Mean difference of pairs with its 95 % interval, over as many pairs as both have."""
+    pairs = min(len(ours), len(base))
+    values = np.asarray(ours[:pairs], dtype=float) - np.asarray(base[:pairs], dtype=float)
+    half = _Z * float(values.std(ddof=1)) / math.sqrt(pairs) if pairs > 1 else math.inf
+    mean = float(values.mean())
+    return {"pairs": pairs, "mean": mean, "low": mean - half, "high": mean + half}
+
+
+def summarise(found: dict[str, dict[str, Verdicts]]) -> dict[str, Any]:
+    """Per variant and trial: shares of images with their intervals, and what they differ from the base by."""
+    results: dict[str, Any] = {}
+    for name, trials in found.items():
+        for trial, verdicts in trials.items():
+            row: dict[str, Any] = {
+                "bound": asdict(Rate.of(verdicts.bound)),
+                "correct": asdict(Rate.of(verdicts.correct)),
+            }
+            base = found.get("base", {}).get(trial)
+            if base is not None and name != "base":
+                row["bound_difference"] = difference(verdicts.bound, base.bound)
+                row["correct_difference"] = difference(verdicts.correct, base.correct)
+            if verdicts.thumbnails:
+                seeds = 4
+                row["diversity"] = float(np.mean(diversity(verdicts, seeds)))
+                if base is not None and name != "base":
+                    row["diversity_difference"] = difference(diversity(verdicts, seeds), diversity(base, seeds))
+            results.setdefault(name, {})[trial] = row
+    return results
+
+
+def table(record: dict[str, Any]) -> str:
+    """Markdown: shares in percent, differences in points, both with 95 % intervals."""
+    sampling, where = record["sampling"], record["circumstances"]
+    lines = [
+        f"{record['method']} on the shapes model: DDIM, {sampling['steps']} steps, guidance {sampling['guidance']:g}, "
+        f"the same noise for all variants ({where.get('date', '')[:10]}, commit {where.get('commit', '?')}). In "
+        "percent of images; differences from the base in points, image by image; 95 % intervals in brackets.",
+        "",
+        "| variant | prompts | images | all objects bound | difference | and nothing extra | difference | diversity |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, trials in record["results"].items():
+        for trial, row in trials.items():
+            cells = [name, trial, str(row["bound"]["total"])]
+            for share in ("bound", "correct"):
+                cells += [_rate(row[share]), _difference(row.get(f"{share}_difference"))]
+            spread = f"{100 * row['diversity']:.1f}" if "diversity" in row else ""
+            if "diversity_difference" in row:
+                spread += f" ({_difference(row['diversity_difference'])})"
+            lines.append("| " + " | ".join([*cells, spread]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _rate(rate: dict[str, float]) -> str:
+    return "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * rate[key] for key in ("value", "low", "high")))
+
+
+def _difference(values: dict[str, float] | None) -> str:
+    if values is None:
+        return ""
+    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * values[key] for key in ("mean", "low", "high")))
