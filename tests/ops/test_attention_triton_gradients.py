@@ -92,7 +92,9 @@ def assert_gradients(inputs: AttentionInputs, through: str = "both") -> dict[str
             continue
         # eager's largest error over the few elements of a table is an uncertain measure of its accuracy
         factor = 10.0 if name in TABLES else 4.0
-        assert_as_accurate_as_eager(f"d{name}", gradient, eager[name], gold[name], factor=factor)
+        # of a few queries' sums eager may be right by luck; logits in base 2 are not
+        size = gold[name].abs().max().item()
+        assert_as_accurate_as_eager(f"d{name}", gradient, eager[name], gold[name], factor=factor, size=size)
         assert_unbiased(f"d{name}", gradient, eager[name], gold[name], factor=factor)
     return found
 
