@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -42,6 +42,8 @@ class Options:
         dtype: Of weights and activations.
         images: How often every stage is measured.
         threads: Threads of torch and of weft.
+        clock: "wall", or "cpu" for the time in which this process computes: the same on an idle machine with one
+            thread, and what can be had on a machine that others use too.
         gate: Run the tests of parity first, and measure nothing if they fail.
         memory: Measure peak memory, in a process of its own for each.
         lock: A file to lock during each turn of all three, for who measures several things on one machine.
@@ -52,6 +54,7 @@ class Options:
     dtype: str = "fp32"
     images: int = 5
     threads: int = torch.get_num_threads()
+    clock: Literal["wall", "cpu"] = "wall"
     gate: bool = True
     memory: bool = True
     lock: Path | None = None
@@ -77,6 +80,7 @@ def seconds_by_stage(options: Options) -> dict[str, dict[str, list[float]]]:
     benchmark = maskdiffusion.BENCHMARK
     (shape,) = registry.select("shape", benchmark.shapes, (options.shape,))
     images = benchmark.make_inputs(shape, benchmark.dtypes[options.dtype])
+    clock = {"wall": time.perf_counter, "cpu": time.process_time}[options.clock]
     ways: dict[str, Denoiser] = {name: way(images) for name, way in WAYS.items()}
     seconds: dict[str, dict[str, list[float]]] = {stage.name: {name: [] for name in ways} for stage in STAGES}
     for image in range(-1, options.images):  # the first one is for warming up and not counted
@@ -86,13 +90,14 @@ def seconds_by_stage(options: Options) -> dict[str, dict[str, list[float]]]:
             images.expected = None
             with alone(options.lock):
                 for name in reversed(ways) if image % 2 else ways:
-                    start = time.perf_counter()
+                    start = clock()
                     found = ways[name](stage)
-                    taken = time.perf_counter() - start
+                    taken = clock() - start
                     maskdiffusion.verify(images, name, found)
                     if image >= 0:
                         seconds[stage.name][name].append(taken)
-            print(f"image {image + 1} of {options.images}, {stage.name}", file=sys.stderr)
+            latest = ", ".join(f"{name} {taken[-1]:.2f} s" for name, taken in seconds[stage.name].items() if taken)
+            print(f"image {image + 1} of {options.images}, {stage.name}: {latest or 'warm-up'}", file=sys.stderr)
     for way in ways.values():
         way.close()
     return seconds
@@ -158,6 +163,9 @@ def _times(ratio: float | None) -> str:
 
 def main() -> None:
     options = tyro.cli(Options, description=Options.__doc__)
+    if options.clock == "cpu" and options.threads != 1:
+        # threads that wait for one another count as busy
+        sys.exit(f"benchmarks: `clock` cpu needs `threads` 1; got {options.threads}")
     if options.gate and not passes_gate(maskdiffusion.BENCHMARK):
         sys.exit("benchmarks: the tests of maskdiffusion fail, so its speed means nothing; --no-gate shows it anyway")
     torch.set_num_threads(options.threads)
@@ -173,7 +181,13 @@ def main() -> None:
     if options.out != "-":
         around = {"run": uuid.uuid4().hex[:12], "gate": options.gate, **circumstances(options.threads)}
         around["command"] = around["command"].replace("benchmarks.run", "benchmarks.image_cost")
-        line = {"op": "maskdiffusion", "shape": options.shape, "dtype": options.dtype, "steps": STEPS}
+        line = {
+            "op": "maskdiffusion",
+            "shape": options.shape,
+            "dtype": options.dtype,
+            "steps": STEPS,
+            "clock": options.clock,
+        }
         line |= {"seconds": seconds, "peak_bytes": peaks, **whole, **around}
         write([json.loads(json.dumps(line))], "maskdiffusion_cost", options.out)
         print(f"written to {results_path('maskdiffusion_cost', options.out)}")
