@@ -291,18 +291,26 @@ def test_maps_of_another_control_are_read_beside_it(pipe: Any) -> None:
     assert maps.maps["circle"].shape == (1, 16, 16)
 
 
-def test_which_layers_are_read() -> None:
-    def layers(levels: dict[str, int]) -> tuple[LayerInfo, ...]:
-        return tuple(LayerInfo(f"{name}.attn2", True, 8, 40, level) for name, level in levels.items())
-
-    sd1 = layers({"down_blocks.0": 0, "down_blocks.1": 1, "down_blocks.2": 2, "mid_block": 3, "up_blocks.1": 2})
-    assert {layer.level for layer in tapped_layers(sd1, (64, 64))} == {2}
-    assert {layer.name for layer in tapped_layers(sd1, (64, 64))} == {"down_blocks.2.attn2", "up_blocks.1.attn2"}
-    assert {layer.level for layer in tapped_layers(sd1, (96, 64))} == {2}
-    sdxl = layers({"down_blocks.1": 1, "down_blocks.2": 2, "mid_block": 2, "up_blocks.0": 2})
-    assert {layer.level for layer in tapped_layers(sdxl, (128, 128))} == {2}
-    assert {layer.level for layer in tapped_layers(sd1, (16, 16))} == {1}
-    assert {layer.level for layer in tapped_layers(layers({"down_blocks.0": 0, "mid_block": 1}), (6, 6))} == {0}
+@pytest.mark.parametrize(
+    ("model", "latent_size", "smallest", "level"),
+    [
+        ("sd1", (64, 64), 8, 2),
+        ("sd1", (64, 64), 16, 2),
+        ("sd1", (96, 64), 8, 2),
+        ("sd1", (32, 32), 16, 1),
+        ("sd1", (16, 16), 8, 1),
+        ("sd1", (6, 6), 8, 0),
+        ("sdxl", (128, 128), 8, 2),
+    ],
+)
+def test_which_layers_are_read(model: str, latent_size: tuple[int, int], smallest: int, level: int) -> None:
+    levels = {
+        "sd1": {"down_blocks.0": 0, "down_blocks.1": 1, "down_blocks.2": 2, "mid_block": 3, "up_blocks.1": 2},
+        "sdxl": {"down_blocks.1": 1, "down_blocks.2": 2, "mid_block": 2, "up_blocks.0": 2},
+    }[model]
+    layers = tuple(LayerInfo(f"{name}.attn2", True, 8, 40, level) for name, level in levels.items())
+    read = {layer.name for layer in tapped_layers(layers, latent_size, smallest)}
+    assert read == {f"{name}.attn2" for name, at in levels.items() if at == level and name != "mid_block"}
 
 
 def test_presets() -> None:

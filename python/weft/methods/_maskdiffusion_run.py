@@ -23,8 +23,6 @@ from weft.methods._region_tables import (
     self_edit,
 )
 
-_SMALLEST_GRID = 8  # cells a side that a map should have, where the model has a layer of so many
-
 
 class Run:
     """The objects of one generation, their regions, and the requests that layers get for them.
@@ -47,7 +45,7 @@ class Run:
         self.objects = max(len(one.spans) for one in words)
         self._settings = settings
         self._generation = generation
-        self._tapped = tapped_layers(layers, generation.latent_size)
+        self._tapped = tapped_layers(layers, generation.latent_size, settings.smallest_grid)
         present = torch.tensor([[o < len(one.spans) for o in range(self.objects)] for one in words])
         grid = self._tapped[0].grid(generation.latent_size)
         self.finder = RegionFinder(settings, grid, present.to(generation.device))
@@ -194,15 +192,15 @@ def token_classes(words: tuple[Words, ...], seqlen_k: int) -> tuple[Tensor, Tens
     return owners, classes
 
 
-def tapped_layers(layers: tuple[LayerInfo, ...], latent_size: tuple[int, int]) -> tuple[LayerInfo, ...]:
-    """Cross-attention layers whose maps are read: the coarsest outside the middle with 16 cells or more a side.
+def tapped_layers(layers: tuple[LayerInfo, ...], latent_size: tuple[int, int], smallest: int) -> tuple[LayerInfo, ...]:
+    """Cross-attention layers whose maps are read: the coarsest outside the middle with ``smallest`` cells a side.
 
-    These see a quarter of the latent in Stable Diffusion 1.x, 2.x and XL at the sizes they were made for; a smaller
-    model has its finest layers read.
+    These see a quarter of the latent in Stable Diffusion 1.x, 2.x and XL at the sizes they were made for; where no
+    layer has so many cells, the finest are read.
     """
     cross = [layer for layer in layers if layer.is_cross]
     outer = [layer for layer in cross if not layer.name.startswith("mid_block")] or cross
-    fine = [layer.level for layer in outer if min(layer.grid(latent_size)) >= _SMALLEST_GRID]
+    fine = [layer.level for layer in outer if min(layer.grid(latent_size)) >= smallest]
     level = max(fine) if fine else min(layer.level for layer in outer)
     return tuple(layer for layer in outer if layer.level == level)
 

@@ -15,6 +15,7 @@ class MaskDiffusionSettings:
             above 1000 * (1 - share), which are the first 15 of 50 evenly spaced ones.
         cross_from, self_from: First step, from 0, at which cross-attention and self-attention are edited.
         refreshes: Maps are gathered and regions chosen anew after each of so many first steps.
+        smallest_grid: Cells a side that a map must have to be read; the coarsest such layers are.
         exponent: Strength falls with the timestep t as (t / 1000) ** exponent.
         self_gain: Strength of the self-attention edit over that of the cross-attention edit.
         head_weight, attribute_weight: How far, from 0 to 1, the logit of a key is pulled to the maximum of its row
@@ -47,6 +48,7 @@ class MaskDiffusionSettings:
     cross_from: int = 1
     self_from: int = 1
     refreshes: int = 4
+    smallest_grid: int = 8
     exponent: float = 5.0
     self_gain: float = 0.3
     head_weight: float = 1.0
@@ -79,6 +81,7 @@ class MaskDiffusionSettings:
 CLEAN = MaskDiffusionSettings()
 # commit 960b1eb of HVision-NKU/MaskDiffusion
 RELEASED = MaskDiffusionSettings(
+    smallest_grid=16,
     cross_from=2,
     attribute_weight=0.2,
     tail_weight=0.2,
