@@ -182,6 +182,19 @@ def test_a_prompt_without_objects_is_stock(pipe: Any) -> None:
         assert attachment.controls[0].phrases == ((),)  # type: ignore[attr-defined]
 
 
+def test_a_single_object_is_left_alone_unless_it_has_a_box(pipe: Any) -> None:
+    stock = run(pipe, "a red ball")
+    with weft.attach(pipe, weft.MaskDiffusion()) as attachment:
+        assert torch.equal(run(pipe, "a red ball"), stock)
+        control = attachment.controls[0]
+        assert control.phrases == (("a red ball",),)  # type: ignore[attr-defined]
+        assert control.image(Image.new("RGB", (32, 32))).size == (256, 256)  # type: ignore[attr-defined]
+    with weft.attach(pipe, weft.MaskDiffusion(boxes={"a red ball": (0, 0, 16, 16)})):
+        assert not torch.equal(run(pipe, "a red ball"), stock)
+    with weft.attach(pipe, weft.MaskDiffusion(mode="released")):
+        assert not torch.equal(run(pipe, "a red ball"), stock)
+
+
 def test_phrases_are_found_in_the_prompt(pipe: Any) -> None:
     with weft.attach(pipe, weft.MaskDiffusion(PHRASES)):
         named = run(pipe)

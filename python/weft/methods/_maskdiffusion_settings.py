@@ -11,6 +11,7 @@ class MaskDiffusionSettings:
     """Everything about the method that is a number or a choice.
 
     Attributes:
+        least_objects: Images with fewer objects are left alone, unless these have boxes.
         share: Share of the noise schedule, from its noisy end, in which anything is edited: steps with a timestep
             above 1000 * (1 - share), which are the first 15 of 50 evenly spaced ones.
         cross_from, self_from: First step, from 0, at which cross-attention and self-attention are edited.
@@ -44,6 +45,7 @@ class MaskDiffusionSettings:
         soft_edge: Width of the edge of a region in cells of the map; 0 for a hard one.
     """
 
+    least_objects: int = 2
     share: float = 0.3
     cross_from: int = 1
     self_from: int = 1
@@ -81,6 +83,7 @@ class MaskDiffusionSettings:
 CLEAN = MaskDiffusionSettings()
 # commit 960b1eb of HVision-NKU/MaskDiffusion
 RELEASED = MaskDiffusionSettings(
+    least_objects=1,
     smallest_grid=16,
     cross_from=2,
     attribute_weight=0.2,

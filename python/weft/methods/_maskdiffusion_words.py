@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from weft.attach import Generation, Prompt
@@ -19,8 +19,8 @@ class Words:
 
     Attributes:
         phrases: As their user names them, "a red circle#2" included.
-        texts: What each of them says, without the number.
-        spans: Token positions of each; the last is its head.
+        texts: What each of them says, without the number; none where the image is left alone.
+        spans: Token positions of each; the last is its head. None where the image is left alone.
         tail: First position of the end of the text and its padding.
         boxes: Where each goes; None to look for it.
     """
@@ -63,6 +63,11 @@ def find_words(
         _words(prompt, image, _phrases_of(prompt, image, chosen, parser), boxes, tail_from)
         for image in range(generation.images)
     )
+
+
+def left_alone(words: Words) -> Words:
+    """The same image with its objects known by name only."""
+    return replace(words, texts=(), spans=())
 
 
 def _phrases_of(prompt: Prompt, image: int, phrases: Any, parser: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from weft.attach import Control, Generation, LayerInfo, LayerRequest, Step
 from weft.methods._maskdiffusion_run import Run
 from weft.methods._maskdiffusion_settings import MODES, MaskDiffusionSettings
-from weft.methods._maskdiffusion_words import Box, checked_boxes, checked_phrases, find_words
+from weft.methods._maskdiffusion_words import Box, checked_boxes, checked_phrases, find_words, left_alone
 from weft.methods._phrases import find_phrases
 from weft.methods._region_picture import draw_regions
 from weft.methods._token_maps import Token, TokenMaps
@@ -27,7 +27,8 @@ class MaskDiffusion(Control):
     After each of the first steps the maps of the objects' head words are averaged, and every object takes the region
     where its map is strongest. From then on, in the noisy part of the schedule, the logits of an object's tokens are
     pulled up inside its region and down outside, and pixels of one region attend to each other rather than to the
-    rest. Rows without the prompt (unconditional guidance) are not touched, nor is any layer at later steps.
+    rest. Not touched are rows without the prompt (unconditional guidance), all layers at later steps, and prompts with
+    a single object.
 
     Args:
         phrases: The objects as the prompt names them ("a red circle"), the same for every prompt, or one sequence a
@@ -124,7 +125,7 @@ class MaskDiffusion(Control):
         words = self._run.words
         if not -len(words) <= index < len(words):
             raise IndexError(f"MaskDiffusion.image: `index` must be below the {len(words)} images; got {index}")
-        names = words[index].phrases
+        names = words[index].phrases[: len(words[index].spans)]
         return draw_regions(over, self._run.finder.masks()[index, : len(names)], names)
 
     def attached(self, layers: tuple[LayerInfo, ...]) -> None:
@@ -137,6 +138,8 @@ class MaskDiffusion(Control):
     def begin_generation(self, generation: Generation) -> None:
         self._run = None
         words = find_words(generation, self._given_phrases, self._boxes, self._parser, self.settings.tail_from)
+        if self._boxes is None:
+            words = tuple(left_alone(one) if len(one.spans) < self.settings.least_objects else one for one in words)
         self._run = Run(generation, words, self.settings, self._layers)
 
     def begin_step(self, step: Step) -> None:
