@@ -47,8 +47,9 @@ class Run:
         self._generation = generation
         self._tapped = tapped_layers(layers, generation.latent_size, settings.smallest_grid)
         present = torch.tensor([[o < len(one.spans) for o in range(self.objects)] for one in words])
+        self._present = present.to(generation.device)
         grid = self._tapped[0].grid(generation.latent_size)
-        self.finder = RegionFinder(settings, grid, present.to(generation.device))
+        self.finder = RegionFinder(settings, grid, self._present)
         if words[0].boxes is not None:
             self.finder.fix([one.boxes or () for one in words], generation.latent_size, generation.image_size)
         inside = self.finder.inside.to(generation.device, generation.dtype)
@@ -97,7 +98,7 @@ class Run:
         if tensors is None:
             return
         for grid, labels in tensors.pixel_labels.items():
-            labels[tensors.conditional] = BACKGROUND + self.finder.labels(grid).flatten(1)
+            labels[tensors.conditional] = self._regions(grid)
         tensors.token_labels[tensors.conditional] = self._token_labels(tensors)
 
     def exchanged(self, text: Tensor, step: Step) -> Tensor:
@@ -136,6 +137,11 @@ class Run:
         found = F.pad(self.finder.found, (1, 0), value=True)  # a token without an owner is what it is
         return torch.where(found.gather(1, tensors.owners), tensors.classes, NEUTRAL)
 
+    def _regions(self, grid: tuple[int, int]) -> Tensor:
+        """Query labels of the images, int32 [images, h * w]; images without objects are left alone."""
+        labels = BACKGROUND + self.finder.labels(grid).flatten(1)
+        return torch.where(self._present.any(1, keepdim=True), labels, LEFT_ALONE)
+
     def _pixel_labels(self, tensors: _BatchTensors, layer: LayerInfo) -> Tensor:
         """Query labels of a layer's size, int32 [B, Nq]; rows without the prompt are left alone."""
         grid = layer.grid(self._generation.latent_size)
@@ -143,7 +149,7 @@ class Run:
         if known is None:
             rows = (tensors.size[0], grid[0] * grid[1])
             known = torch.full(rows, LEFT_ALONE, dtype=torch.int32, device=self._generation.device)
-            known[tensors.conditional] = BACKGROUND + self.finder.labels(grid).flatten(1)
+            known[tensors.conditional] = self._regions(grid)
             tensors.pixel_labels[grid] = known
         return known
 
