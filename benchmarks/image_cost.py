@@ -173,8 +173,7 @@ def main() -> None:
     if options.memory:
         for name in WAYS:
             arguments = ("maskdiffusion", options.shape, options.dtype, MEMORY_STAGE, (name,), options.threads)
-            with alone(options.lock):
-                peaks |= memory.measure(*arguments)
+            peaks |= memory.measure(*arguments)
     seconds = seconds_by_stage(options)
     whole = summary(seconds, peaks)
     print(text(seconds, whole))

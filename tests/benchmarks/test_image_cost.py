@@ -63,6 +63,7 @@ def test_another_noise_is_refused() -> None:
 
 
 @pytest.mark.serial
+@pytest.mark.slow
 def test_a_tiny_image(tmp_path: Path) -> None:
     quickly = ("--shape", "tiny", "--images", "1", "--threads", "1", "--clock", "cpu", "--no-gate")
     command = [sys.executable, "-m", "benchmarks.image_cost", *quickly, "--out", str(tmp_path)]
