@@ -66,7 +66,7 @@ FAULTS = {
     "keys: off by one": Fault("products.cuh", "k_row + n * 8", "k_row + (n * 8 + 1)", WRONG_NUMBERS),
     "values: off by one": Fault("products.cuh", "a[i][2] = pack<T>(p[i][n + 1]", "a[i][2] = pack<T>(p[i][n]",
                                 WRONG_NUMBERS),
-    "output: one row too many": Fault("rows.cuh", "row >= count", "row > count", "`out`"),
+    "output: one row too many": Fault("rows.cuh", "row >= count", "row > count", "out of bounds"),
     "output: one unit too far": Fault("rows.cuh", "row * stride + column;", "row * stride + column + 8;",
                                         "out of bounds"),
     "maps: one column too many": Fault("readout.cuh", "m < columns) visit", "m <= columns) visit", "`maps`"),
