@@ -39,9 +39,15 @@ BLOCK_L = launch.MIN_BLOCK
 
 
 @triton.jit
+def _match(a, b):
+    """1 where two labels are the same, else 0; a cast of the comparison ends the compiler of Triton 3.2."""
+    return tl.where(a == b, 1.0, 0.0)
+
+
+@triton.jit
 def _collect(found, x, row_labels, labels, PART: tl.constexpr):
     """Add [BLOCK_Q, BLOCK_L] ``x`` to ``found``, each row at the place of its label."""
-    one_hot = (row_labels == labels[:, None]).to(tl.float32)  # [BLOCK_L, BLOCK_Q]
+    one_hot = _match(row_labels, labels[:, None])  # [BLOCK_L, BLOCK_Q]
     return dot_fp32(one_hot, x, found, PART)
 
 
@@ -203,7 +209,7 @@ def _attention_bwd_tables_kernel(
             x = edit_tile(s, top, bottom, r, c, alpha_ptr, beta_ptr, gamma_ptr, delta_ptr, LK, LOOKUP, LABELS)
             p = tl.exp2(keep_keys(x, keys[None, :], Nk, key_padding_ptr, float("-inf"), FULL_K) - largest) * inverse
             ds = p * (dp - row_term)
-            one_hot = (column_labels == labels_k[None, :]).to(tl.float32)  # [BLOCK_K, BLOCK_L]
+            one_hot = _match(column_labels, labels_k[None, :])  # [BLOCK_K, BLOCK_L]
             plain = dot_fp32(ds, one_hot, plain, PART)
             if alpha_ptr is not None:
                 with_logit = dot_fp32(ds * s, one_hot, with_logit, PART)

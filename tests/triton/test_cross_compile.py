@@ -22,10 +22,11 @@ ARCHS = [int(arch) for arch in os.environ.get("WEFT_CROSS_COMPILE", "80 90 120")
 
 # bytes of shared memory that one program may have
 SHARED = {80: 166912, 86: 101376, 89: 101376, 90: 232448, 100: 232448, 120: 101376}
-# bytes a thread may keep in local memory, by kernel, for any case; what is above 0 is a debt for a device to price
+# bytes a thread may keep in local memory, by kernel, for any case and any Triton (versions differ by a third);
+# what is above 0 is a debt for a device to price
 STACK = {
     "_attention_fwd_short_kernel": 1536,
-    "_attention_fwd_long_kernel": 512,
+    "_attention_fwd_long_kernel": 768,
     "_attention_bwd_q_kernel": 512,
     "_attention_bwd_kv_kernel": 256,
     "_attention_bwd_tables_kernel": 1024,
