@@ -1,10 +1,11 @@
-"""Write what was measured into the README, between markers: a headline, the table, the figures to reach.
+"""Write what was measured into the README, between markers: a headline, the tables, the figures to reach.
 
 ``python -m benchmarks.report`` prints the Markdown; ``--readme README.md`` writes it there, ``--check`` only compares.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 import tyro
 
 from benchmarks import figures, tables
+from benchmarks.efficacy import summary
 
 
 def between_markers(text: str, parts: dict[str, str]) -> str:
@@ -32,6 +34,12 @@ def between_markers(text: str, parts: dict[str, str]) -> str:
         if count != 1:
             raise ValueError(f"benchmarks.report: needs `{begin}` and `{end}` once each; found {count} pairs")
     return text
+
+
+def efficacy(results: Path) -> str:
+    """Tables of what methods achieve on the shapes model; one file a method."""
+    records = [json.loads(path.read_text()) for path in sorted(results.glob("*_efficacy_shapes.json"))]
+    return "\n".join(summary.table(record) for record in records).rstrip() or "not measured yet"
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,7 @@ def main() -> None:
         "headline": tables.headline(lines),
         "benchmarks": tables.markdown(lines),
         "figures": figures.markdown(lines),
+        "efficacy": efficacy(options.results),
     }
     if options.readme is None:
         print("\n\n".join(parts.values()))
