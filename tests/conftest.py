@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from hypothesis import settings
 
 HAS_GPU = torch.cuda.is_available()
 
@@ -14,6 +15,12 @@ HAS_GPU = torch.cuda.is_available()
 if not HAS_GPU:
     os.environ["TRITON_INTERPRET"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+# `make test` draws the same examples every time, so that a change is judged by its own merits; `make fuzz` looks for
+# new failures. No deadlines: the first call of a kernel compiles it
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.register_profile("fuzz", deadline=None, max_examples=300, print_blob=True)
+settings.load_profile("same")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

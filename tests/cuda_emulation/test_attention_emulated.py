@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -163,8 +162,6 @@ def test_no_keys_give_zeros(emulation, emulated):
 
 @settings(
     max_examples=40,
-    deadline=None,
-    derandomize="CI" in os.environ,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(case=attention_cases(dtypes=DTYPES, head_dims=_attention_cuda.HEAD_WIDTHS))

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -211,6 +211,7 @@ def test_the_map_of_an_absent_object_is_not_read() -> None:
 @given(
     st.tuples(st.integers(1, 80), st.integers(1, 80)), st.floats(0.01, 1.0), st.one_of(st.none(), st.integers(1, 9))
 )
+@example((2, 46), 0.015625, None)
 def test_sizes_fit_and_come_near_their_share(grid: tuple[int, int], share: float, smallest: int | None) -> None:
     sizes = regions.window_sizes(grid, share, smallest)
     assert len(set(sizes)) == len(sizes) > 0

@@ -21,7 +21,7 @@ def test_reads_rendered_scenes():
     assert reader_accuracy(mixed_scenes(600, seed=77)).value >= 0.995
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     shape=st.sampled_from(SHAPES),
     colour=st.sampled_from(sorted(COLOURS)),

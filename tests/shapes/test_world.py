@@ -7,7 +7,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from weft.shapes.rendering import DISTANCES, coverage, render
@@ -47,7 +47,6 @@ def test_held_out_data_names_real_objects_and_is_no_accident_of_the_pairs():
     assert all(len(combination) == 2 for combination in HELD_OUT_COMBINATIONS)
 
 
-@settings(deadline=None)
 @given(index=st.integers(0, 10**6), objects=st.integers(1, 3), split=st.sampled_from(["train", "test"]))
 def test_objects_are_distinct_stay_inside_and_keep_their_gap(index, objects, split):
     items = scene(1, index, split, objects).objects

@@ -70,7 +70,9 @@ def window_sizes(
     else:
         least, most = (ratio * root for ratio in SHORTER_SIDE)
         shortest = max(1, round(least)) if smallest is None else checks.check_side(op, smallest)
-        sides = range(shortest, max(shortest, math.ceil(most - 1e-9)) + 1)
+        # on tiny grids the series would run past the area itself: (2, 1) for an area of 1.4 cells
+        longest = min(math.ceil(most - 1e-9), math.floor(area + 1e-9))
+        sides = range(shortest, max(shortest, longest) + 1)
         wanted = [size for s in sides for size in ((s, _other_side(area, s)), (_other_side(area, s), s))]
     return tuple(dict.fromkeys(_fit(size, area, grid) for size in wanted))
 
