@@ -10,7 +10,7 @@ import weft
 import weft.ops
 
 NAMES = ["Attachment", "AttentionMaps", "BackendUnavailableError", "MaskDiffusion", "attach", "backend", "ops"]
-OPS = ["Edit", "attention", "regions"]
+OPS = ["Edit", "attention", "lowrank_linear", "regions"]
 
 
 def test_names_of_weft() -> None:

@@ -5,5 +5,6 @@ from __future__ import annotations
 from weft.ops import regions
 from weft.ops._attention_edit import Edit
 from weft.ops.attention import attention
+from weft.ops.lowrank_linear import lowrank_linear
 
-__all__ = ["Edit", "attention", "regions"]
+__all__ = ["Edit", "attention", "lowrank_linear", "regions"]

@@ -4,6 +4,16 @@ from __future__ import annotations
 
 from weft.testing.attention_eager import attention_eager
 from weft.testing.attention_inputs import LAYOUTS, READOUTS, AttentionCase, AttentionInputs, make_attention_inputs
+from weft.testing.lowrank_linear_inputs import (
+    ADDENDS,
+    GATES,
+    WEIGHTS,
+    X_LAYOUTS,
+    LowrankCase,
+    LowrankInputs,
+    lowrank_linear_eager,
+    make_lowrank_inputs,
+)
 from weft.testing.oracles import (
     assert_as_accurate_as_eager,
     assert_bitwise,
@@ -15,10 +25,16 @@ from weft.testing.oracles import (
 from weft.testing.regions_inputs import RegionSearch
 
 __all__ = [
+    "ADDENDS",
+    "GATES",
     "LAYOUTS",
     "READOUTS",
+    "WEIGHTS",
+    "X_LAYOUTS",
     "AttentionCase",
     "AttentionInputs",
+    "LowrankCase",
+    "LowrankInputs",
     "RegionSearch",
     "assert_as_accurate_as_eager",
     "assert_bitwise",
@@ -26,6 +42,8 @@ __all__ = [
     "attention_eager",
     "cosine",
     "error_budget",
+    "lowrank_linear_eager",
     "make_attention_inputs",
+    "make_lowrank_inputs",
     "relative_l2",
 ]

@@ -6,6 +6,7 @@ import torch
 from hypothesis import strategies as st
 
 from weft.testing.attention_inputs import LAYOUTS, READOUTS, TABLE_NAMES, AttentionCase
+from weft.testing.lowrank_linear_inputs import ADDENDS, GATES, WEIGHTS, X_LAYOUTS, LowrankCase
 from weft.testing.regions_inputs import RegionSearch
 
 # lengths around the tiles of the kernels and the text lengths of real models (77, 154, 300, 333)
@@ -49,6 +50,32 @@ def attention_cases(
         padding=draw(st.sampled_from((0.0, 0.0, 0.2, 0.9))),
         shared=tuple(sorted(draw(st.sets(st.sampled_from(("tables", "labels", "readout", "padding")))))),
         spread=draw(st.sampled_from((1.0, 1.0, 5.0))),
+    )
+
+
+@st.composite
+def lowrank_cases(
+    draw: st.DrawFn,
+    dtypes: tuple[torch.dtype, ...] = (torch.float32,),
+    widths: tuple[int, ...] = (1, 3, 8, 16, 17, 33, 40, 64, 80),
+    sides: tuple[int, int] = (1, 9),
+    most_rank: int = 20,
+) -> LowrankCase:
+    """Any call of the contract: every layout, weight, gate, addend and number of concepts, present or absent."""
+    return LowrankCase(
+        samples=draw(st.integers(1, 3)),
+        grid=(draw(st.integers(*sides)), draw(st.integers(*sides))),
+        width_in=draw(st.sampled_from(widths)),
+        width_out=draw(st.sampled_from(widths)),
+        ranks=tuple(draw(st.lists(st.integers(1, most_rank), max_size=4))),
+        dtype=draw(st.sampled_from(dtypes)),
+        x_layout=draw(st.sampled_from(X_LAYOUTS)),
+        weight=draw(st.sampled_from(WEIGHTS)),
+        bias=draw(st.booleans()),
+        gate=draw(st.sampled_from(GATES)),
+        closed=draw(st.sampled_from((0.0, 0.5, 0.9, 1.0))),
+        residual=draw(st.sampled_from(ADDENDS)),
+        as_image=draw(st.booleans()),
     )
 
 
