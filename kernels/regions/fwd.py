@@ -135,9 +135,11 @@ def _best_windows_fwd_kernel(
                     taken_left = tl.load(windows_ptr + 4 * earlier + 1)
                     taken_bottom = taken_top + tl.load(windows_ptr + 4 * earlier + 2)
                     taken_right = taken_left + tl.load(windows_ptr + 4 * earlier + 3)
-                    rows = (top < taken_bottom) & (bottom > taken_top) & (taken_bottom > taken_top)
-                    columns = (left < taken_right) & (right > taken_left) & (taken_right > taken_left)
-                    mask = mask & ~(rows & columns)
+                    apart = (top >= taken_bottom) | (bottom <= taken_top)
+                    apart |= (left >= taken_right) | (right <= taken_left)
+                    # a window of an object that has none takes nothing
+                    apart |= (taken_bottom <= taken_top) | (taken_right <= taken_left)
+                    mask = mask & apart
             means = tl.where(mask, means, float("-inf"))
             block_best = tl.max(means, axis=0)
             block_at = tl.min(tl.where(means == block_best, p, INT_MAX), axis=0)

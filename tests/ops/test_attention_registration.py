@@ -244,8 +244,9 @@ def test_a_named_backend_in_compiled_code(monkeypatch):
 
 def test_bad_input_is_refused_while_compiling():
     inputs = make_attention_inputs(SMALL)
-    compiled = torch.compile(lambda q, k: attention(q, k, k), fullgraph=True, backend="aot_eager")
-    with pytest.raises(Exception, match="to match q"):
+    # with fullgraph torch 2.6 says only that it observed an exception
+    compiled = torch.compile(lambda q, k: attention(q, k, k), backend="aot_eager")
+    with pytest.raises(ValueError, match="to match q"):
         compiled(inputs.q, inputs.k[:1])
 
 
