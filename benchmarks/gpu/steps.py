@@ -18,7 +18,7 @@ TOTAL = 525.0
 WORKERS = 6
 
 DEVICE_TESTS = ("tests/ops/test_attention_device.py", "-m", "gpu")
-# whatever runs on a GPU by its name; the files about Triton and CUDA are matched by theirs
+# whatever runs on a GPU by its name; the files about Triton, of either op, and CUDA are matched by theirs
 OP_TESTS = (
     *("tests/ops", "tests/csrc/test_attention_cuda.py", "--ignore=tests/ops/test_attention_device.py"),
     *("-k", "cuda or triton"),
@@ -93,11 +93,17 @@ def without_a_gpu(full: bool) -> tuple[Stage, ...]:
     ptxas_some = ("--arch", "90a", "--file", "attention", "attention_half_40", "attention_bfloat_64")
     cross_some = (PYTHON, "tests/triton/cross_compile.py", "90", "sdxl_64_plain", "sd15_64_edit", "flux_joint_maps")
     cross = pytest("tests/triton/test_cross_compile.py") if full else cross_some
+    cross_regions = pytest("tests/triton/test_cross_compile_regions.py")
     emulated = ("tests/cuda_emulation", *(() if full else ("-k", "layouts or readouts")))
-    interpreted = ("tests/ops/test_attention_triton.py", "tests/ops/test_attention_triton_gradients.py")
-    some = () if full else ("-k", "key_lengths or each_result or twice")
+    interpreted = (
+        "tests/ops/test_attention_triton.py",
+        "tests/ops/test_attention_triton_gradients.py",
+        "tests/ops/test_regions_triton.py",
+    )
+    some = () if full else ("-k", "key_lengths or each_result or twice or real_grids")
+    archs = "80 86 89 90 100 120" if full else "90"
     # the interpreter would take the compiler's place; "0" is not enough to leave it
-    compiler = {**NO_GPU, "TRITON_INTERPRET": None, "WEFT_CROSS_COMPILE": "80 86 89 90 100 120"}
+    compiler = {**NO_GPU, "TRITON_INTERPRET": None, "WEFT_CROSS_COMPILE": archs}
     factor = 10 if full else 1
     return (
         Stage("build", build, 900, environment=NO_GPU),
@@ -110,6 +116,7 @@ def without_a_gpu(full: bool) -> tuple[Stage, ...]:
             compiler,
             tells=None if full else count_launches,
         ),
+        Stage("regions for other devices", cross_regions, 120 * factor, needs("triton"), compiler),
         Stage("cuda kernels, emulated", pytest(*emulated), 240 * factor, environment=NO_GPU),
         Stage("triton kernels, interpreted", pytest(*interpreted, *some), 240 * factor, needs("triton"), NO_GPU),
         Stage("device tests, on the CPU", pytest(DEVICE_TESTS[0]), 180, environment=NO_GPU),
