@@ -103,7 +103,7 @@ def _compiled(problem: Problem) -> Call:
     rest = (problem.options.get("margin", 0), int(0.15 * problem.grid[0] * problem.grid[1]), 0.5)
     exclusion, fallback = (None, (0, 0)) if forbids else (-2.0, problem.sizes[0])
     compiled = torch.compile(best_windows_reference)
-    return lambda: _labels(problem, compiled(problem.maps, problem.sizes, *rest, exclusion, fallback, None))
+    return lambda: _labels(problem, compiled(problem.maps, problem.sizes, *rest, exclusion, 0, fallback, None))
 
 
 def verify(problem: Problem, provider: Provider, result: tuple[Tensor, Tensor]) -> None:

@@ -77,6 +77,7 @@ def _best_windows_fwd_kernel(
     w,
     P,
     protected,
+    gap,
     fallback_height,
     fallback_width,
     # compile-time
@@ -135,8 +136,8 @@ def _best_windows_fwd_kernel(
                     taken_left = tl.load(windows_ptr + 4 * earlier + 1)
                     taken_bottom = taken_top + tl.load(windows_ptr + 4 * earlier + 2)
                     taken_right = taken_left + tl.load(windows_ptr + 4 * earlier + 3)
-                    apart = (top >= taken_bottom) | (bottom <= taken_top)
-                    apart |= (left >= taken_right) | (right <= taken_left)
+                    apart = (top >= taken_bottom + gap) | (bottom + gap <= taken_top)
+                    apart |= (left >= taken_right + gap) | (right + gap <= taken_left)
                     # a window of an object that has none takes nothing
                     apart |= (taken_bottom <= taken_top) | (taken_right <= taken_left)
                     mask = mask & apart
@@ -169,6 +170,7 @@ def best_windows_fwd(
     protected: int,
     protect_factor: float,
     exclusion: float | None,
+    gap: int,
     fallback: tuple[int, int],
     present: Tensor | None,
 ) -> Tensor:
@@ -195,6 +197,7 @@ def best_windows_fwd(
         width,
         len(candidates),
         protected,
+        gap,
         *fallback,
         PROTECT_FACTOR=protect_factor,
         EXCLUSION=exclusion,

@@ -37,6 +37,7 @@ def best_windows_reference(
     protected: int,
     protect_factor: float,
     exclusion: float | None,
+    gap: int,
     fallback: Size,
     present: Tensor | None,
 ) -> Tensor:
@@ -51,8 +52,8 @@ def best_windows_reference(
 
         R_o     = the admissible window with the largest mean of A_o, the earliest where means are equal; the
                   fallback at (0, 0) if no mean is positive
-        A_j[x]  = exclusion * A_j[x]             for x in R_o and every j; without a factor, windows that meet R_o
-                                                 are not admissible from then on
+        A_j[x]  = exclusion * A_j[x]             for x in R_o and every j; without a factor, windows with fewer than
+                                                 ``gap`` cells between them and R_o are not admissible from then on
 
     Means are taken from an integral image in float64.
 
@@ -63,6 +64,7 @@ def best_windows_reference(
         protected: Cells each object protects.
         protect_factor: What a protected cell is worth to the others.
         exclusion: What a cell that is taken is worth from then on, or None to forbid overlap.
+        gap: Cells that stay free between two windows, where overlap is forbidden.
         fallback: (height, width) of the window of an object without a positive mean; (0, 0) for none.
         present: bool [B, n]; the others get an empty window, protect nothing and take nothing. None for all.
 
@@ -70,8 +72,8 @@ def best_windows_reference(
         [B, n, 4] int32, (top, left, height, width); zeros for an empty window.
 
     Source:
-        Released code of MaskDiffusion (Zhou et al. 2023, arXiv:2309.04399); ``exclusion=None`` and empty fallbacks
-        are weft's own.
+        Released code of MaskDiffusion (Zhou et al. 2023, arXiv:2309.04399); ``exclusion=None``, gaps and empty
+        fallbacks are weft's own.
     """
     samples, objects, height, width = maps.shape
     grid = (height, width)
@@ -91,7 +93,7 @@ def best_windows_reference(
         window = torch.where(present[:, o, None], window, nothing)
         chosen.append(window)
         if exclusion is None:
-            blocked = blocked | meets(candidates.windows, window)
+            blocked = blocked | meets(candidates.windows, window, gap)
         else:
             maps = torch.where(cover(window, grid)[:, None], exclusion * maps, maps)
     return torch.stack(chosen, 1) if chosen else nothing.expand(samples, 0, 4).clone()
@@ -128,12 +130,15 @@ def cover(windows: Tensor, grid: Size) -> Tensor:
     return (rows >= top) & (rows < top + height) & (columns >= left) & (columns < left + width)
 
 
-def meets(windows: Tensor, window: Tensor) -> Tensor:
-    """Whether windows [P, 4] share a cell with the window [B, 4] of each sample; bool [B, P]."""
+def meets(windows: Tensor, window: Tensor, gap: int) -> Tensor:
+    """Whether fewer than ``gap`` cells lie between windows [P, 4] and the window [B, 4] of each sample; bool [B, P].
+
+    A window shares a cell with itself; nothing is near an empty one.
+    """
     start, extent = windows[:, :2], windows[:, 2:]  # [P, 2]
     other_start, other_extent = window[:, None, :2], window[:, None, 2:]  # [B, 1, 2]
     shared = torch.minimum(start + extent, other_start + other_extent) - torch.maximum(start, other_start)
-    return (shared > 0).all(-1)
+    return ((shared > -gap) & (other_extent > 0)).all(-1)
 
 
 @lru_cache(maxsize=64)

@@ -56,8 +56,9 @@ def search_by_loops(maps: list[Cells], case: RegionSearch, present: list[bool]) 
             window = [0, 0, 0, 0]
         chosen.append(window)
         top, left, h, w = window
-        for y in range(top, top + h):
-            for x in range(left, left + w):
+        reach = case.gap if h else 0
+        for y in range(top - reach, top + h + reach):
+            for x in range(left - reach, left + w + reach):
                 taken.add((y, x))
                 if factor is not None:
                     for cells in maps:
@@ -262,8 +263,8 @@ def test_operator_is_registered_well(layout: str) -> None:
     present = torch.ones(2, 2, dtype=torch.bool)
     operator = torch.ops.weft.best_windows.default
     sizes = [2, 3, 3, 2]
-    torch.library.opcheck(operator, (maps, sizes, 1, 4, 0.5, -2.0, [2, 3], present, ""))
-    torch.library.opcheck(operator, (maps, sizes, 0, 4, 0.5, None, [0, 0], None, "reference"))
+    torch.library.opcheck(operator, (maps, sizes, 1, 4, 0.5, -2.0, 0, [2, 3], present, ""))
+    torch.library.opcheck(operator, (maps, sizes, 0, 4, 0.5, None, 1, [0, 0], None, "reference"))
 
 
 def test_nothing_waits_for_the_device() -> None:

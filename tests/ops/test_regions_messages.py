@@ -83,6 +83,14 @@ MESSAGES: dict[str, Message] = {
         ValueError,
         "`exclusion` must be one of 'forbid', 'scale' or a factor; got 'avoid'",
     ),
+    "gap_type": (regions.best_windows, (MAPS, SIZES), {"gap": 0.5}, TypeError, "`gap` must be an integer; got 0.5"),
+    "gap_overlap": (
+        regions.best_windows,
+        (MAPS, SIZES),
+        {"gap": 1, "exclusion": "scale"},
+        ValueError,
+        '`gap` needs exclusion="forbid"; got gap = 1 and the factor -2',
+    ),
     "fallback_name": (
         regions.best_windows,
         (MAPS, SIZES),

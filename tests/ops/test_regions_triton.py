@@ -92,7 +92,7 @@ def test_the_map_of_an_absent_object_is_not_read() -> None:
 
 
 def test_the_interpreter_runs_only_by_name() -> None:
-    arguments = (SEARCH_16.maps(device=DEVICE), SEARCH_16.sizes, 0, 38, 0.5, None, (0, 0), None)
+    arguments = (SEARCH_16.maps(device=DEVICE), SEARCH_16.sizes, 0, 38, 0.5, None, 0, (0, 0), None)
     chosen = BEST_WINDOWS.choose("auto", *arguments).name
     assert chosen == ("triton" if DEVICE == "cuda" else "reference")
 

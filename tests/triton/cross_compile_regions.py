@@ -29,7 +29,7 @@ class Case:
         maps = torch.empty(1, 2, *self.grid, dtype=self.dtype, device="meta")
         candidates = torch.empty(self.candidates, 4, dtype=torch.int32, device="meta")
         present = torch.empty(1, 2, dtype=torch.bool, device="meta") if self.some_absent else None
-        best_windows_fwd(maps, candidates, 38, 0.5, self.exclusion, (4, 12), present)
+        best_windows_fwd(maps, candidates, 38, 0.5, self.exclusion, 1, (4, 12), present)
 
 
 CASES = (

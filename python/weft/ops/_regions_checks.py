@@ -99,13 +99,21 @@ def check_sizes(op: str, sizes: Sequence[Any], grid: Size, margin: int, needs_fi
     return checked
 
 
-def check_margin(op: str, margin: Any) -> int:
+def check_count(op: str, name: str, count: Any) -> int:
     """An integer, not negative."""
-    if not _is_integer(margin):
-        raise TypeError(f"{op}: `margin` must be an integer; got {margin!r}")
-    if margin < 0:
-        raise ValueError(f"{op}: `margin` must be 0 or more; got {margin}")
-    return int(margin)
+    if not _is_integer(count):
+        raise TypeError(f"{op}: `{name}` must be an integer; got {count!r}")
+    if count < 0:
+        raise ValueError(f"{op}: `{name}` must be 0 or more; got {count}")
+    return int(count)
+
+
+def check_gap(op: str, gap: Any, exclusion: float | None) -> int:
+    """Cells, 0 where windows may overlap."""
+    gap = check_count(op, "gap", gap)
+    if gap and exclusion is not None:
+        raise ValueError(f'{op}: `gap` needs exclusion="forbid"; got gap = {gap} and the factor {exclusion:g}')
+    return gap
 
 
 def check_share(op: str, name: str, share: Any, least_is_zero: bool = True) -> float:

@@ -25,6 +25,7 @@ def search(
     protected: int,
     protect_factor: float,
     exclusion: float | None,
+    gap: int,
     fallback: Size,
     present: Tensor | None,
     backend: str | None,
@@ -33,10 +34,10 @@ def search(
     if torch.compiler.is_compiling() or is_in_torch_dispatch_mode() or type(maps) is not Tensor:
         flat = [side for size in sizes for side in size]
         name = named_in_trace(backend)
-        numbers = (margin, protected, protect_factor, exclusion, list(fallback))
+        numbers = (margin, protected, protect_factor, exclusion, gap, list(fallback))
         windows: Tensor = _operator(maps, flat, *numbers, present, name)
     else:
-        arguments = (maps, sizes, margin, protected, protect_factor, exclusion, fallback, present)
+        arguments = (maps, sizes, margin, protected, protect_factor, exclusion, gap, fallback, present)
         windows = _choose(backend, arguments).forward(*arguments)
     return windows
 
@@ -67,11 +68,11 @@ BEST_WINDOWS = Op(
     "weft::best_windows",
     mutates_args=(),
     schema="(Tensor maps, int[] sizes, int margin, int protected, float protect_factor, float? exclusion, "
-    "int[] fallback, Tensor? present, str backend) -> Tensor",
+    "int gap, int[] fallback, Tensor? present, str backend) -> Tensor",
 )
-def _operator(maps, sizes, margin, protected, protect_factor, exclusion, fallback, present, backend):  # type: ignore[no-untyped-def]
+def _operator(maps, sizes, margin, protected, protect_factor, exclusion, gap, fallback, present, backend):  # type: ignore[no-untyped-def]
     pairs = tuple(zip(sizes[::2], sizes[1::2], strict=True))
-    arguments = (maps, pairs, margin, protected, protect_factor, exclusion, tuple(fallback), present)
+    arguments = (maps, pairs, margin, protected, protect_factor, exclusion, gap, tuple(fallback), present)
     return _choose(backend or None, arguments).forward(*arguments)
 
 

@@ -41,6 +41,7 @@ def best_windows_triton(
     protected: int,
     protect_factor: float,
     exclusion: float | None,
+    gap: int,
     fallback: Size,
     present: Tensor | None,
 ) -> Tensor:
@@ -48,4 +49,4 @@ def best_windows_triton(
     from weft.kernels.regions.fwd import best_windows_fwd
 
     candidates = list_candidates((maps.shape[2], maps.shape[3]), sizes, margin, maps.device).windows
-    return best_windows_fwd(maps, candidates, protected, protect_factor, exclusion, fallback, present)
+    return best_windows_fwd(maps, candidates, protected, protect_factor, exclusion, gap, fallback, present)

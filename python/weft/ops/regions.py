@@ -15,10 +15,12 @@ from torch import Tensor
 
 from weft.kernels.regions.reference import cover, largest_cells
 from weft.ops import _regions_checks as checks
+from weft.ops._regions_assign import assign_windows
 from weft.ops._regions_search import search
 
 __all__ = [
     "above_median",
+    "assign_windows",
     "best_windows",
     "labels_of",
     "resize_labels",
@@ -99,6 +101,7 @@ def best_windows(
     protect_share: float = 0.15,
     protect_factor: float = 0.5,
     exclusion: str | float = "forbid",
+    gap: int = 0,
     fallback: str = "empty",
     present: Tensor | None = None,
     backend: str | None = None,
@@ -118,6 +121,7 @@ def best_windows(
         exclusion: What taken cells are to later objects: "forbid" admits no window that touches them; "scale"
             multiplies all maps there by -2, again for each window, as the released code does; a number is such a
             factor.
+        gap: Cells that stay free between two windows; needs ``exclusion="forbid"``.
         fallback: What an object gets that finds no window with a positive mean: "empty" for none, "first" for
             sizes[0] at the top left, as in the released code.
         present: bool [B, n]; False where a sample has fewer objects: such a one gets an empty window, protects
@@ -139,13 +143,16 @@ def best_windows(
         device and float dtype). Both find the same windows but where float64 sums differ in their last bits.
 
     Source:
-        Released code of MaskDiffusion (arXiv:2309.04399); overlap forbidden and empty windows are weft's own.
+        Released code of MaskDiffusion (arXiv:2309.04399); overlap forbidden, gaps and empty windows are weft's
+        own.
     """
     op = "regions.best_windows"
     checks.check_maps(op, maps)
-    margin = checks.check_margin(op, margin)
+    margin = checks.check_count(op, "margin", margin)
     checks.check_choice(op, "fallback", fallback, checks.FALLBACKS)
     grid = (maps.shape[2], maps.shape[3])
+    factor = checks.check_exclusion(op, exclusion)
+    gap = checks.check_gap(op, gap, factor)
     checked = checks.check_sizes(op, sizes, grid, margin, needs_first=fallback == "first")
     if present is not None:
         checks.check_present(op, present, maps)
@@ -155,7 +162,8 @@ def best_windows(
         margin,
         _cells(checks.check_share(op, "protect_share", protect_share), grid),
         checks.check_number(op, "protect_factor", protect_factor),
-        checks.check_exclusion(op, exclusion),
+        factor,
+        gap,
         checked[0] if fallback == "first" else (0, 0),
         present,
         backend,

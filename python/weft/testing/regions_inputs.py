@@ -15,7 +15,7 @@ class RegionSearch:
 
     Attributes:
         samples, objects, grid: B, n, (h, w).
-        sizes, margin, protect_share, protect_factor, exclusion, fallback: As ``best_windows`` takes them.
+        sizes, margin, protect_share, protect_factor, exclusion, gap, fallback: As ``best_windows`` takes them.
         some_absent: Whether ``present`` is given, with two fifths of the objects absent.
         span: Smallest and largest value of the maps, both integers.
         seed: Of the maps and of ``present``.
@@ -29,6 +29,7 @@ class RegionSearch:
     protect_share: float = 0.15
     protect_factor: float = 0.5
     exclusion: str | float = "forbid"
+    gap: int = 0
     fallback: str = "empty"
     some_absent: bool = False
     span: tuple[int, int] = (-50, 100)
@@ -50,5 +51,5 @@ class RegionSearch:
 
     def options(self) -> dict[str, Any]:
         """The keyword arguments other than ``present``."""
-        names = ("margin", "protect_share", "protect_factor", "exclusion", "fallback")
+        names = ("margin", "protect_share", "protect_factor", "exclusion", "gap", "fallback")
         return {name: getattr(self, name) for name in names}

@@ -84,6 +84,7 @@ def region_searches(draw: st.DrawFn, sides: tuple[int, int] = (4, 24)) -> Region
     """Any search of the contract on a grid whose sides lie between these two, its maps full of equals."""
     grid = (draw(st.integers(*sides)), draw(st.integers(*sides)))
     margin = draw(st.integers(0, 2))
+    exclusion = draw(st.sampled_from(EXCLUSIONS))
     room = (grid[0] - margin, grid[1] - margin)
     # a size may be too large for the grid, but the first fits
     first = (draw(st.integers(1, room[0])), draw(st.integers(1, room[1])))
@@ -96,7 +97,8 @@ def region_searches(draw: st.DrawFn, sides: tuple[int, int] = (4, 24)) -> Region
         margin=margin,
         protect_share=draw(st.sampled_from((0.0, 0.15, 0.5, 1.0))),
         protect_factor=draw(st.sampled_from((0.5, 0.0, 1.0, -1.0))),
-        exclusion=draw(st.sampled_from(EXCLUSIONS)),
+        exclusion=exclusion,
+        gap=draw(st.integers(0, 3)) if exclusion == "forbid" else 0,
         fallback=draw(st.sampled_from(("empty", "first"))),
         some_absent=draw(st.booleans()),
         # many equals, few equals, and maps in which nothing is positive
