@@ -5,6 +5,7 @@ Verdicts are kept after every batch, so a run that is cut short goes on where it
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -55,8 +56,8 @@ class Options:
     """
 
     variants: tuple[str, ...] = tuple(VARIANTS)
-    two: int = 512
-    three: int = 224
+    two: int = 1024
+    three: int = 448
     one: int = 48
     ablation: int = 128
     steps: int = Sampling.steps
@@ -106,9 +107,15 @@ def measure(options: Options) -> dict[str, dict[str, Verdicts]]:
             method = None if settings is None else attach(pipe, settings)
             folder = options.kept / f"seed{options.seed}-steps{options.steps}-guidance{options.guidance:g}"
             folder.mkdir(parents=True, exist_ok=True)
-            kept = folder / f"{name}-{trial.name}.json".replace(" ", "-")
+            kept = folder / f"{name}-{_digest(settings)}-{trial.name}.json".replace(" ", "-")
             found.setdefault(name, {})[trial.name] = draw(pipe, trial, sampling, method, kept, progress.update)
     return found
+
+
+def _digest(settings: MaskDiffusionSettings | None) -> str:
+    """Eight digits that change with the settings: verdicts of other settings are not taken up."""
+    values = None if settings is None else asdict(settings)
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def main() -> None:

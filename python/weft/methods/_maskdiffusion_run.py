@@ -61,8 +61,9 @@ class Run:
             tail=Pull(settings.tail_weight, gain),
             outside=settings.outside_weight,
             other=settings.other_weight,
+            background=settings.background_weight,
         )
-        self.self_edit = self_edit(inside)
+        self.self_edit = self_edit(inside, settings.background_weight)
         self._encoded = self._encode()
         self._exchanged: tuple[weakref.ref[Tensor], int, Tensor] | None = None
         self._tensors: _BatchTensors | None = None

@@ -23,6 +23,8 @@ class MaskDiffusionSettings:
             inside the region of its object: the last token of the phrase, and the others of it.
         tail_weight: The same for the end of the text and its padding, everywhere. Those tokens speak of all objects,
             so a negative weight pushes them to the minimum instead, inside all regions.
+        background_weight: How much of every edit reaches the pixels of no region, from 0 to 1. Little leaves the model
+            a second chance where the regions are wrong.
         outside_weight, other_weight: How far the logit of an object's token outside its region, and of a token that
             belongs to no object, is pushed to the minimum of its row.
         double_logits: Also double the logits of those keys.
@@ -31,14 +33,18 @@ class MaskDiffusionSettings:
             "never", at the "edited" steps, or at "all".
         keep_negative: Leave the unconditional rows alone; otherwise they become the encoding of an empty prompt.
         region_share: Area of a region, as a share of the map.
+        aspects: height / width of the windows that are tried; None for the series of the released code.
+        choice: Windows are chosen "together", so that they hold the most of all maps, or by the objects "in turn",
+            as in the released code; only there the five settings that follow count.
         protect_share, protect_factor: Share of the map where an object looks most, and what other objects' maps are
             multiplied by there before regions are chosen.
-        aspects: height / width of the windows that are tried; None for the series of the released code.
         search_margin: Rows at the bottom and columns at the right that no region may cover.
         exclusion: What happens to cells of a region before the next object's is chosen: all maps are multiplied by
             this number there, or None when no later region may touch them.
         corner_fallback: An object whose map is nowhere positive gets a region in the corner; otherwise none, and
             its tokens are left alone.
+        gap: Cells that stay free between two windows which may not overlap, as a share of the shorter side of the
+            map, rounded down.
         momentum: None averages the maps of all steps; a number m in [0, 1) weighs them m to 1 - m with each new one.
         shape: "window" for rectangles; "top" for the cells where an object's map is largest, as many as
             ``region_share`` says; "median" for all cells above the median of its map.
@@ -46,29 +52,32 @@ class MaskDiffusionSettings:
     """
 
     least_objects: int = 2
-    share: float = 0.3
+    share: float = 0.5
     cross_from: int = 1
     self_from: int = 1
     refreshes: int = 4
     smallest_grid: int = 8
-    exponent: float = 5.0
+    exponent: float = 3.0
     self_gain: float = 0.3
     head_weight: float = 1.0
     attribute_weight: float = 1.0
     tail_weight: float = -1.0
+    background_weight: float = 0.3
     outside_weight: float = 1.0
     other_weight: float = 1.0
     double_logits: bool = False
     tail_from: int = 1
     swap: Literal["never", "edited", "all"] = "edited"
     keep_negative: bool = True
-    region_share: float = 0.2
+    region_share: float = 0.12
+    aspects: tuple[float, ...] | None = (1.0, 0.7, 1.4)
+    choice: Literal["together", "in turn"] = "together"
     protect_share: float = 0.15
     protect_factor: float = 0.5
-    aspects: tuple[float, ...] | None = None
     search_margin: int = 0
     exclusion: float | None = None
     corner_fallback: bool = False
+    gap: float = 0.125
     momentum: float | None = None
     shape: Literal["window", "top", "median"] = "window"
     soft_edge: float = 0.0
@@ -77,23 +86,34 @@ class MaskDiffusionSettings:
     def overlap(self) -> bool:
         """Whether regions found in maps may overlap."""
         # a region in the corner is given whether it is taken or not
-        return self.shape == "window" and (self.exclusion is not None or self.corner_fallback)
+        return (
+            self.shape == "window"
+            and self.choice == "in turn"
+            and (self.exclusion is not None or self.corner_fallback)
+        )
 
 
 CLEAN = MaskDiffusionSettings()
 # commit 960b1eb of HVision-NKU/MaskDiffusion
 RELEASED = MaskDiffusionSettings(
     least_objects=1,
+    share=0.3,
     smallest_grid=16,
     cross_from=2,
+    exponent=5.0,
     attribute_weight=0.2,
     tail_weight=0.2,
+    background_weight=1.0,
     double_logits=True,
     tail_from=2,
     swap="all",
     keep_negative=False,
+    region_share=0.2,
+    aspects=None,
+    choice="in turn",
     search_margin=2,
     exclusion=-2.0,
     corner_fallback=True,
+    gap=0.0,
 )
 MODES = {"clean": CLEAN, "released": RELEASED}

@@ -105,18 +105,8 @@ class RegionFinder:
         return inside[self._labels.long()].movedim(-1, 1)
 
     def _choose(self, maps: Tensor) -> None:
-        settings = self._settings
-        if settings.shape == "window":
-            self.windows = regions.best_windows(
-                maps,
-                self._sizes,
-                margin=settings.search_margin,
-                protect_share=settings.protect_share,
-                protect_factor=settings.protect_factor,
-                exclusion="forbid" if settings.exclusion is None else settings.exclusion,
-                fallback="first" if settings.corner_fallback else "empty",
-                present=self._present,
-            )
+        if self._settings.shape == "window":
+            self.windows = self._best_windows(maps)
             self.found = self.windows[..., 2] > 0
             masks = regions.window_masks(self.windows, self._grid)
         else:
@@ -124,10 +114,27 @@ class RegionFinder:
             self.found = self._present & masks.flatten(2).any(-1)
         if self._overlap:
             self._labels = regions.labels_of(masks, overlap="bitmask")
-        elif settings.soft_edge:
+        elif self._settings.soft_edge:
             self._labels = self._soft(masks)
         else:
             self._labels = regions.labels_of(masks, overlap="first")
+
+    def _best_windows(self, maps: Tensor) -> Tensor:
+        settings = self._settings
+        gap = 0 if self._overlap else int(settings.gap * min(self._grid))
+        if settings.choice == "together":
+            return regions.assign_windows(maps, self._sizes, gap=gap, present=self._present)
+        return regions.best_windows(
+            maps,
+            self._sizes,
+            margin=settings.search_margin,
+            protect_share=settings.protect_share,
+            protect_factor=settings.protect_factor,
+            exclusion="forbid" if settings.exclusion is None else settings.exclusion,
+            gap=gap,
+            fallback="first" if settings.corner_fallback else "empty",
+            present=self._present,
+        )
 
     def _largest(self, maps: Tensor) -> Tensor:
         """Where a map is large and larger, by its own measure, than those of the other objects."""

@@ -55,7 +55,13 @@ class Pull:
 
 
 def cross_edit(
-    inside: Tensor, head: Pull, attribute: Pull, tail: Pull, outside: float = 1.0, other: float = 1.0
+    inside: Tensor,
+    head: Pull,
+    attribute: Pull,
+    tail: Pull,
+    outside: float = 1.0,
+    other: float = 1.0,
+    background: float = 1.0,
 ) -> ScaledEdit:
     """Tables of cross-attention, [1, 2 + L, 3 + 2 n].
 
@@ -64,6 +70,7 @@ def cross_edit(
         head, attribute, tail: The pulls of the three kinds of keys.
         outside, other: How far the logits of an object's tokens outside its region, and those of tokens that belong
             to no object, are pushed down to the minimum of their row.
+        background: How much of this reaches background, from 0 to 1.
 
     Source:
         arXiv:2309.04399, as released: S + s * w * (m+ - S) inside, S - s * (S - m-) outside.
@@ -86,16 +93,18 @@ def cross_edit(
         pulled_base, pulled_slope = _pulled(pull, inside)
         base[:, 1:, first::2] = torch.lerp(pushed_base, pulled_base, within).movedim(-1, 0)
         slope[:, 1:, first::2] = torch.lerp(outside_slope, pulled_slope, within).movedim(-1, 0)
+    slope[:, BACKGROUND] *= background
     return ScaledEdit.of(base[:, None], slope[:, None])
 
 
-def self_edit(inside: Tensor) -> ScaledEdit:
+def self_edit(inside: Tensor, background: float = 1.0) -> ScaledEdit:
     """Tables of self-attention, [1, 2 + L, 2 + L]: keys of the own region up, all others down.
 
         S' = S + s * same * (rowmax - S) - s * (1 - same) * (S - rowmin)
 
     Args:
         inside: As in ``cross_edit``; two labels are the same region as far as both lie inside one object.
+        background: How much of this reaches queries in the background, from 0 to 1.
     """
     within = torch.cat([inside.new_zeros(1, inside.shape[1]), inside])
     same = (within @ within.T).clamp(max=1.0)  # [1 + L, 1 + L]
@@ -106,6 +115,7 @@ def self_edit(inside: Tensor) -> ScaledEdit:
     slope[1, 1:, 1:] = same
     slope[2, 1:] = 1.0
     slope[2, 1:, 1:] -= same
+    slope[:, BACKGROUND] *= background
     return ScaledEdit.of(base[:, None], slope[:, None])
 
 
