@@ -110,10 +110,10 @@ def check_count(op: str, name: str, count: Any) -> int:
 
 def check_gap(op: str, gap: Any, exclusion: float | None) -> int:
     """Cells, 0 where windows may overlap."""
-    gap = check_count(op, "gap", gap)
-    if gap and exclusion is not None:
-        raise ValueError(f'{op}: `gap` needs exclusion="forbid"; got gap = {gap} and the factor {exclusion:g}')
-    return gap
+    cells = check_count(op, "gap", gap)
+    if cells and exclusion is not None:
+        raise ValueError(f'{op}: `gap` needs exclusion="forbid"; got gap = {cells} and the factor {exclusion:g}')
+    return cells
 
 
 def check_share(op: str, name: str, share: Any, least_is_zero: bool = True) -> float:
