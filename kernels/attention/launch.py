@@ -87,13 +87,18 @@ def use_rows(rows: Iterable[Row]) -> None:
 
 @lru_cache(maxsize=1024)
 def choose_tile(kernel: str, arch: int, itemsize: int, head_dim: int, seqlen_q: int, seqlen_k: int) -> Tile:
-    """The tile of ``kernel`` for one shape: the narrowest row that covers it, cut to lengths that are shorter.
+    """The tile of the row that ``choose_row`` finds, cut to lengths that are shorter."""
+    return cut_tile(choose_row(kernel, arch, itemsize, head_dim, seqlen_k).tile, seqlen_q, seqlen_k)
+
+
+def choose_row(kernel: str, arch: int, itemsize: int, head_dim: int, seqlen_k: int) -> Row:
+    """The narrowest row that covers a shape.
 
     Args:
         kernel: A kernel named in the table.
         arch: Compute capability without its point: 80, 86, 89, 90, 100, 120.
         itemsize: Bytes of one value of q, k and v: 2 or 4.
-        head_dim, seqlen_q, seqlen_k: D, Nq, Nk.
+        head_dim, seqlen_k: D, Nk.
 
     Raises:
         LookupError: The table has no row for this kernel, item size and head width.
@@ -110,8 +115,7 @@ def choose_tile(kernel: str, arch: int, itemsize: int, head_dim: int, seqlen_q: 
     if not fits:
         raise LookupError(f"attention: no launch row for {kernel}, sm_{arch}, {itemsize} bytes, D = {head_dim}")
     # of rows that cover the same the first: an architecture's own before its stand-in's, a user's before the table's
-    best = min(fits, key=lambda row: (row.max_head_dim, row.max_seqlen_k, archs.index(row.arch)))
-    return cut_tile(best.tile, seqlen_q, seqlen_k)
+    return min(fits, key=lambda row: (row.max_head_dim, row.max_seqlen_k, archs.index(row.arch)))
 
 
 def _archs_that_serve(arch: int) -> tuple[int, ...]:
