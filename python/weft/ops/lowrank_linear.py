@@ -19,6 +19,8 @@ from weft.kernels.lowrank_linear.reference import lowrank_linear_reference
 from weft.kernels.lowrank_linear.reference_bwd import Wanted, lowrank_linear_backward_reference
 from weft.ops import _lowrank_linear_checks as checks
 from weft.ops import _lowrank_linear_cpu as cpu
+from weft.ops import _lowrank_linear_triton as gpu
+from weft.ops._triton import is_interpreted
 
 _PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 
@@ -192,6 +194,13 @@ def _reference_forward(x: Tensor, *rest: Any) -> Tensor:
 LOWRANK_LINEAR = Op(
     "lowrank_linear",
     (
+        Backend(
+            "triton",
+            gpu.refuse,
+            gpu.lowrank_linear_fwd_triton,
+            gpu.lowrank_linear_bwd_triton,
+            only_by_name=is_interpreted,
+        ),
         Backend("cpu", _refuse_cpu, cpu.lowrank_linear_fwd_cpu),
         Backend("reference", _refuse_reference, _reference_forward, lowrank_linear_backward_reference),
     ),

@@ -1,0 +1,116 @@
+"""What every Triton launcher of ``lowrank_linear`` makes of a call: arguments by kernel name, choices, the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import launch
+from .launch_table import Tile
+
+# what the interpreter, which has no device, is tiled like
+INTERPRETED_ARCH = 86
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """The inputs of one call, as ``lowrank_linear_reference`` takes them, with what kernels need to know of them."""
+
+    x: Tensor
+    weight: Tensor | None
+    bias: Tensor | None = None
+    down: Tensor | None = None
+    up: Tensor | None = None
+    ranks: tuple[int, ...] = ()
+    gate: Tensor | None = None
+    residual: Tensor | None = None
+    base: Tensor | None = None
+    # instead of what launch.py chooses: what sweeps try
+    forced_form: str | None = field(default=None, kw_only=True)
+
+    @property
+    def rank(self) -> int:
+        """R, 0 without concepts."""
+        return 0 if self.down is None else self.down.shape[0]
+
+    @property
+    def width_out(self) -> int:
+        for matrix in (self.weight, self.up):
+            if matrix is not None:
+                return matrix.shape[0]
+        assert self.base is not None
+        return self.base.shape[2]
+
+    @property
+    def rows(self) -> int:
+        """B * N."""
+        return self.x.shape[0] * self.x.shape[1]
+
+    @cached_property
+    def arch(self) -> int:
+        return device_arch(self.x.device)
+
+    def tile(self, kernel: str, rows: int, columns: int) -> Tile:
+        return launch.choose_tile(kernel, self.arch, self.x.element_size(), rows, columns)
+
+    @cached_property
+    def form(self) -> str:
+        """ "recompute" or "append", "alone" without concepts."""
+        if not self.rank:
+            return "alone"
+        if self.forced_form is not None:
+            return self.forced_form
+        block_n = self.tile("project", self.rows, self.width_out).block_n
+        if self.weight is None:
+            # with no base product to repeat it beside, x A^T is made once for several tiles
+            return "recompute" if launch.power_of_two(self.rank) <= launch.MOST_RECOMPUTED_RANKS else "append"
+        sizes = (self.rows, self.x.shape[2], self.width_out, self.rank)
+        return launch.choose_form(self.arch, self.x.element_size(), *sizes, block_n)
+
+    def gate_arguments(self) -> dict[str, Any]:
+        """The gate and which concept each rank belongs to, by the names that kernels have for them."""
+        gate = self.gate if self.rank else None
+        if gate is None:
+            return {"gate_ptr": None, "concept_ptr": None} | dict.fromkeys(
+                ("stride_gate_b", "stride_gate_n", "stride_gate_k"), 0
+            )
+        shared = [gate.stride(axis) if gate.shape[axis] > 1 else 0 for axis in (0, 1)]
+        return {
+            "gate_ptr": gate,
+            "concept_ptr": concept_of_rank(self.ranks, gate.device),
+            "stride_gate_b": shared[0],
+            "stride_gate_n": shared[1],
+            "stride_gate_k": gate.stride(2),
+        }
+
+
+def strides(name: str, x: Tensor | None, axes: str) -> dict[str, int]:
+    """The strides of ``x`` by the names that kernels have for them; zeros where it is absent."""
+    values = (0,) * len(axes) if x is None else x.stride()
+    return {f"stride_{name}_{axis}": value for axis, value in zip(axes, values, strict=True)}
+
+
+def options(tile: Tile) -> dict[str, Any]:
+    """How a kernel with this tile is compiled."""
+    # fusion is pinned, since its default differs between versions of Triton
+    return {"num_warps": tile.num_warps, "num_stages": tile.num_stages, "enable_fp_fusion": False}
+
+
+@lru_cache(maxsize=256)
+def concept_of_rank(ranks: tuple[int, ...], device: torch.device) -> Tensor:
+    """Number of the concept that each of R ranks belongs to, [R] int32. Kept, so that a graph may capture a call."""
+    concepts = torch.arange(len(ranks), dtype=torch.int32)
+    return concepts.repeat_interleave(torch.tensor(ranks)).to(device)
+
+
+@lru_cache(maxsize=64)
+def device_arch(device: torch.device) -> int:
+    """Compute capability without its point; a stand-in on the CPU, where only the interpreter runs."""
+    if device.type != "cuda":
+        return INTERPRETED_ARCH
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
