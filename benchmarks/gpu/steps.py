@@ -119,8 +119,8 @@ def without_a_gpu(full: bool) -> tuple[Stage, ...]:
         Stage("regions for other devices", cross_regions, 120 * factor, needs("triton"), compiler),
         Stage("cuda kernels, emulated", pytest(*emulated), 240 * factor, environment=NO_GPU),
         Stage("triton kernels, interpreted", pytest(*interpreted, *some), 240 * factor, needs("triton"), NO_GPU),
-        Stage("device tests, on the CPU", pytest(DEVICE_TESTS[0]), 180, environment=NO_GPU),
-        Stage("providers and timing, on the CPU", pytest("tests/benchmarks/gpu"), 180, environment=NO_GPU),
+        Stage("device tests, on the CPU", pytest(DEVICE_TESTS[0]), 300, environment=NO_GPU),
+        Stage("providers and timing, on the CPU", pytest("tests/benchmarks/gpu"), 300, environment=NO_GPU),
     )
 
 
