@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from weft.attach import Attachment, attach
     from weft.methods.attention_maps import AttentionMaps
     from weft.methods.maskdiffusion import MaskDiffusion
+    from weft.methods.residual import Residual
 
 __version__ = "0.1.0"
 
@@ -24,11 +25,21 @@ _LAZY = {
     "Attachment": "weft.attach",
     "AttentionMaps": "weft.methods.attention_maps",
     "MaskDiffusion": "weft.methods.maskdiffusion",
+    "Residual": "weft.methods.residual",
 }
 # `weft.attach` is a package that can be called, so that importing it never hides the function of its name
 _PACKAGES = ("attach", "ops")
 
-__all__ = ["Attachment", "AttentionMaps", "BackendUnavailableError", "MaskDiffusion", "attach", "backend", "ops"]
+__all__ = [
+    "Attachment",
+    "AttentionMaps",
+    "BackendUnavailableError",
+    "MaskDiffusion",
+    "Residual",
+    "attach",
+    "backend",
+    "ops",
+]
 
 
 def __getattr__(name: str) -> Any:

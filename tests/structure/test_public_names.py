@@ -9,7 +9,16 @@ import pytest
 import weft
 import weft.ops
 
-NAMES = ["Attachment", "AttentionMaps", "BackendUnavailableError", "MaskDiffusion", "attach", "backend", "ops"]
+NAMES = [
+    "Attachment",
+    "AttentionMaps",
+    "BackendUnavailableError",
+    "MaskDiffusion",
+    "Residual",
+    "attach",
+    "backend",
+    "ops",
+]
 OPS = ["Edit", "attention", "lowrank_linear", "regions"]
 
 
