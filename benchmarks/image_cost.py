@@ -29,6 +29,7 @@ from benchmarks.run import passes_gate, results_path, write
 
 EXTRA_TIME_SHARE = 0.05  # of the stock image, at most
 LESS_TIME, LESS_MEMORY = 3.0, 10.0  # than eager adds, at least
+BESIDE = ("weft", "default", "eager")  # stock
 # the stage with the largest tensors
 MEMORY_STAGE = "edit"
 
@@ -117,17 +118,16 @@ def summary(seconds: dict[str, dict[str, list[float]]], peaks: dict[str, int]) -
         peaks: Bytes by way, at ``MEMORY_STAGE``; empty if not measured.
 
     Returns:
-        stock_s: seconds of all passes of a stock image; extra_s by way; extra_share of weft; less_time and
-        less_memory, how many times as much eager adds as weft, None where weft adds nothing that can be measured.
+        stock_s: seconds of all passes of a stock image; extra_s by way; extra_share of the default; less_time and
+        less_memory, how many times as much eager adds as weft does for the same work, None where weft adds nothing
+        that can be measured.
     """
     stock = sum(stage.count * statistics.median(seconds[stage.name]["stock"]) for stage in STAGES)
-    extra = {
-        name: sum(stage.count * extra_seconds(seconds, name, stage) for stage in STAGES) for name in ("weft", "eager")
-    }
+    extra = {name: sum(stage.count * extra_seconds(seconds, name, stage) for stage in STAGES) for name in BESIDE}
     found: dict[str, Any] = {
         "stock_s": stock,
         "extra_s": extra,
-        "extra_share": extra["weft"] / stock,
+        "extra_share": extra["default"] / stock,
         "less_time": extra["eager"] / extra["weft"] if extra["weft"] > 0 else None,
     }
     if peaks:
@@ -139,20 +139,18 @@ def summary(seconds: dict[str, dict[str, list[float]]], peaks: dict[str, int]) -
 
 def text(seconds: dict[str, dict[str, list[float]]], whole: dict[str, Any]) -> str:
     """The stages as a table, and the figures with what they should be."""
-    rows = [f"{'stage':<10}{'of 50':>6}{'stock, s':>10}{'weft adds':>11}{'eager adds':>12}"]
+    rows = [f"{'stage':<10}{'of 50':>6}{'stock, s':>10}" + "".join(f"{name + ' adds':>14}" for name in BESIDE)]
     for stage in STAGES:
         stock = statistics.median(seconds[stage.name]["stock"])
-        added = [f"{extra_seconds(seconds, name, stage):+.3f}" for name in ("weft", "eager")]
-        rows.append(f"{stage.name:<10}{stage.count:>6}{stock:>10.3f}{added[0]:>11}{added[1]:>12}  {stage.does}")
-    extra = whole["extra_s"]
-    rows.append(
-        f"an image: stock {whole['stock_s']:.1f} s, weft +{extra['weft']:.2f} s, eager +{extra['eager']:.2f} s"
-    )
-    rows.append(f"  extra time {whole['extra_share']:.2%} of stock (at most {EXTRA_TIME_SHARE:.0%})")
+        added = "".join(f"{extra_seconds(seconds, name, stage):>+14.3f}" for name in BESIDE)
+        rows.append(f"{stage.name:<10}{stage.count:>6}{stock:>10.3f}{added}  {stage.does}")
+    added = ", ".join(f"{name} {more:+.2f} s" for name, more in whole["extra_s"].items())
+    rows.append(f"an image: stock {whole['stock_s']:.1f} s, {added}")
+    rows.append(f"  extra time of the default {whole['extra_share']:.2%} of stock (at most {EXTRA_TIME_SHARE:.0%})")
     rows.append(f"  {_times(whole['less_time'])} less extra time than eager (at least {LESS_TIME:.0f}x)")
     if "extra_bytes" in whole:
         sizes = {name: f"{size / 2**20:+.1f} MiB" for name, size in whole["extra_bytes"].items()}
-        rows.append(f"  memory beyond stock's peak: weft {sizes['weft']}, eager {sizes['eager']}")
+        rows.append("  memory beyond stock's peak: " + ", ".join(f"{name} {size}" for name, size in sizes.items()))
         rows.append(f"  {_times(whole['less_memory'])} less extra memory than eager (at least {LESS_MEMORY:.0f}x)")
     return "\n".join(rows)
 

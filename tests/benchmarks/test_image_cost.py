@@ -32,20 +32,24 @@ def test_summary() -> None:
     from benchmarks.image_cost import summary, text
 
     # every stock pass takes 2 s, the middle one of three images; weft adds 0.1 s and eager 0.5 s to each of the
-    # first 15 passes, whatever the machine does meanwhile
+    # first 15 passes, the default 0.1 s to each of the first 25, whatever the machine does meanwhile
     seconds = {}
     for stage in STAGES:
         stock = [1.0, 2.0, 9.0]
-        late = stage.name == "late"
-        added = {"stock": 0.0, "weft": 0.0 if late else 0.1, "eager": 0.0 if late else 0.5}
+        released, default = stage.index < 15, stage.index < 25
+        added = {"stock": 0.0, "weft": 0.1 * released, "default": 0.1 * default, "eager": 0.5 * released}
         seconds[stage.name] = {name: [taken + more for taken in stock] for name, more in added.items()}
-    whole = summary(seconds, {"stock": 100, "weft": 110, "eager": 300})
+    whole = summary(seconds, {"stock": 100, "weft": 110, "default": 120, "eager": 300})
     assert whole["stock_s"] == pytest.approx(100.0)
-    assert whole["extra_s"] == {"weft": pytest.approx(1.5), "eager": pytest.approx(7.5)}
-    assert whole["extra_share"] == pytest.approx(0.015) and whole["less_time"] == pytest.approx(5.0)
-    assert whole["extra_bytes"] == {"weft": 10, "eager": 200} and whole["less_memory"] == 20.0
-    assert "extra time 1.50% of stock (at most 5%)" in text(seconds, whole)
-    nothing = summary(seconds, {"stock": 100, "weft": 100, "eager": 300})
+    assert whole["extra_s"] == {
+        "weft": pytest.approx(1.5),
+        "default": pytest.approx(2.5),
+        "eager": pytest.approx(7.5),
+    }
+    assert whole["extra_share"] == pytest.approx(0.025) and whole["less_time"] == pytest.approx(5.0)
+    assert whole["extra_bytes"] == {"weft": 10, "default": 20, "eager": 200} and whole["less_memory"] == 20.0
+    assert "extra time of the default 2.50% of stock (at most 5%)" in text(seconds, whole)
+    nothing = summary(seconds, {"stock": 100, "weft": 100, "default": 100, "eager": 300})
     assert nothing["less_memory"] is None and "beyond measure less extra memory" in text(seconds, nothing)
 
 
@@ -72,6 +76,6 @@ def test_a_tiny_image(tmp_path: Path) -> None:
     assert "less extra memory than eager" in ran.stdout
     (path,) = tmp_path.glob("maskdiffusion_cost_*.jsonl")
     (line,) = map(json.loads, path.read_text().splitlines())
-    assert set(line["peak_bytes"]) == {"weft", "stock", "eager"}
+    assert set(line["peak_bytes"]) == {"weft", "default", "stock", "eager"}
     assert all(len(samples) == 1 for by_way in line["seconds"].values() for samples in by_way.values())
     assert "benchmarks.image_cost --shape tiny" in line["command"]
