@@ -19,6 +19,8 @@ Line = dict[str, Any]
 
 EAGER = ("eager",)
 SDPA = ("sdpa_flash", "sdpa_cudnn", "sdpa_efficient")
+MERGED = ("merged",)
+BLEND = ("blend",)
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,14 @@ FIGURES = (
         1.3,
         SDPA,
         "plain_gradients",
+    ),
+    *(
+        Figure("4 localized concepts, against merged", shape, "localized", "slow-down", 1.15, MERGED, "localized")
+        for shape in ("sdxl_out_64", "sdxl_out_32", "flux_out")
+    ),
+    *(
+        Figure("4 localized concepts, against blending", shape, "localized", "speed-up", 3.0, BLEND, "localized")
+        for shape in ("sdxl_out_64", "sdxl_out_32", "flux_out")
     ),
 )
 

@@ -41,6 +41,7 @@ class Provider:
         ours: Whether it is weft; the others are what weft is compared with.
         note: What it does less or otherwise than the full work, if anything.
         device: The only type of device it runs on, "" for any.
+        yardstick: Whether it is no way to do the work but what the work is measured by: shown, never the baseline.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Provider:
     ours: bool = False
     note: str = ""
     device: str = ""
+    yardstick: bool = False
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ class Benchmark:
 
 OPS = {
     "attention": "benchmarks.cases.attention",
+    "lowrank_linear": "benchmarks.cases.lowrank_linear",
     "regions": "benchmarks.cases.regions",
     "maskdiffusion": "benchmarks.cases.maskdiffusion",
 }

@@ -127,6 +127,7 @@ def _measure(benchmark: Benchmark, shape: Shape, dtype: str, mode: Mode, options
                 "provider": provider.name,
                 "ours": provider.ours,
                 "note": provider.note,
+                "yardstick": provider.yardstick,
                 "median_ms": round(statistics.median(times), 5),
                 "p20_ms": round(cuts[0], 5),
                 "p80_ms": round(cuts[3], 5),

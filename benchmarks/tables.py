@@ -26,7 +26,7 @@ class Table:
     Attributes:
         lines: One a provider.
         ours: weft's line, of the backend that it chooses where several were measured.
-        fastest: The fastest other one, None if weft was measured alone.
+        fastest: The fastest other one that does the work, None if weft was measured alone.
     """
 
     lines: tuple[Line, ...]
@@ -36,7 +36,8 @@ class Table:
     @classmethod
     def of(cls, lines: Iterable[Line]) -> Table:
         every = tuple(lines)
-        others = sorted((line for line in every if not line["ours"]), key=lambda line: line["median_ms"])
+        peers = (line for line in every if not line["ours"] and not line.get("yardstick"))
+        others = sorted(peers, key=lambda line: line["median_ms"])
         ours = sorted((line for line in every if line["ours"]), key=lambda line: line["provider"] != "weft")
         return cls(every, ours[0] if ours else None, others[0] if others else None)
 
@@ -133,27 +134,37 @@ def place(key: Key) -> tuple[Any, ...]:
 def markdown(lines: list[Line]) -> str:
     """The table of the README: a row for each shape, dtype and mode, the devices side by side."""
     by_device = latest(lines)
-    devices: list[str | None] = list(by_device)
-    if not any(is_gpu(line) for line in lines):
-        devices.append(None)
-    head = ["shape", "dtype", "mode"]
-    for device in devices:
-        head += [f"{device}: weft, ms", "fastest baseline, ms", "speed-up"] if device else [ANY_GPU]
-    rows = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for key in sorted({key for tables in by_device.values() for key in tables}, key=place):
-        cells = list(key[1:])
-        for device in devices:
-            table = by_device[device].get(key) if device else None
-            cells += table.cells() if table else [NOT_MEASURED, *([""] * 2 if device else [])]
-        rows.append("| " + " | ".join(cells) + " |")
+    on_gpu = any(is_gpu(line) for line in lines)
+    every = {key for tables in by_device.values() for key in tables}
+    rows = []
+    for op in sorted({key[0] for key in every}):
+        keys = sorted((key for key in every if key[0] == op), key=place)
+        # a device stands beside the ops that were measured on it
+        devices: list[str | None] = [d for d, tables in by_device.items() if any(key in tables for key in keys)]
+        rows += ["", f"`{op}`", "", *_rows(keys, by_device, devices if on_gpu else [*devices, None])]
     notes = [_circumstances(device, tables) for device, tables in by_device.items()]
-    if None in devices:
+    if not on_gpu:
         notes.append(f"{ANY_GPU}: {NOT_MEASURED}.")
     explained = (
         "Median time of one call, and memory beyond inputs and results. The baseline is the fastest of all that were "
         "measured in the same run; what it leaves out stands beside its name."
     )
-    return "\n".join([explained, "", *(f"- {note}" for note in notes), "", *rows])
+    return "\n".join([explained, "", *(f"- {note}" for note in notes), *rows])
+
+
+def _rows(keys: list[Key], by_device: dict[str, dict[Key, Table]], devices: list[str | None]) -> list[str]:
+    """One op's table; None stands for a GPU that nobody had yet."""
+    head = ["shape", "dtype", "mode"]
+    for device in devices:
+        head += [f"{device}: weft, ms", "fastest baseline, ms", "speed-up"] if device else [ANY_GPU]
+    rows = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for key in keys:
+        cells = list(key[1:])
+        for device in devices:
+            table = by_device[device].get(key) if device else None
+            cells += table.cells() if table else [NOT_MEASURED, *([""] * 2 if device else [])]
+        rows.append("| " + " | ".join(cells) + " |")
+    return rows
 
 
 def _circumstances(device: str, tables: dict[Key, Table]) -> str:

@@ -20,7 +20,7 @@ import tyro
 from benchmarks import figures, tables
 from benchmarks.circumstances import common, month
 from benchmarks.gpu import device, steps, summary
-from benchmarks.gpu.plan import OP
+from benchmarks.gpu.plan import OPS
 from benchmarks.gpu.stages import ROOT, Outcome, describe, run_all
 
 
@@ -51,12 +51,13 @@ def on_a_gpu(options: Options, run: str, logs: Path) -> list[Outcome]:
     records = options.out / f"gpu_{name}.jsonl"
     with records.open("a") as file:
         file.writelines(json.dumps({**line, **around}) + "\n" for line in summary.stage_lines(outcomes))
-    measured = options.out / f"{OP}_{name}.jsonl"
-    lines, silent = (of_run(path, run) for path in (measured, records))
-    silent = [line for line in silent if line["kind"] in ("refused", "failed", "not reached")]
+    measured = [options.out / f"{op}_{name}.jsonl" for op in OPS]
+    lines = [line for path in measured for line in of_run(path, run)]
+    silent = [line for line in of_run(records, run) if line["kind"] in ("refused", "failed", "not reached")]
     page = options.out / f"gpu_{name}.md"
     page.write_text(summary.markdown(around, outcomes, lines, silent))
-    print(f"\n{figures.text(lines)}\n\n{page}\n{measured}\n{records}")
+    print(f"\n{figures.text(lines)}\n\n{page}")
+    print(*measured, records, sep="\n")
     return outcomes
 
 

@@ -23,7 +23,7 @@ import tyro
 from benchmarks import registry
 from benchmarks.circumstances import ROOT, common, month
 from benchmarks.gpu import ceilings, device
-from benchmarks.gpu.plan import OP, PLAN, Case
+from benchmarks.gpu.plan import PLAN, Case
 from benchmarks.gpu.timing import Clock, CudaClock, Prepared, count_sets, prepare, time_passes
 from benchmarks.registry import Benchmark, Call, Provider
 from benchmarks.tables import Table
@@ -90,6 +90,7 @@ def measure_case(rig: Rig, benchmark: Benchmark, case: Case) -> Iterator[Line]:
                 "provider": provider.name,
                 "ours": provider.ours,
                 "note": provider.note,
+                "yardstick": provider.yardstick,
                 **statistics_of(samples[provider.name]),
                 "launched_ms": round(one.launched_ms, 5),
                 "graph": one.graph,
@@ -137,14 +138,13 @@ def measure(rig: Rig, cases: tuple[Case, ...], until: float, keep: Callable[[lis
     Args:
         until: Value of ``time.monotonic`` after which no case is begun.
     """
-    benchmark = registry.load(OP)
     lines: list[Line] = []
     for case in cases:
         if time.monotonic() >= until:
             found = [{"kind": "not reached", "shape": case.shape, "dtype": case.dtype, "mode": case.mode}]
         else:
             try:
-                found = list(measure_case(rig, benchmark, case))
+                found = list(measure_case(rig, registry.load(case.op), case))
             # the device may be out of memory for one case and have enough for the next
             except Exception as error:
                 reason = f"{type(error).__name__}: {error}"[:500]
@@ -206,7 +206,7 @@ def main() -> None:
 
     def keep(lines: list[Line]) -> None:
         for line in lines:
-            topic = "gpu" if "kind" in line else OP
+            topic = "gpu" if "kind" in line else line["op"]
             path = options.out / f"{topic}_{device.slug(facts['device'])}_{month()}.jsonl"
             with path.open("a") as file:
                 file.write(json.dumps({**line, **around}) + "\n")

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from benchmarks import registry
 from benchmarks.registry import Benchmark, Mode, Provider, Shape
 
-OP = "attention"
+OPS = ("attention", "lowrank_linear")
 
 WEFT = ("weft", "weft_cuda", "weft_triton")
 FUSED = ("sdpa_flash", "sdpa_cudnn", "sdpa_efficient")
-# providers of each mode; those that compile take ten seconds a shape and are named case by case
+STACKED = ("merged", "peft", "addmm", "k_concatenation")
+# providers of each mode, whose names no two ops share; those that compile take ten seconds a shape and are named case
+# by case
 PROVIDERS = {
     "plain": (*WEFT, *FUSED),
     "edit_maps": (*WEFT, "eager", "sdpa_padded", "sdpa_unpadded", "daam"),
@@ -21,6 +23,13 @@ PROVIDERS = {
     "plain_gradients": ("weft", *FUSED),
     "edit_maps_gradients": ("weft", "eager", "sdpa_padded"),
     "joint_maps_gradients": ("weft", "sdpa_padded"),
+    "localized": ("weft", *STACKED, "blend"),
+    "localized_image": ("weft", *STACKED, "blend", "bmm_image"),
+    "several": ("weft", *STACKED),
+    "lora": ("weft", *STACKED),
+    "one_each": ("weft", "merged", "addmm", "k_concatenation"),
+    "localized_on_base": ("weft", "peft", "addmm"),
+    "localized_training": ("weft", "peft", "addmm"),
 }
 
 
@@ -32,6 +41,7 @@ class Case:
     mode: str
     dtype: str = "bf16"
     compiled: tuple[str, ...] = ()
+    op: str = "attention"
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -52,6 +62,11 @@ class Case:
 
 
 FLEX = ("flex_compiled",)
+
+
+def _lowrank(shape: str, mode: str, *compiled: str) -> Case:
+    return Case(shape, mode, compiled=compiled, op="lowrank_linear")
+
 
 PLAN = (
     # what the figures are about
@@ -76,6 +91,13 @@ PLAN = (
     Case("pixart_64", "edit_maps", compiled=FLEX),
     Case("stress_d64", "edit_maps"),
     Case("stress_d128", "edit_maps"),
+    _lowrank("sdxl_out_64", "localized", "peft_compiled", "addmm_compiled"),
+    _lowrank("sdxl_out_32", "localized"),
+    _lowrank("flux_out", "localized"),
+    _lowrank("sdxl_out_64", "lora", "addmm_compiled"),
+    _lowrank("sdxl_out_64", "one_each"),
+    _lowrank("sd15_out_64", "localized_image"),
+    _lowrank("sdxl_out_64", "localized_training"),
     # the rest of the layers
     Case("sdxl_32", "plain"),
     Case("sdxl_32", "edit_maps"),
@@ -90,14 +112,22 @@ PLAN = (
     Case("sd15_64", "edit_maps_gradients"),
     Case("sd15_64", "edit_maps", "fp16"),
     Case("sdxl_64", "edit_maps", "fp16"),
+    _lowrank("sd15_out_32", "localized_image"),
+    _lowrank("sd15_out_16", "localized_image"),
+    _lowrank("sd3_out", "localized"),
+    _lowrank("flux_out", "lora"),
+    _lowrank("flux_single", "lora"),
+    _lowrank("sdxl_ff_in", "lora"),
+    _lowrank("sdxl_text", "lora"),
+    _lowrank("sdxl_out_32", "several"),
+    _lowrank("sdxl_out_64", "localized_on_base"),
 )
 
 
 def describe() -> Iterator[str]:
     """One line a case: shape with its sizes, dtype, mode, providers and what each of them leaves out."""
-    benchmark = registry.load(OP)
     for case in PLAN:
-        shape, _, providers = case.parts(benchmark)
+        shape, _, providers = case.parts(registry.load(case.op))
         sizes = ", ".join(f"{axis} {size}" for axis, size in shape.sizes.items())
         names = [f"{p.name} ({p.note})" if p.note else p.name for p in providers]
         yield f"{case} ({sizes}): {', '.join(names)}"
