@@ -17,10 +17,11 @@ TOTAL = 525.0
 # workers of pytest that share the GPU: what takes time is compiling, on the host
 WORKERS = 6
 
-DEVICE_TESTS = ("tests/ops/test_attention_device.py", "-m", "gpu")
+ON_DEVICE = ("tests/ops/test_attention_device.py", "tests/ops/test_lowrank_linear_device.py")
+DEVICE_TESTS = (*ON_DEVICE, "-m", "gpu")
 # whatever runs on a GPU by its name; the files about Triton, of either op, and CUDA are matched by theirs
 OP_TESTS = (
-    *("tests/ops", "tests/csrc/test_attention_cuda.py", "--ignore=tests/ops/test_attention_device.py"),
+    *("tests/ops", "tests/csrc/test_attention_cuda.py", *(f"--ignore={path}" for path in ON_DEVICE)),
     *("-k", "cuda or triton"),
 )
 REDUCED = (
@@ -51,7 +52,7 @@ def on_a_gpu(run: str, results: str) -> tuple[Stage, ...]:
     measure = (PYTHON, "-m", "benchmarks.gpu.measure", "--seconds", "{seconds}", "--run", run, "--out", results)
     return (
         Stage("build", build, 110),
-        Stage("device tests", pytest(*DEVICE_TESTS, workers=WORKERS), 60, environment=ONE_THREAD),
+        Stage("device tests", pytest(*DEVICE_TESTS, workers=WORKERS), 80, environment=ONE_THREAD),
         Stage("op tests", pytest(*OP_TESTS, workers=WORKERS), 110, environment=ONE_THREAD),
         Stage(
             "memcheck",
@@ -94,11 +95,14 @@ def without_a_gpu(full: bool) -> tuple[Stage, ...]:
     cross_some = (PYTHON, "tests/triton/cross_compile.py", "90", "sdxl_64_plain", "sd15_64_edit", "flux_joint_maps")
     cross = pytest("tests/triton/test_cross_compile.py") if full else cross_some
     cross_regions = pytest("tests/triton/test_cross_compile_regions.py")
+    cross_lowrank = pytest("tests/triton/test_cross_compile_lowrank_linear.py")
     emulated = ("tests/cuda_emulation", *(() if full else ("-k", "layouts or readouts")))
     interpreted = (
         "tests/ops/test_attention_triton.py",
         "tests/ops/test_attention_triton_gradients.py",
         "tests/ops/test_regions_triton.py",
+        "tests/ops/test_lowrank_linear_triton.py",
+        "tests/ops/test_lowrank_linear_triton_gradients.py",
     )
     some = () if full else ("-k", "key_lengths or each_result or twice or real_grids")
     archs = "80 86 89 90 100 120" if full else "90"
@@ -117,9 +121,10 @@ def without_a_gpu(full: bool) -> tuple[Stage, ...]:
             tells=None if full else count_launches,
         ),
         Stage("regions for other devices", cross_regions, 120 * factor, needs("triton"), compiler),
+        Stage("lowrank_linear for other devices", cross_lowrank, 180 * factor, needs("triton"), compiler),
         Stage("cuda kernels, emulated", pytest(*emulated), 240 * factor, environment=NO_GPU),
         Stage("triton kernels, interpreted", pytest(*interpreted, *some), 240 * factor, needs("triton"), NO_GPU),
-        Stage("device tests, on the CPU", pytest(DEVICE_TESTS[0]), 300, environment=NO_GPU),
+        Stage("device tests, on the CPU", pytest(*ON_DEVICE), 300, environment=NO_GPU),
         Stage("providers and timing, on the CPU", pytest("tests/benchmarks/gpu"), 300, environment=NO_GPU),
     )
 
