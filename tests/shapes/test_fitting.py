@@ -15,13 +15,13 @@ from torch import nn
 
 from weft.shapes.fitting import vae
 from weft.shapes.fitting.bank import latent_bank
-from weft.shapes.fitting.checkpoint import load_checkpoint, save_atomically
 from weft.shapes.fitting.config import DiffusionConfig, StageConfig, TrainConfig, VaeConfig
 from weft.shapes.fitting.diffusion import fit_diffusion, min_snr_weight
 from weft.shapes.fitting.export import assemble
-from weft.shapes.fitting.loop import Interrupted, fit, learning_rate
+from weft.shapes.fitting.loop import fit, learning_rate
 from weft.shapes.model import build_vae
 from weft.shapes.train import train
+from weft.train.checkpoint import Interrupted, load_checkpoint, save_atomically
 
 STAGE = StageConfig(steps=8, batch_size=4, learning_rate=0.1, decay_steps=4, warmup_steps=2, checkpoint_every=3)
 

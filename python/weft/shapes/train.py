@@ -13,10 +13,11 @@ import torch
 import tyro
 from accelerate import Accelerator
 
+from weft.train.checkpoint import Interrupted
+
 from .fitting.config import TrainConfig
 from .fitting.diffusion import fit_diffusion
 from .fitting.export import export
-from .fitting.loop import Interrupted
 from .fitting.vae import fit_vae
 
 

@@ -10,7 +10,8 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from tqdm import tqdm
 
-from .checkpoint import load_checkpoint, save_atomically
+from weft.train.checkpoint import load_checkpoint, save_atomically
+
 from .vae import images_of
 
 CHUNK = 64  # scenes encoded at once

@@ -12,6 +12,8 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from weft.train.randomness import torch_generator
+
 from ..captions import caption
 from ..model import build_scheduler, build_text_encoder, build_unet
 from ..tokenizer import build_tokenizer
@@ -19,7 +21,6 @@ from ..world import scene
 from .bank import LatentBank, latent_bank
 from .config import DiffusionConfig
 from .loop import Batch, fit
-from .randomness import torch_generator
 
 
 class DiffusionObjective(nn.Module):

@@ -8,9 +8,10 @@ from typing import Any
 
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 
+from weft.train.checkpoint import load_checkpoint
+
 from ..model import build_scheduler, build_text_encoder, build_unet
 from ..tokenizer import build_tokenizer
-from .checkpoint import load_checkpoint
 from .diffusion import DiffusionObjective
 
 

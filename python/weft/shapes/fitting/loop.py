@@ -20,15 +20,12 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .checkpoint import Interruption, load_checkpoint, save_atomically
+from weft.train.checkpoint import Interrupted, Interruption, load_checkpoint, save_atomically
+
 from .config import StageConfig
 
 Batch = tuple[Tensor, ...]
 Objective = TypeVar("Objective", bound=nn.Module)
-
-
-class Interrupted(Exception):
-    """Training was asked to stop; the checkpoint holds everything needed to go on."""
 
 
 def learning_rate(step: int, config: StageConfig) -> float:

@@ -11,12 +11,13 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from weft.train.randomness import torch_generator
+
 from ..model import LATENT_CHANNELS, LATENT_SIZE, build_vae
 from ..rendering import render
 from ..world import scene
 from .config import VaeConfig
 from .loop import Batch, fit
-from .randomness import torch_generator
 
 SCALE_SCENES = 1024  # scenes whose latents set the scaling factor
 

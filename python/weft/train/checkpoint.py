@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import signal
+import threading
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
 import torch
 
+from weft._files import whole_file
+
+
+class Interrupted(Exception):
+    """Training was asked to stop; the checkpoint holds everything needed to go on."""
+
 
 def save_atomically(state: dict[str, Any], path: Path) -> None:
-    """Write ``state`` beside ``path``, then rename: a reader sees the old file or the new one, never half of it."""
+    """Write ``state``; a reader sees the old file or the new one, never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with whole_file(path) as temporary:
         torch.save(state, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
@@ -28,7 +30,10 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
 
 
 class Interruption:
-    """While entered, Ctrl-C and SIGTERM only set ``requested``; the loop stops at the end of its step."""
+    """While entered, Ctrl-C and SIGTERM only set ``requested``; the loop stops at the end of its step.
+
+    Does nothing outside the main thread, where Python takes no signals.
+    """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -37,7 +42,8 @@ class Interruption:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
-        self._previous = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._note) for number in self.SIGNALS}
         return self
 
     def __exit__(

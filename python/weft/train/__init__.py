@@ -1,0 +1,33 @@
+"""Training: one loop, one way to keep and resume a run, and a ``fit_*`` for each thing that can be learnt.
+
+Names are looked up on first use, so importing this room loads neither diffusers nor accelerate.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from weft.train.checkpoint import Interrupted
+    from weft.train.loop import Diverged
+    from weft.train.residual import ResidualConfig, fit_residual
+
+_HOMES = {
+    "Diverged": "loop",
+    "Interrupted": "checkpoint",
+    "ResidualConfig": "residual",
+    "fit_residual": "residual",
+}
+
+__all__ = ["Diverged", "Interrupted", "ResidualConfig", "fit_residual"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'weft.train' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(f"weft.train.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

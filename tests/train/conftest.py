@@ -1,0 +1,36 @@
+"""Lets the tests of this folder import ``tiny_pipelines``, on one core, with an accelerator of their own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+sys.path.append(str(Path(__file__).parents[1] / "attach" / "support"))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """These models are too small to share; on a busy machine their threads would only wait for one another."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def fresh_state() -> Iterator[None]:
+    """The state behind an accelerator is global, and other tests have theirs."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def accelerator(fresh_state: None) -> Accelerator:
+    return Accelerator(cpu=True)
