@@ -104,8 +104,16 @@ def _attention_call(device: str) -> tuple[Any, ...]:
     return x, x, x, 0.125, *[None] * 8
 
 
+def _lowrank_linear_call(device: str) -> tuple[Any, ...]:
+    x, matrix = torch.zeros(1, 4, 16, device=device), torch.zeros(16, 16, device=device)
+    return x, matrix, None, matrix, matrix, (16,), None, None, None, False
+
+
 # a plain call of each op of weft.ops, as its backends are asked about it
-SAMPLE_CALLS: dict[str, Callable[[str], tuple[Any, ...]]] = {"attention": _attention_call}
+SAMPLE_CALLS: dict[str, Callable[[str], tuple[Any, ...]]] = {
+    "attention": _attention_call,
+    "lowrank_linear": _lowrank_linear_call,
+}
 
 
 def examine() -> Report:

@@ -18,6 +18,16 @@ def report() -> _doctor.Report:
     return _doctor.examine()
 
 
+def call(state: _doctor.BackendState) -> torch.Tensor:
+    """The public op as the doctor asked its backend about it."""
+    arguments = _doctor.SAMPLE_CALLS[state.op](state.device)
+    if state.op == "attention":
+        q, k, v, scale, *_ = arguments
+        return weft.ops.attention(q, k, v, scale=scale, backend=state.backend)
+    x, weight, _, down, up, ranks, *_ = arguments
+    return weft.ops.lowrank_linear(x, weight, down=down, up=up, ranks=ranks, backend=state.backend)
+
+
 def test_every_op_is_asked_about() -> None:
     ops = {name for name in weft.ops.__all__ if isinstance(getattr(weft.ops, name), types.FunctionType)}
     assert set(_doctor.SAMPLE_CALLS) == ops
@@ -27,16 +37,14 @@ def test_a_backend_said_to_work_does(report: _doctor.Report) -> None:
     usable = [state for state in report.backends if not state.reasons]
     assert usable
     for state in usable:
-        q, k, v, scale, *_ = _doctor.SAMPLE_CALLS[state.op](state.device)
-        assert torch.isfinite(weft.ops.attention(q, k, v, scale=scale, backend=state.backend)).all()
+        assert torch.isfinite(call(state)).all()
 
 
 def test_a_backend_said_not_to_work_gives_the_reason(report: _doctor.Report) -> None:
     refused = [state for state in report.backends if state.reasons]
     for state in refused:
-        q, k, v, scale, *_ = _doctor.SAMPLE_CALLS[state.op](state.device)
         with pytest.raises(weft.BackendUnavailableError):
-            weft.ops.attention(q, k, v, scale=scale, backend=state.backend)
+            call(state)
     text = _doctor.render(report)
     assert all(reason in text for state in refused for reason in state.reasons)
 
