@@ -138,7 +138,7 @@ def _add_concepts(
         down, up = down.index_select(0, places), up.index_select(1, places)
         gate = None if gate is None else gate[..., list(concepts)]
         ranks = tuple(ranks[k] for k in concepts)
-    h = torch.matmul(x, down.T)  # [B, N, R]
+    h = F.linear(x, down)  # [B, N, R]
     if gate is not None:
         # in one dtype: a product of two goes value by value, and h is rounded already
         h.mul_(expand_gate(gate.to(h.dtype), ranks))
