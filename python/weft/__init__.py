@@ -12,7 +12,7 @@ from weft._dispatch import backend
 from weft._errors import BackendUnavailableError
 
 if TYPE_CHECKING:
-    from weft import ops
+    from weft import ops, train
     from weft.attach import Attachment, attach
     from weft.methods.attention_maps import AttentionMaps
     from weft.methods.maskdiffusion import MaskDiffusion
@@ -28,7 +28,7 @@ _LAZY = {
     "Residual": "weft.methods.residual",
 }
 # `weft.attach` is a package that can be called, so that importing it never hides the function of its name
-_PACKAGES = ("attach", "ops")
+_PACKAGES = ("attach", "ops", "train")
 
 __all__ = [
     "Attachment",
@@ -39,6 +39,7 @@ __all__ = [
     "attach",
     "backend",
     "ops",
+    "train",
 ]
 
 

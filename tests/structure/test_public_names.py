@@ -8,6 +8,7 @@ import pytest
 
 import weft
 import weft.ops
+import weft.train
 
 NAMES = [
     "Attachment",
@@ -18,8 +19,10 @@ NAMES = [
     "attach",
     "backend",
     "ops",
+    "train",
 ]
 OPS = ["Edit", "attention", "lowrank_linear", "regions"]
+TRAIN = ["Diverged", "Interrupted", "ResidualConfig", "fit_residual"]
 
 
 def test_names_of_weft() -> None:
@@ -28,6 +31,15 @@ def test_names_of_weft() -> None:
 
 def test_names_of_ops() -> None:
     assert sorted(weft.ops.__all__) == OPS
+
+
+def test_names_of_train() -> None:
+    assert sorted(weft.train.__all__) == TRAIN
+
+
+@pytest.mark.parametrize("name", TRAIN)
+def test_name_of_train_is_there_and_documented(name: str) -> None:
+    assert getattr(weft.train, name).__doc__
 
 
 @pytest.mark.parametrize("name", NAMES)
