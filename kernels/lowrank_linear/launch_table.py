@@ -70,7 +70,7 @@ TABLE: tuple[Row, ...] = (
     # p times q: gradients of matrices, summed over rows
     Row("outer", 80, 2, ANY_SIZE, Tile(64, 64, 32, 4, 4)),
     Row("outer", 80, 4, ANY_SIZE, Tile(32, 64, 16, 4, 2)),
-    Row("outer", 86, 2, ANY_SIZE, Tile(64, 64, 64, 4, 2)),
+    Row("outer", 86, 2, ANY_SIZE, Tile(64, 64, 32, 4, 3)),
     Row("outer", 86, 4, ANY_SIZE, Tile(32, 64, 16, 4, 2)),
     Row("outer", 90, 2, ANY_SIZE, Tile(64, 64, 64, 4, 3)),
     Row("outer", 90, 4, ANY_SIZE, Tile(32, 64, 16, 4, 2)),
