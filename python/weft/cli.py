@@ -12,6 +12,8 @@ from weft._errors import BackendUnavailableError
 from weft.commands.bench import Bench
 from weft.commands.demo import Demo
 from weft.commands.generate import Generate
+from weft.commands.train import Train
+from weft.train.checkpoint import Diverged, Interrupted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +25,7 @@ Command = Union[  # noqa: UP007 - tyro reads the annotations of a Union's member
     Annotated[Doctor, tyro.conf.subcommand("doctor")],
     Annotated[Demo, tyro.conf.subcommand("demo")],
     Annotated[Generate, tyro.conf.subcommand("generate")],
+    Annotated[Train, tyro.conf.subcommand("train")],
     Annotated[Bench, tyro.conf.subcommand("bench")],
 ]
 
@@ -34,12 +37,15 @@ def main(arguments: list[str] | None = None) -> None:
     )
     try:
         run(command)
-    except (ValueError, TypeError, OSError, BackendUnavailableError) as error:
+    except Interrupted as stop:
+        print(f"weft: {stop}", file=sys.stderr)
+        raise SystemExit(130) from stop
+    except (ValueError, TypeError, OSError, BackendUnavailableError, Diverged) as error:
         print(f"weft: error: {error}", file=sys.stderr)
         raise SystemExit(2) from error
 
 
-def run(command: Doctor | Demo | Generate | Bench) -> None:
+def run(command: Doctor | Demo | Generate | Train | Bench) -> None:
     """Carry out one parsed command and print what it found or wrote."""
     if isinstance(command, Doctor):
         from weft import _doctor
@@ -51,6 +57,10 @@ def run(command: Doctor | Demo | Generate | Bench) -> None:
         rows, path = demo(command)
         print(describe(rows))
         print(f"pictures: {path}")
+    elif isinstance(command, Train):
+        from weft.commands.train import train
+
+        print(train(command))
     elif isinstance(command, Bench):
         from weft.commands.bench import bench
 

@@ -9,12 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from weft.train.checkpoint import Interrupted
-    from weft.train.loop import Diverged
+    from weft.train.checkpoint import Diverged, Interrupted
     from weft.train.residual import ResidualConfig, fit_residual
 
 _HOMES = {
-    "Diverged": "loop",
+    "Diverged": "checkpoint",
     "Interrupted": "checkpoint",
     "ResidualConfig": "residual",
     "fit_residual": "residual",

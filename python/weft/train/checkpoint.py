@@ -1,4 +1,4 @@
-"""Checkpoints that are either whole or absent, and a clean answer to Ctrl-C and SIGTERM."""
+"""Checkpoints that are either whole or absent, a clean answer to Ctrl-C and SIGTERM, and how else a run may end."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ from weft._files import whole_file
 
 class Interrupted(Exception):
     """Training was asked to stop; the checkpoint holds everything needed to go on."""
+
+
+class Diverged(ArithmeticError):
+    """The loss or a parameter is no longer finite; the last good checkpoint was kept."""
 
 
 def save_atomically(state: dict[str, Any], path: Path) -> None:

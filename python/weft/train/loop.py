@@ -19,14 +19,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from weft.train.checkpoint import Interrupted, Interruption, load_checkpoint, save_atomically
+from weft.train.checkpoint import Diverged, Interrupted, Interruption, load_checkpoint, save_atomically
 
 Batch = tuple[Tensor, ...]
 CHECKPOINT = "checkpoint.pt"
-
-
-class Diverged(ArithmeticError):
-    """The loss or a parameter is no longer finite; the last good checkpoint was kept."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +160,9 @@ def fit(
             if after_step is not None and accelerator.is_main_process:
                 after_step(step)
             if stop and step < config.steps:
-                raise Interrupted(f"{name}: stopped at step {step} of {config.steps}; {path} is kept; resume goes on")
+                raise Interrupted(
+                    f"{name}: stopped at step {step} of {config.steps}; {path} is kept; resume (--resume) goes on"
+                )
 
 
 def _checkpoint_to_resume(
@@ -175,7 +173,7 @@ def _checkpoint_to_resume(
             raise ValueError(f"{name}: to resume, give the folder of the run")
         return None
     if path.exists() and not resume:
-        raise ValueError(f"{name}: {path} is of an earlier run; resume it, or choose another folder")
+        raise ValueError(f"{name}: {path} is of an earlier run; resume it (--resume), or choose another folder")
     saved = load_checkpoint(path)
     if saved is not None and saved["identity"] != identity:
         keys = sorted({*saved["identity"], *identity})
