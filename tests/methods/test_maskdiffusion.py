@@ -115,8 +115,9 @@ def test_regions_can_be_drawn(pipe: Any) -> None:
 
 
 def test_images_of_a_batch_do_not_know_each_other(pipe: Any) -> None:
-    prompts = [PROMPT, "a green ball", "a circle and a red square and a blue ball"]
-    phrases = [PHRASES, ["a green ball"], ["a circle", "a red square", "a blue ball"]]
+    five = ["circle", "square", "ball", "red", "green"]
+    prompts = [PROMPT, "a green ball", "a circle and a red square and a blue ball", " and ".join(five)]
+    phrases = [PHRASES, ["a green ball"], ["a circle", "a red square", "a blue ball"], five]
     with weft.attach(pipe, weft.MaskDiffusion(phrases)) as attachment:
         together = run(pipe, prompts)
         regions = attachment.controls[0].regions  # type: ignore[attr-defined]
@@ -238,7 +239,7 @@ def test_boxes_are_the_regions(pipe: Any) -> None:
         {"shape": "top"},
         {"shape": "median"},
         {"swap": "all"},
-        {"choice": "in turn"},
+        {"choice": "in turn", "protect_share": 0.5, "protect_factor": 0.0},
         {"choice": "in turn", "exclusion": -2.0},
         {"gap": 0.0, "region_share": 0.4},
         {"background_weight": 1.0},
@@ -285,8 +286,10 @@ def test_a_late_start_edits_nothing(tmp_path: Path) -> None:
     recorder = Recorder(control)
     with weft.attach(pipe, control):
         image = torch.rand(1, 3, 32, 32)
-        pipe(PROMPT, image=image, strength=0.5, num_inference_steps=10, output_type="latent")
+        with pytest.warns(UserWarning, match="nothing is edited: this generation begins at timestep 401"):
+            pipe(PROMPT, image=image, strength=0.5, num_inference_steps=10, output_type="latent")
     assert recorder.steps(cross=True, of="edit") == []
+    assert control.regions is None, "no step followed any"
 
 
 @pytest.mark.parametrize(("steps", "edited"), [(4, [1, 2, 3]), (0.5, [1, 2, 3, 4]), (1.0, list(range(1, 10)))])
@@ -355,7 +358,10 @@ def test_presets() -> None:
         ({"phrases": ["a"], "boxes": {"b": (0, 0, 8, 8)}}, ValueError, "'a' is in one only"),
         ({"mode": "dirty"}, ValueError, "must be 'clean', 'released' or a MaskDiffusionSettings; got 'dirty'"),
         ({"strength": -1.0}, ValueError, "`strength` must be from 0 to 2; got -1.0"),
+        ({"mode": ["clean"]}, ValueError, r"a MaskDiffusionSettings; got \['clean'\]"),
+        ({"boxes": {"a ball": 5}}, TypeError, r"\(left, top, right, bottom\); got 5"),
         ({"steps": 0}, ValueError, "share in"),
+        ({"steps": float("nan")}, ValueError, "share in"),
         ({"steps": 1.5}, ValueError, "at most 1; got 1.5; write 1 for steps"),
         ({"parser": "best"}, ValueError, "parser"),
     ],
@@ -363,6 +369,30 @@ def test_presets() -> None:
 def test_arguments_that_are_refused(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         weft.MaskDiffusion(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"choice": "In Turn"}, "`choice` must be one of 'together', 'in turn'; got 'In Turn'"),
+        ({"shape": "circle"}, "`shape` must be one of 'window', 'top', 'median'; got 'circle'"),
+        ({"swap": "often"}, "`swap` must be one of 'never', 'edited', 'all'; got 'often'"),
+        ({"background_weight": 5}, "`background_weight` must be from 0 to 1; got 5"),
+        ({"gap": -1}, "`gap` must be from 0 to 1; got -1"),
+        ({"share": float("nan")}, "`share` must be from 0 to 1; got nan"),
+        ({"momentum": 1.0}, "`momentum` must be below 1"),
+    ],
+)
+def test_settings_that_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(CLEAN, **changes)
+
+
+def test_every_number_of_the_settings_has_a_range() -> None:
+    from weft.methods._maskdiffusion_settings import CHOICES, RANGES
+
+    free = {"double_logits", "keep_negative", "aspects", "corner_fallback"}
+    assert {field.name for field in dataclasses.fields(CLEAN)} == free | set(CHOICES) | set(RANGES)
 
 
 @pytest.mark.parametrize(

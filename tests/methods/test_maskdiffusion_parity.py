@@ -57,7 +57,9 @@ def attached(pipe: Any, prompt: Any, control: Any, latents: Tensor, **changes: A
     seen: list[Any] = []
 
     def look(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        seen.append(None if control.regions is None else control.regions.clone())
+        assert control._run is not None
+        chosen = control._run.finder.windows  # `regions` tells those that an edited step has followed
+        seen.append(None if chosen is None else chosen.clone())
         return tensors
 
     h, w = latents.shape[2:]

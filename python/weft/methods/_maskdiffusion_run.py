@@ -69,7 +69,8 @@ class Run:
         self._tensors: _BatchTensors | None = None
 
     def scale(self, strength: float) -> None:
-        """Set how far logits are moved at this step."""
+        """Set how far logits are moved at this step, which follows the regions as they are."""
+        self.finder.steer()
         self.cross_edit.scale(strength)
         self.self_edit.scale(strength * self._settings.self_gain)
 

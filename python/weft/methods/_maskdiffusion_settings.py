@@ -2,8 +2,41 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
+
+Swap = Literal["never", "edited", "all"]
+Choice = Literal["together", "in turn"]
+Shape = Literal["window", "top", "median"]
+CHOICES = {"swap": get_args(Swap), "choice": get_args(Choice), "shape": get_args(Shape)}
+
+_SHARE, _COUNT, _ANY = (0.0, 1.0), (0, math.inf), (-math.inf, math.inf)
+RANGES: dict[str, tuple[float, float]] = {
+    "least_objects": _COUNT,
+    "share": _SHARE,
+    "cross_from": _COUNT,
+    "self_from": _COUNT,
+    "refreshes": _COUNT,
+    "smallest_grid": (1, math.inf),
+    "exponent": (0.0, math.inf),
+    "self_gain": (0.0, 2.0),
+    "head_weight": _SHARE,
+    "attribute_weight": _SHARE,
+    "tail_weight": (-1.0, 1.0),
+    "background_weight": _SHARE,
+    "outside_weight": _SHARE,
+    "other_weight": _SHARE,
+    "tail_from": (0, math.inf),
+    "region_share": _SHARE,
+    "protect_share": _SHARE,
+    "protect_factor": _ANY,
+    "search_margin": _COUNT,
+    "exclusion": _ANY,
+    "gap": _SHARE,
+    "momentum": _SHARE,
+    "soft_edge": (0.0, math.inf),
+}
 
 
 @dataclass(frozen=True)
@@ -13,7 +46,7 @@ class MaskDiffusionSettings:
     Attributes:
         least_objects: Images with fewer objects are left alone, unless these have boxes.
         share: Share of the noise schedule, from its noisy end, in which anything is edited: steps with a timestep
-            above 1000 * (1 - share), which are the first 15 of 50 evenly spaced ones.
+            above 1000 * (1 - share): with 0.3 the first 15 of 50 evenly spaced ones.
         cross_from, self_from: First step, from 0, at which cross-attention and self-attention are edited.
         refreshes: Maps are gathered and regions chosen anew after each of so many first steps.
         smallest_grid: Cells a side that a map must have to be read; the coarsest such layers are.
@@ -32,7 +65,8 @@ class MaskDiffusionSettings:
         swap: Rows of the conditioning that belong to a phrase are replaced by those of the phrase encoded alone:
             "never", at the "edited" steps, or at "all".
         keep_negative: Leave the unconditional rows alone; otherwise they become the encoding of an empty prompt.
-        region_share: Area of a region, as a share of the map.
+        region_share: Area of a region, as a share of the map; whole cells, so at most that. Where more than three
+            objects choose together, three n-ths of it, and of the gap.
         aspects: height / width of the windows that are tried; None for the series of the released code.
         choice: Windows are chosen "together", so that they hold the most of all maps, or by the objects "in turn",
             as in the released code; only there the five settings that follow count.
@@ -67,11 +101,11 @@ class MaskDiffusionSettings:
     other_weight: float = 1.0
     double_logits: bool = False
     tail_from: int = 1
-    swap: Literal["never", "edited", "all"] = "edited"
+    swap: Swap = "edited"
     keep_negative: bool = True
     region_share: float = 0.12
     aspects: tuple[float, ...] | None = (1.0, 0.7, 1.4)
-    choice: Literal["together", "in turn"] = "together"
+    choice: Choice = "together"
     protect_share: float = 0.15
     protect_factor: float = 0.5
     search_margin: int = 0
@@ -79,8 +113,20 @@ class MaskDiffusionSettings:
     corner_fallback: bool = False
     gap: float = 0.125
     momentum: float | None = None
-    shape: Literal["window", "top", "median"] = "window"
+    shape: Shape = "window"
     soft_edge: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, names in CHOICES.items():
+            if getattr(self, name) not in names:
+                allowed = ", ".join(map(repr, names))
+                raise ValueError(f"MaskDiffusion: `{name}` must be one of {allowed}; got {getattr(self, name)!r}")
+        for name, (least, most) in RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
+                raise ValueError(f"MaskDiffusion: `{name}` must be from {least:g} to {most:g}; got {value!r}")
+        if self.momentum == 1:
+            raise ValueError("MaskDiffusion: `momentum` must be below 1, or no map after the first would count; got 1")
 
     @property
     def overlap(self) -> bool:

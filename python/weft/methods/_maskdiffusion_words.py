@@ -176,7 +176,8 @@ def checked_boxes(boxes: Any, phrases: tuple[Any, ...] | None) -> dict[str, Box]
     if not boxes:
         raise ValueError("MaskDiffusion: `boxes` must have a box for every phrase; got none; leave it out")
     for phrase, box in boxes.items():
-        if len(tuple(box)) != 4 or not all(isinstance(side, (int, float)) for side in box):
+        sides = tuple(box) if isinstance(box, Sequence) else ()
+        if len(sides) != 4 or not all(isinstance(side, (int, float)) for side in sides):
             raise TypeError(f"MaskDiffusion: the box of {phrase!r} must be (left, top, right, bottom); got {box!r}")
         left, top, right, bottom = box
         if not (left < right and top < bottom):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,35 @@ from weft.ops import regions
 
 MOST_OVERLAPPING = 5  # every set of objects needs a label of its own
 _EDGE_LEVELS = 4  # steps of a soft edge
+_ROOMY = 3  # objects; windows of more are smaller and closer, in proportion, so that all find room
+
+
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """Images with equally many objects, whose windows are chosen in one go: none depends on what else is drawn.
+
+    Attributes:
+        objects: Of each image.
+        images: Their numbers, on the device of the maps.
+        sizes, gap: Of their windows, in cells.
+    """
+
+    objects: int
+    images: Tensor
+    sizes: tuple[tuple[int, int], ...]
+    gap: int
+
+
+def _equally_many(present: Tensor, settings: MaskDiffusionSettings, grid: tuple[int, int]) -> tuple[_Group, ...]:
+    """The groups of a batch; ``present`` [images, n] is read on the host, before the first step."""
+    counts = present.sum(1).tolist()
+    groups = []
+    for objects in sorted(set(counts) - {0}):
+        room = min(1.0, _ROOMY / objects)
+        images = torch.tensor([image for image, count in enumerate(counts) if count == objects])
+        sizes = regions.window_sizes(grid, settings.region_share * room, aspects=settings.aspects)
+        groups.append(_Group(objects, images.to(present.device), sizes, int(settings.gap * room * min(grid))))
+    return tuple(groups)
 
 
 class RegionFinder:
@@ -25,6 +55,7 @@ class RegionFinder:
         inside: How far each region label lies inside each object, [L, n]; see ``_region_tables``.
         maps: [images, n, h, w], averaged over layers and steps; None before the first.
         windows: int32 [images, n, 4] (top, left, height, width) in cells of the maps; None before the first.
+        steering: The windows that an edited step was the last to follow; None if there was none.
         found: bool [images, n], whether an object has a region.
     """
 
@@ -32,17 +63,20 @@ class RegionFinder:
         self.fixed = False
         self.maps: Tensor | None = None
         self.windows: Tensor | None = None
+        self.steering: Tensor | None = None
         self.found = present
         self._present = present
         self._settings = settings
         self._grid = grid
-        self._sizes = regions.window_sizes(grid, settings.region_share, aspects=settings.aspects)
+        self._groups = _equally_many(present, settings, grid)
         self._overlap = settings.overlap
         self._pass: Tensor | None = None
         self._layers = 0
         self._passes = 0
         images, objects = present.shape
         self._labels = torch.zeros(images, *grid, dtype=torch.int32, device=present.device)
+        self._steering_labels = self._labels
+        self._boxes: Tensor | None = None  # bool [images, n, h, w] on the latent
         self._set_inside(objects)
 
     def _set_inside(self, objects: int) -> None:
@@ -61,8 +95,7 @@ class RegionFinder:
         self, boxes: Sequence[tuple[Box, ...] | None], latent_size: tuple[int, int], image_size: tuple[int, int]
     ) -> None:
         """Take the regions from boxes in pixels, [images][objects]; whole cells of the latent, rounded down."""
-        self.fixed = self._overlap = True
-        self._set_inside(self._present.shape[1])
+        self.fixed = True
         rows, columns = (latent / image for latent, image in zip(latent_size, image_size, strict=True))
         windows = torch.zeros(*self._present.shape, 4, dtype=torch.int32)
         for image, row in enumerate(boxes):
@@ -71,8 +104,11 @@ class RegionFinder:
                 # a box thinner than a cell still covers one
                 last, stop = max(int(bottom * rows), first + 1), max(int(right * columns), start + 1)
                 windows[image, o] = torch.tensor([first, start, last - first, stop - start])
-        masks = regions.window_masks(windows.to(self._present.device), latent_size)
-        self._labels = regions.labels_of(masks, overlap="bitmask")
+        masks = regions.window_masks(windows, latent_size)
+        self._overlap = bool((masks.sum(1) > 1).any())
+        self._set_inside(self._present.shape[1])
+        self._boxes = masks.to(self._present.device)
+        self._labels = self._steering_labels = self._labels_of(self._boxes)
 
     def gather(self, maps: Tensor) -> None:
         """Add the maps of one layer, [images, h * w, n]."""
@@ -97,12 +133,22 @@ class RegionFinder:
 
     def labels(self, grid: tuple[int, int]) -> Tensor:
         """Region of every pixel on a grid, [images, h, w] int32: 0 for background, else 1 + a row of ``inside``."""
-        return regions.resize_labels(self._labels, grid)
+        labels = regions.resize_labels(self._labels, grid)
+        if self._boxes is None:
+            return labels
+        # a box between the cells of a coarse grid would be lost, and its object pushed away everywhere
+        kept = F.interpolate(self._boxes.float(), grid, mode="nearest") > 0
+        touched = F.adaptive_max_pool2d(self._boxes.float(), grid) > 0
+        return self._labels_of(torch.where(kept.flatten(2).any(-1)[..., None, None], kept, touched))
+
+    def steer(self) -> None:
+        """Remember that an edited step follows the regions as they are."""
+        self.steering, self._steering_labels = self.windows, self._labels
 
     def masks(self) -> Tensor:
-        """The cells of every object, however far inside they lie, bool [images, n, h, w]."""
+        """The cells of every object that the last edited step followed, however far inside, bool [images, n, h, w]."""
         inside = F.pad(self.inside > 0, (0, 0, 1, 0)).to(self._labels.device)  # background first
-        return inside[self._labels.long()].movedim(-1, 1)
+        return inside[self._steering_labels.long()].movedim(-1, 1)
 
     def _choose(self, maps: Tensor) -> None:
         if self._settings.shape == "window":
@@ -112,21 +158,20 @@ class RegionFinder:
         else:
             masks = self._largest(maps)
             self.found = self._present & masks.flatten(2).any(-1)
-        if self._overlap:
-            self._labels = regions.labels_of(masks, overlap="bitmask")
-        elif self._settings.soft_edge:
-            self._labels = self._soft(masks)
-        else:
-            self._labels = regions.labels_of(masks, overlap="first")
+        self._labels = self._soft(masks) if self._settings.soft_edge and not self._overlap else self._labels_of(masks)
+
+    def _labels_of(self, masks: Tensor) -> Tensor:
+        return regions.labels_of(masks, overlap="bitmask" if self._overlap else "first")
 
     def _best_windows(self, maps: Tensor) -> Tensor:
         settings = self._settings
-        gap = 0 if self._overlap else int(settings.gap * min(self._grid))
         if settings.choice == "together":
-            return regions.assign_windows(maps, self._sizes, gap=gap, present=self._present)
+            return self._assigned(maps)
+        sizes = regions.window_sizes(self._grid, settings.region_share, aspects=settings.aspects)
+        gap = 0 if settings.exclusion is not None else int(settings.gap * min(self._grid))
         return regions.best_windows(
             maps,
-            self._sizes,
+            sizes,
             margin=settings.search_margin,
             protect_share=settings.protect_share,
             protect_factor=settings.protect_factor,
@@ -135,6 +180,13 @@ class RegionFinder:
             fallback="first" if settings.corner_fallback else "empty",
             present=self._present,
         )
+
+    def _assigned(self, maps: Tensor) -> Tensor:
+        windows = torch.zeros(*maps.shape[:2], 4, dtype=torch.int32, device=maps.device)
+        for group in self._groups:
+            here = maps[group.images, : group.objects]
+            windows[group.images, : group.objects] = regions.assign_windows(here, group.sizes, gap=group.gap)
+        return windows
 
     def _largest(self, maps: Tensor) -> Tensor:
         """Where a map is large and larger, by its own measure, than those of the other objects."""

@@ -48,7 +48,10 @@ class ScaledEdit:
 
 @dataclass(frozen=True)
 class Pull:
-    """How one key class is edited where it belongs: S' = gain * (S + s * weight * (rowmax - S))."""
+    """How one key class is edited where it belongs: S' = gain * (S + s * weight * (rowmax - S)).
+
+    A negative weight pushes down instead, without the gain: S' = S - s * |weight| * (S - rowmin).
+    """
 
     weight: float
     gain: float = 1.0
@@ -93,6 +96,8 @@ def cross_edit(
         pulled_base, pulled_slope = _pulled(pull, inside)
         base[:, 1:, first::2] = torch.lerp(pushed_base, pulled_base, within).movedim(-1, 0)
         slope[:, 1:, first::2] = torch.lerp(outside_slope, pulled_slope, within).movedim(-1, 0)
+    identity = inside.new_tensor([1.0, 0.0, 0.0])[:, None]
+    base[:, BACKGROUND] = torch.lerp(identity, base[:, BACKGROUND], background)
     slope[:, BACKGROUND] *= background
     return ScaledEdit.of(base[:, None], slope[:, None])
 
