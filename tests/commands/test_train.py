@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 import weft
 from weft import cli, shapes
 from weft.commands.train import TrainResidual, train_residual
-from weft.train.residual import ResidualObjective
+from weft.train.residual_objective import ResidualObjective
 
 
 @pytest.fixture(autouse=True)

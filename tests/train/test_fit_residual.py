@@ -20,7 +20,8 @@ import weft
 from weft.attach.projections import GatedProjection, GatedProjections
 from weft.train.diffusion import TextStates, denoising_target, encode_captions, training_scheduler
 from weft.train.loop import LoopConfig
-from weft.train.residual import ResidualConfig, ResidualObjective, fit_residual
+from weft.train.residual import ResidualConfig, fit_residual
+from weft.train.residual_objective import ResidualObjective
 
 CONFIG = ResidualConfig(
     loop=LoopConfig(steps=4, learning_rate=1e-2, batch_size=2, checkpoint_every=2), rank_share=0.25, precision="no"
@@ -66,7 +67,7 @@ def test_the_number_of_parameters_is_the_papers(config: dict[str, Any], layers: 
     unet = meta_unet(**config)
     text = TextStates(torch.zeros(1, 77, 8), None)
     with GatedProjections(unet) as projections:
-        objective = ResidualObjective(unet, projections, None, text, ResidualConfig())
+        objective = ResidualObjective(unet, projections, None, text)
     objective.unet.requires_grad_(False)
     trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     assert sum(parameter.numel() for parameter in trained) == count
@@ -118,7 +119,7 @@ def test_where_training_starts(init: Any, is_base: bool, tmp_path: Path) -> None
     stock = predict()
     text = encode_captions(pipe, ["a red ball"])
     with GatedProjections(pipe.unet) as projections:
-        objective = ResidualObjective(pipe.unet, projections, None, text, replace(CONFIG, init=init))
+        objective = ResidualObjective(pipe.unet, projections, None, text, init=init, rank_share=0.25)
         for projection in projections.values():
             projection.terms = replace(projection.terms, keeps_base=True)
         assert torch.equal(predict(), stock) == is_base

@@ -117,7 +117,7 @@ def test_parameters_that_are_not_finite_never_reach_a_checkpoint(tmp_path: Path,
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, accelerator: Accelerator) -> None:
     weight_after(accelerator, folder=tmp_path, identity={"class_word": "dog", "ranks": (1, 2)})
     weight_after(accelerator, folder=tmp_path, identity={"class_word": "dog", "ranks": (1, 2)}, resume=True)
-    with pytest.raises(ValueError, match="of an earlier run; resume it .*, or choose another folder"):
+    with pytest.raises(ValueError, match=r"of an earlier run; resume it .*, or choose another folder"):
         weight_after(accelerator, folder=tmp_path, identity={"class_word": "dog", "ranks": (1, 2)})
     with pytest.raises(ValueError, match="of another run: `class_word` was 'dog', is 'cat'; choose another folder"):
         weight_after(accelerator, folder=tmp_path, identity={"class_word": "cat", "ranks": (1, 2)}, resume=True)

@@ -103,9 +103,10 @@ def train(options: Train) -> str:
 
 def train_residual(options: TrainResidual) -> str:
     """Carry out ``weft train residual``."""
+    from weft.train.accelerator import make_accelerator
     from weft.train.images import read_images
     from weft.train.loop import LoopConfig
-    from weft.train.residual import ResidualConfig, fit_residual, make_accelerator
+    from weft.train.residual import ResidualConfig, fit_residual
 
     out = options.out
     if out.suffix != ".safetensors" or out.is_dir():
@@ -134,7 +135,7 @@ def train_residual(options: TrainResidual) -> str:
     run = output_folder(options.run or out.with_suffix(".run"), who="train residual")
     device = choose_device(options.device)
     # before the model: under `accelerate launch` it makes each process's GPU the current one
-    accelerator = make_accelerator(config, device, run)
+    accelerator = make_accelerator(device, config.precision, run, tensorboard=config.tensorboard)
     pipe = load_pipeline(options.model, WEIGHTS_DTYPE[accelerator.mixed_precision], device)
     pipe.set_progress_bar_config(disable=True)
     residual = fit_residual(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 from weft.train.images import View
+from weft.train.randomness import torch_generator
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,39 @@ class TextStates:
     pooled: Tensor | None
 
 
+def native_size(pipe: Any) -> int:
+    """Side in pixels of the pictures that the model was made for."""
+    cells = pipe.unet.config.sample_size
+    return int(cells if isinstance(cells, int) else min(cells)) * int(pipe.vae_scale_factor)
+
+
+def check_words(pipe: Any, words: Mapping[str, str], caption: str, *, who: str) -> None:
+    """Refuse words and captions that do not reach the text encoder.
+
+    Args:
+        words: Argument of ``who`` -> its text.
+
+    Raises:
+        ValueError: A word without a token, or a caption that would be cut off.
+    """
+    for tokenizer in (getattr(pipe, "tokenizer", None), getattr(pipe, "tokenizer_2", None)):
+        if tokenizer is None:
+            continue
+        for name, word in words.items():
+            ids = tokenizer(word, add_special_tokens=False).input_ids
+            if not ids or tokenizer.unk_token_id in ids:
+                raise ValueError(
+                    f"{who}: `{name}` must be text that the model's tokenizer knows; {word!r} has no token; "
+                    "use another word"
+                )
+        length = len(tokenizer(caption, truncation=False, verbose=False).input_ids)
+        if length > tokenizer.model_max_length:
+            raise ValueError(
+                f"{who}: the caption must fit the text encoder's {tokenizer.model_max_length} tokens; "
+                f"{caption!r} has {length}; use a shorter one"
+            )
+
+
 @torch.no_grad()
 def encode_views(pipe: Any, found: Sequence[View]) -> Latents:
     """Encode each view once. An autoencoder that overflows in fp16 (SDXL's) is run in fp32."""
@@ -72,6 +106,31 @@ def encode_captions(pipe: Any, captions: Sequence[str]) -> TextStates:
     )
     # Stable Diffusion gives (states, negative), XL (states, negative, pooled, negative pooled)
     return TextStates(encoded[0], encoded[2] if len(encoded) > 2 else None)
+
+
+def latent_batches(
+    latents: Latents, timesteps: int, *, batch_size: int, seed: int, process: int
+) -> Callable[[int], tuple[Tensor, ...]]:
+    """The function from the samples seen to the next batch of a process: latents, noise, timesteps, time ids.
+
+    Every view comes once an epoch, and each time with other noise.
+    """
+    count, size = len(latents.mean), batch_size
+
+    def batch_at(samples: int) -> tuple[Tensor, ...]:
+        first = samples + process * size
+        indices = torch.tensor([_shuffled(count, seed, *divmod(first + i, count)) for i in range(size)])
+        generator = torch_generator(seed, 0, first)
+        posterior, noise = torch.randn(2, size, *latents.mean.shape[1:], generator=generator)
+        times = torch.randint(timesteps, (size,), generator=generator)
+        return latents.sample(indices, posterior), noise, times, latents.time_ids[indices]
+
+    return batch_at
+
+
+def _shuffled(count: int, seed: int, epoch: int, place: int) -> int:
+    """Which view comes at ``place`` of an epoch: each once, in a new order every time."""
+    return int(torch.randperm(count, generator=torch_generator(seed, 1, epoch))[place])
 
 
 def training_scheduler(pipe: Any) -> DDPMScheduler:

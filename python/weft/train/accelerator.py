@@ -1,0 +1,33 @@
+"""Device, precision and tracker of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from accelerate import Accelerator
+
+Precision = Literal["auto", "no", "fp16", "bf16"]
+
+
+def make_accelerator(
+    device: torch.device, precision: Precision = "auto", folder: Path | None = None, *, tensorboard: bool = False
+) -> Accelerator:
+    """An accelerator for models on ``device``; all of a process share one precision.
+
+    Args:
+        precision: Of computing; auto is bf16 or fp16 on a GPU, none on a CPU.
+        folder: Gets the folder of ``tensorboard``, which is a tracker of that name.
+    """
+    if precision == "auto":
+        precision = "no" if device.type == "cpu" else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    accelerator = Accelerator(
+        mixed_precision=precision,
+        cpu=device.type == "cpu",
+        log_with="tensorboard" if tensorboard else None,
+        project_dir=folder,
+    )
+    if tensorboard:
+        accelerator.init_trackers("tensorboard")
+    return accelerator

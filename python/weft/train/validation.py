@@ -1,0 +1,33 @@
+"""Pictures drawn while a model learns, always from the same noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def validation(
+    pipe: Any, prompts: Sequence[str], folder: Path, *, every: int, last: int, sampler_steps: int, seed: int
+) -> Callable[[int], None]:
+    """What draws ``prompts`` with the pipeline as it is, to be called after a step.
+
+    Args:
+        folder: Gets ``step00050-0.png``, the first prompt after 50 steps.
+        every: Steps between pictures.
+        last: Step after which they are drawn too.
+    """
+
+    def draw(step: int) -> None:
+        if step % every and step != last:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, prompt in enumerate(prompts):
+            generator = torch.Generator(pipe.device).manual_seed(seed)
+            with torch.no_grad():
+                drawn = pipe(prompt, num_inference_steps=sampler_steps, generator=generator).images[0]
+            drawn.save(folder / f"step{step:05d}-{number}.png")
+
+    return draw
