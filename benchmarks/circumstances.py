@@ -23,8 +23,8 @@ MEASURED = ("csrc", "kernels", "python/weft/ops", "benchmarks", ":!benchmarks/re
 PACKAGES = ("weft", "torch", "triton", "pytest-benchmark")
 
 
-def circumstances(threads: int) -> dict[str, Any]:
-    """One flat record of a CPU and all else, the same for every line of a run."""
+def circumstances(threads: int, program: str = "benchmarks.run") -> dict[str, Any]:
+    """One flat record of a CPU and all else, the same for every line of a run of ``python -m program``."""
     return {
         **common(),
         "device": device_name(),
@@ -33,7 +33,7 @@ def circumstances(threads: int) -> dict[str, Any]:
         # without the extension weft runs on its reference
         "native": why_not_native() is None,
         "load": round(os.getloadavg()[0], 2),
-        "command": shlex.join(["python", "-m", "benchmarks.run", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", program, *sys.argv[1:]]),
     }
 
 

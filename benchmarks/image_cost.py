@@ -176,8 +176,8 @@ def main() -> None:
     whole = summary(seconds, peaks)
     print(text(seconds, whole))
     if options.out != "-":
-        around = {"run": uuid.uuid4().hex[:12], "gate": options.gate, **circumstances(options.threads)}
-        around["command"] = around["command"].replace("benchmarks.run", "benchmarks.image_cost")
+        where = circumstances(options.threads, "benchmarks.image_cost")
+        around = {"run": uuid.uuid4().hex[:12], "gate": options.gate, **where}
         line = {
             "op": "maskdiffusion",
             "shape": options.shape,

@@ -38,6 +38,8 @@ VARIANTS: dict[str, MaskDiffusionSettings | None] = {
     "no swap": replace(CLEAN, swap="never"),
 }
 ABLATIONS = ("cross only", "self only", "no swap")
+SEEDS = 4  # images of a prompt with one object
+SEVERAL = ("two objects", "three objects")
 OUT = ROOT / "benchmarks" / "results" / "maskdiffusion_efficacy_shapes.json"
 
 
@@ -47,17 +49,18 @@ class Options:
 
     Attributes:
         variants: Which; all unless given.
-        two, three: Prompts of two and of three objects, all of them combinations that training never showed.
+        two, three: Prompts of two and of three objects; each holds a pair or a combination that training never showed.
         one: Prompts of one object, each drawn from four noises.
         ablation: The most prompts of a kind that ablations get; base and presets get all.
         steps, guidance, seed: How images are drawn.
-        kept: Folder of the verdicts so far.
+        kept: Folder of the verdicts so far. They are told apart by settings, not by code: begin an empty one when
+            the method, the model or the reader has changed.
         out: JSON file of the results; a table of the same name lies beside it.
     """
 
     variants: tuple[str, ...] = tuple(VARIANTS)
-    two: int = 1024
-    three: int = 448
+    two: int = 768
+    three: int = 384
     one: int = 48
     ablation: int = 128
     steps: int = Sampling.steps
@@ -86,7 +89,7 @@ def trials(options: Options, variant: str) -> list[Trial]:
     wanted = [
         Trial("two objects", 2, min(options.two, most)),
         Trial("three objects", 3, min(options.three, most)),
-        Trial("one object", 1, 0 if variant in ABLATIONS else options.one, seeds=4, held_out=False),
+        Trial("one object", 1, 0 if variant in ABLATIONS else options.one, seeds=SEEDS, held_out=False),
     ]
     return [trial for trial in wanted if len(trial)]
 
@@ -126,9 +129,9 @@ def main() -> None:
         "method": "MaskDiffusion",
         "model": "weft.shapes",
         "sampling": {"steps": options.steps, "guidance": options.guidance, "seed": options.seed},
-        "settings": {name: None if kept is None else asdict(kept) for name, kept in VARIANTS.items()},
-        "results": summarise(found),
-        "circumstances": circumstances(torch.get_num_threads()),
+        "settings": {name: asdict(settings) for name in found if (settings := VARIANTS[name]) is not None},
+        "results": summarise(found, SEVERAL, SEEDS),
+        "circumstances": circumstances(torch.get_num_threads(), "benchmarks.efficacy.maskdiffusion"),
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(options.out) as temporary:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -23,21 +24,26 @@ def difference(ours: list[bool] | list[float], base: list[bool] | list[float]) -
     return {"pairs": pairs, "mean": mean, "low": mean - half, "high": mean + half}
 
 
-def summarise(found: dict[str, dict[str, Verdicts]]) -> dict[str, Any]:
-    """Per variant and trial: shares of images with their intervals, and what they differ from the base by."""
+def summarise(found: dict[str, dict[str, Verdicts]], together: Sequence[str], seeds: int) -> dict[str, Any]:
+    """Per variant and trial: shares of images with their intervals, and what they differ from the base by.
+
+    Args:
+        found: Verdicts by variant and trial.
+        together: Trials that are also counted as one.
+        seeds: Images of a prompt where diversity is measured.
+    """
     results: dict[str, Any] = {}
-    for name, trials in found.items():
+    for name, trials in _with_all(found, together).items():
         for trial, verdicts in trials.items():
             row: dict[str, Any] = {
                 "bound": asdict(Rate.of(verdicts.bound)),
                 "correct": asdict(Rate.of(verdicts.correct)),
             }
-            base = found.get("base", {}).get(trial)
+            base = _base_of(found, trial, together, trials)
             if base is not None and name != "base":
                 row["bound_difference"] = difference(verdicts.bound, base.bound)
                 row["correct_difference"] = difference(verdicts.correct, base.correct)
             if verdicts.thumbnails:
-                seeds = 4
                 row["diversity"] = float(np.mean(diversity(verdicts, seeds)))
                 if base is not None and name != "base":
                     row["diversity_difference"] = difference(diversity(verdicts, seeds), diversity(base, seeds))
@@ -45,13 +51,46 @@ def summarise(found: dict[str, dict[str, Verdicts]]) -> dict[str, Any]:
     return results
 
 
+def _all(trials: dict[str, Verdicts], together: Sequence[str], most: dict[str, int]) -> Verdicts:
+    """The first so many verdicts of each trial, one trial after the other."""
+    every = Verdicts.none()
+    for trial in together:
+        every.bound += trials[trial].bound[: most[trial]]
+        every.correct += trials[trial].correct[: most[trial]]
+    return every
+
+
+def _with_all(found: dict[str, dict[str, Verdicts]], together: Sequence[str]) -> dict[str, dict[str, Verdicts]]:
+    """The same with the trials of ``together`` as one more, where a variant has them all."""
+    result = {}
+    for name, trials in found.items():
+        result[name] = dict(trials)
+        if all(trial in trials for trial in together):
+            most = {trial: len(trials[trial].bound) for trial in together}
+            result[name][" or ".join(together)] = _all(trials, together, most)
+    return result
+
+
+def _base_of(
+    found: dict[str, dict[str, Verdicts]], trial: str, together: Sequence[str], ours: dict[str, Verdicts]
+) -> Verdicts | None:
+    """The base's verdicts of the same images, in the same order."""
+    base = found.get("base", {})
+    if trial in base:
+        return base[trial]
+    if trial == " or ".join(together) and all(each in base for each in together):
+        return _all(base, together, {each: len(ours[each].bound) for each in together})
+    return None
+
+
 def table(record: dict[str, Any]) -> str:
     """Markdown: shares in percent, differences in points, both with 95 % intervals."""
     sampling, where = record["sampling"], record["circumstances"]
+    commit = where.get("commit", "?") + ("+" if where.get("dirty") else "")
     lines = [
         f"{record['method']} on the shapes model: DDIM, {sampling['steps']} steps, guidance {sampling['guidance']:g}, "
-        f"the same noise for all variants ({where.get('date', '')[:10]}, commit {where.get('commit', '?')}). In "
-        "percent of images; differences from the base in points, image by image; 95 % intervals in brackets.",
+        f"the same noise for all variants ({where.get('date', '')[:10]}, commit {commit}). In percent of images; "
+        "differences from the base in points, image by image; 95 % intervals in brackets.",
         "",
         "| variant | prompts | images | all objects bound | difference | and nothing extra | difference | diversity |",
         "|---|---|---|---|---|---|---|---|",

@@ -76,6 +76,11 @@ class Verdicts:
     def none(cls) -> Verdicts:
         return cls([], [], [])
 
+    def shorten(self, images: int) -> None:
+        """Forget all but the first so many."""
+        for verdicts in (self.bound, self.correct, self.thumbnails):
+            del verdicts[images:]
+
     def add(self, verdict: PromptScore, image: np.ndarray | None) -> None:
         self.bound.append(all(verdict.bound))
         self.correct.append(verdict.correct)
@@ -105,6 +110,7 @@ def draw(
     """
     items = trial.items(sampling.seed)
     verdicts = Verdicts(**json.loads(kept.read_text())) if kept.exists() else Verdicts.none()
+    verdicts.shorten(len(items))  # a longer run may have been kept
     report(len(verdicts.bound))
     for first, batch in _batches(items, len(verdicts.bound), sampling.batch):
         with nullcontext() if method is None else method(batch):

@@ -35,7 +35,7 @@ class Generate:
     maps: Strings = ()
     """Words or phrases of the prompts to read attention maps for."""
     method: Literal["none", "maskdiffusion"] = "none"
-    """maskdiffusion draws every object of a prompt, each with its own attributes."""
+    """maskdiffusion gives every object of a prompt a region, so that none is lost and each keeps its attributes."""
     phrases: Strings = ()
     """With --method: the objects, as the prompts name them; found in the prompts if not given."""
     boxes: Strings = ()
