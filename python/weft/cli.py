@@ -60,7 +60,8 @@ def run(command: Doctor | Demo | Generate | Train | Bench) -> None:
     elif isinstance(command, Train):
         from weft.commands.train import train
 
-        print(train(command))
+        if said := train(command):
+            print(said)
     elif isinstance(command, Bench):
         from weft.commands.bench import bench
 

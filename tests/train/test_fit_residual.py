@@ -187,7 +187,7 @@ def test_validation_pictures_and_tensorboard(tmp_path: Path) -> None:
     pipe = tiny.sd1(tmp_path)
     changes = {
         "validate_every": 2,
-        "validation_prompts": ("a red {identifier} {class_word}", "a blue square"),
+        "validation_prompts": ("a red {identifier} {class_word}", "a {blue} square"),
         "validation_steps": 2,
         "tensorboard": True,
     }

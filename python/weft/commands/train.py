@@ -88,7 +88,7 @@ class Train:
 
 
 def train(options: Train) -> str:
-    """Carry out ``weft train``; returns what to tell the user.
+    """Carry out ``weft train``; returns what to tell the user, nothing but on the main process.
 
     Raises:
         As ``weft.train.fit_residual``, and OSError where nothing can be written; found out before the model is loaded.
@@ -149,8 +149,9 @@ def train_residual(options: TrainResidual) -> str:
         accelerator=accelerator,
         base_name=EMBEDDED if options.model == EMBEDDED else None,
     )
-    if accelerator.is_main_process:
-        residual.save(out, torch.float16 if options.half else torch.float32)
+    if not accelerator.is_main_process:
+        return ""
+    residual.save(out, torch.float16 if options.half else torch.float32)
     numbers = sum(factor.numel() for factor in (*residual.down.values(), *residual.up.values()))
     return (
         f"residual: {out} ({numbers:,} numbers in {len(residual.down)} layers, {out.stat().st_size / 1e6:.2f} MB); "

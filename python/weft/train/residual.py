@@ -103,7 +103,7 @@ def fit_residual(
     if not hasattr(pipe, "encode_prompt"):
         raise TypeError(f"fit_residual: needs a pipeline, for its text encoder; got {type(pipe).__name__}")
     words = {"identifier": identifier, "class_word": class_word}
-    caption = config.caption.format(**words)
+    caption = _filled(config.caption, words)
     check_words(pipe, words, caption, who="fit_residual")
     if accelerator is None:
         accelerator = make_accelerator(pipe.device, config.precision, folder, tensorboard=config.tensorboard)
@@ -117,7 +117,7 @@ def fit_residual(
     if config.validate_every is not None and folder is not None:
         draw = validation(
             pipe,
-            [prompt.format(**words) for prompt in config.validation_prompts] or [caption],
+            [_filled(prompt, words) for prompt in config.validation_prompts] or [caption],
             folder / "validation",
             every=config.validate_every,
             last=config.loop.steps,
@@ -170,6 +170,13 @@ def fit_residual(
     accelerator.end_training()
     down, up = objective.factors()
     return Residual(down, up, identifier, class_word, base.name, base.text_width, base.projections[0].is_convolution)
+
+
+def _filled(text: str, words: dict[str, str]) -> str:
+    """``text`` with its two fields filled in; any other brace is text."""
+    for name, word in words.items():
+        text = text.replace("{" + name + "}", word)
+    return text
 
 
 def _check(config: ResidualConfig, folder: Path | None) -> None:
