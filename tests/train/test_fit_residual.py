@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -198,6 +199,12 @@ def test_validation_pictures_and_tensorboard(tmp_path: Path) -> None:
     assert equal(residual, fitted(pipe)), "looking changes nothing"
 
 
+def test_tensorboard_that_is_not_installed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"needs its package: pip install weft\[tensorboard\]"):
+        fitted(tiny.sd1(tmp_path), {"tensorboard": True}, folder=tmp_path / "run")
+
+
 def test_crops_and_mirror_images_are_used(tmp_path: Path) -> None:
     pipe = tiny.sd1(tmp_path)
     assert not equal(fitted(pipe), fitted(pipe, {"crops": 2, "flip": True}))
@@ -238,6 +245,8 @@ def test_bad_input_is_one_clear_error(tmp_path: Path) -> None:
         fit_residual(pipe, pictures(), "a very long name of a ball", config=CONFIG)
     with pytest.raises(TypeError, match="needs a pipeline, for its text encoder; got UNet2DConditionModel"):
         fit_residual(pipe.unet, pictures(), "ball", config=CONFIG)
+    with pytest.raises(ValueError, match="takes the 4 channels of a latent; this one takes 9, as for inpainting"):
+        fit_residual(tiny.inpaint(tmp_path), pictures(), "ball", config=CONFIG)
     with pytest.raises(ValueError, match="to resume, give the folder of the run"):
         fitted(pipe, resume=True)
     with pytest.raises(ValueError, match="is taken over already"), GatedProjections(pipe.unet):

@@ -149,6 +149,7 @@ def train_residual(options: TrainResidual) -> str:
         accelerator=accelerator,
         base_name=EMBEDDED if options.model == EMBEDDED else None,
     )
+    accelerator.end_training()
     if not accelerator.is_main_process:
         return ""
     residual.save(out, torch.float16 if options.half else torch.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +23,9 @@ def make_accelerator(
     """
     if precision == "auto":
         precision = "no" if device.type == "cpu" else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    if tensorboard and importlib.util.find_spec("tensorboard") is None:
+        # accelerate would leave it out without a word
+        raise ValueError("train: a tensorboard log needs its package: pip install weft[tensorboard]")
     accelerator = Accelerator(
         mixed_precision=precision,
         cpu=device.type == "cpu",

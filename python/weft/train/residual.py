@@ -102,6 +102,12 @@ def fit_residual(
     base = base_model(pipe, base_name)
     if not hasattr(pipe, "encode_prompt"):
         raise TypeError(f"fit_residual: needs a pipeline, for its text encoder; got {type(pipe).__name__}")
+    channels, latent = pipe.unet.config.in_channels, pipe.vae.config.latent_channels
+    if channels != latent:
+        raise ValueError(
+            f"fit_residual: needs a text-to-image model, whose UNet takes the {latent} channels of a latent; this one "
+            f"takes {channels}, as for inpainting; train on its text-to-image model, the result fits both"
+        )
     words = {"identifier": identifier, "class_word": class_word}
     caption = _filled(config.caption, words)
     check_words(pipe, words, caption, who="fit_residual")
@@ -167,7 +173,8 @@ def fit_residual(
                 unet.disable_gradient_checkpointing()
             for parameter, value in required:
                 parameter.requires_grad_(value)
-    accelerator.end_training()
+    for tracker in accelerator.trackers:
+        tracker.finish()
     down, up = objective.factors()
     return Residual(down, up, identifier, class_word, base.name, base.text_width, base.projections[0].is_convolution)
 
