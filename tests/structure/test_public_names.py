@@ -22,7 +22,7 @@ NAMES = [
     "train",
 ]
 OPS = ["Edit", "attention", "lowrank_linear", "regions"]
-TRAIN = ["Diverged", "Interrupted", "ResidualConfig", "fit_residual"]
+TRAIN = ["Diverged", "Interrupted", "LoopConfig", "ResidualConfig", "fit_residual"]
 
 
 def test_names_of_weft() -> None:

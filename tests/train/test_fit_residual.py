@@ -121,8 +121,6 @@ def test_where_training_starts(init: Any, is_base: bool, tmp_path: Path) -> None
     text = encode_captions(pipe, ["a red ball"])
     with GatedProjections(pipe.unet) as projections:
         objective = ResidualObjective(pipe.unet, projections, None, text, init=init, rank_share=0.25)
-        for projection in projections.values():
-            projection.terms = replace(projection.terms, keeps_base=True)
         assert torch.equal(predict(), stock) == is_base
     down, up = objective.factors()
     assert all(bool((value == 0).all()) == is_base for value in up.values())

@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from weft.train.checkpoint import Diverged, Interrupted
+    from weft.train.loop import LoopConfig
     from weft.train.residual import ResidualConfig, fit_residual
 
 _HOMES = {
     "Diverged": "checkpoint",
     "Interrupted": "checkpoint",
+    "LoopConfig": "loop",
     "ResidualConfig": "residual",
     "fit_residual": "residual",
 }
 
-__all__ = ["Diverged", "Interrupted", "ResidualConfig", "fit_residual"]
+__all__ = ["Diverged", "Interrupted", "LoopConfig", "ResidualConfig", "fit_residual"]
 
 
 def __getattr__(name: str) -> Any:

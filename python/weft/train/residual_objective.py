@@ -53,7 +53,8 @@ class ResidualObjective(nn.Module):
             down, up = self._start(info, init, torch_generator(seed, number))
             self.down.append(down)
             self.up.append(up)
-            projections[info.name].terms = ProjectionTerms(self.down[number], self.up[number])
+            # added to the module's own output, so that training begins with the bits of the base model; as fast
+            projections[info.name].terms = ProjectionTerms(self.down[number], self.up[number], keeps_base=True)
 
     def rank(self, info: ProjectionInfo) -> int:
         """Rank of a layer: 16, 32, 64 for widths of 320, 640, 1280."""
@@ -69,7 +70,7 @@ class ResidualObjective(nn.Module):
             time_ids: [B, 6], read by SDXL alone.
         """
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
-        text = self.states.expand(len(latents), -1, -1)
+        text = self.states.to(self.unet.dtype).expand(len(latents), -1, -1)
         added = {}
         if self.pooled is not None:
             pooled = self.pooled.expand(len(latents), -1)
