@@ -16,8 +16,8 @@ class BaseModel:
     """The architecture of a denoiser, and the name of its weights.
 
     Attributes:
-        name: Model id, or the last part of a folder's path; for people, never compared: what was trained on a model
-            works on every finetune of it.
+        name: Model id, or the end of a folder's path; for people, never compared: what was trained on a model works
+            on every finetune of it.
         text_width: Channels of the conditioning (768 for SD1.x, 1024 for SD2, 2048 for SDXL).
         projections: Its ``proj_out`` layers.
     """
@@ -55,7 +55,7 @@ def base_model(pipe_or_model: Any, name: str | None = None) -> BaseModel:
     if name is None:
         name = str(getattr(pipeline or model, "name_or_path", "") or "unnamed")
         if Path(name).exists():
-            name = Path(name).resolve().name  # where a folder lies is nobody's business
+            name = "/".join(Path(name).resolve().parts[-2:])  # where a folder lies is nobody's business
     config: Any = model.config
     width = config.cross_attention_dim
     width = width if isinstance(width, int) else max(width)
