@@ -16,6 +16,8 @@ MAX_BITS = 31
 EXCLUSIONS = {"forbid": None, "scale": -2.0}
 FALLBACKS = ("empty", "first")
 OVERLAPS = ("bitmask", "first")
+GATE_RULES = ("median", "otsu")
+GATE_OVERLAPS = ("largest", "sum")
 
 
 def check_maps(op: str, maps: Tensor) -> None:
@@ -67,6 +69,58 @@ def check_present(op: str, present: Tensor, maps: Tensor) -> None:
         )
     if present.device != maps.device:
         raise ValueError(f"{op}: `present` must be on the device of maps, {maps.device}; got {present.device}")
+
+
+def check_columns(op: str, maps: Tensor) -> None:
+    """[B, N, K], float."""
+    _check_tensor(op, "maps", maps, "[B, N, K]", 3)
+    if not maps.dtype.is_floating_point:
+        raise TypeError(f"{op}: `maps` must be a float tensor; got {_name(maps.dtype)}")
+
+
+def check_strengths(op: str, strengths: Tensor, maps: Tensor) -> None:
+    """float [B', K] beside [B, N, K], B' a multiple of B."""
+    _check_tensor(op, "strengths", strengths, "[B', K]", 2)
+    wide = torch.float64 if maps.dtype == torch.float64 else torch.float32
+    if strengths.dtype != wide:
+        raise TypeError(
+            f"{op}: `strengths` must be {_name(wide)} beside maps of {_name(maps.dtype)}; got {_name(strengths.dtype)}"
+        )
+    samples, _, concepts = maps.shape
+    rows = strengths.shape[0]
+    if strengths.shape[1] != concepts or (rows % samples if samples else rows):
+        raise ValueError(
+            f"{op}: `strengths` must be [B', K] = [a multiple of {samples}, {concepts}] to match maps; got "
+            f"{list(strengths.shape)}; give each row of the result its own strengths"
+        )
+    if strengths.device != maps.device:
+        raise ValueError(f"{op}: `strengths` must be on the device of maps, {maps.device}; got {strengths.device}")
+
+
+def check_rule(op: str, rule: Any) -> str | float:
+    """A name, or a number in [0, 1)."""
+    if isinstance(rule, str):
+        return check_choice(op, "rule", rule, GATE_RULES, " or a number in [0, 1)")
+    level = check_number(op, "rule", rule)
+    if not 0 <= level < 1:
+        raise ValueError(f"{op}: `rule`, a share of the range of a map, must be in [0, 1); got {rule}")
+    return level
+
+
+def check_out(op: str, out: Tensor, shape: tuple[int, ...], strengths: Tensor) -> None:
+    """Contiguous, of this shape, dtype and device of ``strengths``, and nothing to differentiate."""
+    _check_tensor(op, "out", out, "[B', N, K]", 3)
+    if out.dtype != strengths.dtype:
+        raise TypeError(
+            f"{op}: `out` must have the dtype of strengths, {_name(strengths.dtype)}; got {_name(out.dtype)}"
+        )
+    if tuple(out.shape) != shape or not out.is_contiguous():
+        layout = "" if out.is_contiguous() else ", not contiguous"
+        raise ValueError(f"{op}: `out` must be [B', N, K] = {list(shape)}, contiguous; got {list(out.shape)}{layout}")
+    if out.device != strengths.device:
+        raise ValueError(f"{op}: `out` must be on the device of maps, {strengths.device}; got {out.device}")
+    if out.requires_grad:
+        raise ValueError(f"{op}: `out` must not require a gradient, since it is overwritten; detach it")
 
 
 def check_size(op: str, name: str, size: Any) -> Size:

@@ -14,14 +14,17 @@ import torch
 from torch import Tensor
 
 from weft.kernels.regions.reference import cover, largest_cells
+from weft.kernels.regions.reference_gate import lower_median
 from weft.ops import _regions_checks as checks
 from weft.ops._regions_assign import assign_windows
+from weft.ops._regions_gate import concept_gate
 from weft.ops._regions_search import search
 
 __all__ = [
     "above_median",
     "assign_windows",
     "best_windows",
+    "concept_gate",
     "labels_of",
     "resize_labels",
     "soft_edges",
@@ -210,7 +213,7 @@ def top_fraction(maps: Tensor, share: float) -> Tensor:
 
 
 def above_median(maps: Tensor) -> Tensor:
-    """The cells of each map above its median: at most half of them, none of a constant map.
+    """The cells of each map above its median: at most half of them, none of a constant map or one with NaN.
 
     The median is the lower of the two middle values, as in ``torch.median``.
 
@@ -224,9 +227,8 @@ def above_median(maps: Tensor) -> Tensor:
         TypeError, ValueError: ``maps`` is not as above.
     """
     checks.check_maps("regions.above_median", maps)
-    ordered = maps.detach().flatten(2).sort(-1).values
-    middle = ordered[..., (ordered.shape[-1] - 1) // 2]
-    return maps.detach() > middle[..., None, None]
+    flat = maps.detach().flatten(2)
+    return (flat > lower_median(flat)).view(maps.shape)
 
 
 def soft_edges(masks: Tensor, sigma: float) -> Tensor:
