@@ -202,7 +202,8 @@ def check_number(op: str, name: str, value: Any) -> float:
     """A finite number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{op}: `{name}` must be a number; got {value!r}")
-    if not math.isfinite(value):
+    # math.isfinite would stop a compiler that has made a number of its own out of one that changes
+    if not -math.inf < value < math.inf:
         raise ValueError(f"{op}: `{name}` must be finite; got {value}")
     return float(value)
 
