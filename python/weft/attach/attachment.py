@@ -14,9 +14,11 @@ from torch import nn
 
 from weft._dispatch import check_backend_name
 from weft.attach import unet
+from weft.attach.base_model import base_model
 from weft.attach.control import Control, Generation, Step
 from weft.attach.generation import GenerationTracker
 from weft.attach.processor import WeftAttnProcessor, join
+from weft.attach.projector import Projector
 from weft.attach.prompt import PromptListener
 from weft.attach.source import denoiser_of
 from weft.attach.text_cache import TextCache
@@ -102,6 +104,7 @@ class Attachment:
         self._backend = backend
         self._model_class = type(model).__name__
         self._processors: dict[str, WeftAttnProcessor] = {}
+        self._projector = Projector()
         self._tracker = GenerationTracker(getattr(pipeline, "vae_scale_factor", unet.PIXELS_PER_CELL))
         self._listener: PromptListener | None = None
         self._hooks: list[Any] = []
@@ -167,7 +170,11 @@ class Attachment:
         _check_control(control)
         if any(control is used for live in _LIVE for used in live.controls):
             raise ValueError(f"attach: {type(control).__name__} is in use already; make another, or remove it there")
+        if control.projects:
+            control.check_model(base_model(self._pipeline or self.model))
         control.attached(self._layers())
+        if control.projects:
+            self._projector.take_over(self.model)
         self.controls = (*self.controls, control)
 
     def remove(self, control: Control) -> None:
@@ -180,6 +187,8 @@ class Attachment:
             raise ValueError(f"Attachment.remove: {control!r} is not attached here")
         self.controls = tuple(mine for mine in self.controls if mine is not control)
         self._active = [mine for mine in self._active if mine is not control]
+        if not any(mine.projects for mine in self.controls):
+            self._projector.give_back()
         control.detached()
 
     def reset(self) -> None:
@@ -220,6 +229,7 @@ class Attachment:
         self._pipeline = self._listener = self._generation = self._step = None
         self._hooks, self._active = [], []
         self._processors = {}
+        self._projector.give_back()
         self.text_cache.clear()
         self._tracker.reset()
         for control in self.controls:
@@ -285,6 +295,7 @@ class Attachment:
                 processor.plan = None
             elif processor.plan is None or not processor.plan.joins(sources):
                 processor.plan = join(processor.layer, sources)
+        self._projector.before_pass(self._active, step)
         text = call.text
         for control in self._active:
             text = control.text(text, step)
@@ -320,8 +331,8 @@ class Attachment:
             maps, processor.maps = processor.maps, None
             if maps is None or processor.plan is None:
                 continue
-            for (control, _), columns in zip(processor.plan.sources, processor.plan.columns, strict=True):
-                if columns is not None:
+            for (control, request), columns in zip(processor.plan.sources, processor.plan.columns, strict=True):
+                if columns is not None and request.sink is None:
                     control.read(processor.layer, step, maps[..., columns])
         for control in self._active:
             control.end_pass(step)

@@ -7,15 +7,19 @@ any compiled region, so a control may keep whatever state it likes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
+from weft.attach.levels import grid_at
 from weft.ops import Edit
 
 if TYPE_CHECKING:
+    from weft.attach.base_model import BaseModel
+    from weft.attach.projections import ProjectionInfo, ProjectionTerms
     from weft.attach.prompt import Prompt
 
 
@@ -39,10 +43,7 @@ class LayerInfo:
 
     def grid(self, latent_size: tuple[int, int]) -> tuple[int, int]:
         """(h, w) of the layer's queries, Nq = h * w, for a latent of ``latent_size`` = (h, w)."""
-        h, w = latent_size
-        for _ in range(self.level):  # a stride-2 convolution rounds an odd side up
-            h, w = (h + 1) // 2, (w + 1) // 2
-        return h, w
+        return grid_at(self.level, latent_size)
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class Generation:
         image_size: (h, w) of the image in pixels.
         images: How many images are being made.
         device: Where the conditioning lives.
-        dtype: What tables and read-outs must be: float32, or float64 in a float64 model.
+        dtype: What tables, read-outs and gates must be: float32, or float64 in a float64 model.
+        model_dtype: What the denoiser computes in; factors of ``project`` in another dtype are cast at every call.
     """
 
     index: int
@@ -66,6 +68,7 @@ class Generation:
     images: int
     device: torch.device
     dtype: torch.dtype
+    model_dtype: torch.dtype
 
     def conditional_rows(self, batch: int) -> slice:
         """Rows of a denoiser's batch that carry the prompt; all of them where nothing is known about it.
@@ -112,25 +115,39 @@ class LayerRequest:
         query_labels, key_labels: Label of each query and key in ``edit``.
         readout: W, [B or 1, Nk, M]. Several controls' columns are laid side by side; each reads its own.
             Read-outs see the probabilities after the edit.
+        sink: Takes the maps, [B, Nq, M] of all rows, as soon as the layer has them, in place of ``Control.read``
+            after the pass: for what acts later in the same pass. It runs inside compiled regions, so it must be plain
+            tensor code, without waiting for the device.
     """
 
     edit: Edit | None = None
     query_labels: Tensor | None = None
     key_labels: Tensor | None = None
     readout: Tensor | None = None
+    sink: Callable[[Tensor], None] | None = None
 
 
 class Control:
     """Base class of everything ``weft.attach`` takes. Every method may be left out.
 
     Called in this order: ``attached`` once; then per generation ``begin_generation``; per step ``begin_step``; per
-    pass ``request`` for every layer, ``text``, ``read`` for every layer that ran with a read-out, ``end_pass``; at the
-    end ``detached``. What ``begin_generation`` raises stops the sampler before its first pass.
+    pass ``request`` for every layer, ``project`` for every projection, ``text``, ``read`` for every layer that ran
+    with a read-out, ``end_pass``; at the end ``detached``. What ``begin_generation`` raises stops the sampler before
+    its first pass.
 
     A logit edit (MaskDiffusion, a layout) returns its tables and labels from ``request``, where ``step.timestep``
-    sets their strength, and learns regions in ``read``. A method that acts within the pass itself (a gate of LAG on
-    the projection behind an attention) leaves its modules in ``attached`` and takes them out in ``detached``.
+    sets their strength, and learns regions in ``read``. A method that acts within the pass itself (LAG, which gates
+    the projection behind an attention) lets a ``sink`` write into the gate of the terms that ``project`` returned.
+
+    Attributes:
+        projects: Whether ``project`` is to be asked. The projections of a model are taken over only for controls that
+            say so, and given back with the last of them.
     """
+
+    projects: ClassVar[bool] = False
+
+    def check_model(self, model: BaseModel) -> None:
+        """Raise where this control was not made for the model; asked before ``attached`` of controls that project."""
 
     def attached(self, layers: tuple[LayerInfo, ...]) -> None:
         """The model was taken over, or its layers have changed since; ``layers`` are those that can be asked for."""
@@ -150,6 +167,13 @@ class Control:
 
     def request(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
         """What this layer should do at this step; None leaves it alone."""
+        return None
+
+    def project(self, projection: ProjectionInfo, step: Step) -> ProjectionTerms | None:
+        """What the projection that ends a transformer block should add in this pass; None runs the model's own.
+
+        At most one control may add to a projection in a pass.
+        """
         return None
 
     def read(self, layer: LayerInfo, step: Step, maps: Tensor) -> None:

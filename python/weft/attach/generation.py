@@ -89,6 +89,7 @@ class GenerationTracker:
             images=call.text.shape[0] if prompt is None else prompt.images,
             device=call.text.device,
             dtype=torch.promote_types(call.text.dtype, torch.float32),
+            model_dtype=call.sample.dtype,
         )
         self._generations += 1
         return generation

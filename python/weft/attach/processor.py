@@ -31,11 +31,13 @@ class Plan:
         request: The joined request.
         sources: The requests it was joined from, with their controls.
         columns: Per source the columns of ``request.readout`` that are its own; None when it reads nothing.
+        is_read: Whether maps are kept for ``Control.read``: not where every source has a sink for them.
     """
 
     request: LayerRequest
     sources: tuple[tuple[Control, LayerRequest], ...]
     columns: tuple[slice | None, ...]
+    is_read: bool
 
     def joins(self, sources: Sequence[tuple[Control, LayerRequest]]) -> bool:
         """Whether it is the plan of exactly these requests."""
@@ -76,7 +78,8 @@ def join(layer: LayerInfo, sources: Sequence[tuple[Control, LayerRequest]]) -> P
         key_labels=editor.key_labels,
         readout=readouts[0] if len(readouts) == 1 else readout,
     )
-    return Plan(joined, tuple(sources), tuple(columns))
+    is_read = any(request.readout is not None and request.sink is None for _, request in sources)
+    return Plan(joined, tuple(sources), tuple(columns), is_read)
 
 
 class WeftAttnProcessor:
@@ -155,7 +158,7 @@ class WeftAttnProcessor:
         if plan is None:
             out = attention_without_control(query, key, value, self._bias(attn, attention_mask, key))
         else:
-            out = self._controlled(plan.request, attn, query, key, value, attention_mask)
+            out = self._controlled(plan, attn, query, key, value, attention_mask)
         hidden_states = out.reshape(samples, -1, attn.heads * self.layer.head_dim).to(query.dtype)
 
         hidden_states = attn.to_out[0](hidden_states)
@@ -180,8 +183,9 @@ class WeftAttnProcessor:
         return attn.to_q(pixels), attn.to_k(pixels), attn.to_v(pixels)
 
     def _controlled(
-        self, request: LayerRequest, attn: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+        self, plan: Plan, attn: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
     ) -> Tensor:
+        request = plan.request
         arguments: dict[str, Any] = {
             "scale": attn.scale if self._rule.uses_layer_scale else None,
             "edit": request.edit,
@@ -192,7 +196,12 @@ class WeftAttnProcessor:
         }
         if request.readout is None:
             return attention(query, key, value, **arguments)
-        out, self.maps = attention(query, key, value, readout=request.readout, **arguments)
+        out, maps = attention(query, key, value, readout=request.readout, **arguments)
+        for (_, source), columns in zip(plan.sources, plan.columns, strict=True):
+            if source.sink is not None and columns is not None:
+                source.sink(maps[..., columns])
+        if plan.is_read:
+            self.maps = maps
         return out
 
     def _bias(self, attn: Any, mask: Tensor | None, key: Tensor) -> Tensor | None:

@@ -17,10 +17,11 @@ import torch
 from diffusers import Transformer2DModel
 from torch import Tensor, nn
 
+from weft.attach.levels import grid_at, is_in_a_block, level_of
 from weft.ops import lowrank_linear
 
-# a bare suffix would also match the last layer of other families
-_NAME = re.compile(r"(?:.*\.)?attentions\.\d+\.proj_out")
+# of a block; the bare name of its `proj_out` is also that of the last layer of other families
+_NAME = re.compile(r".*\.attentions\.\d+")
 
 
 @dataclass(frozen=True)
@@ -28,14 +29,25 @@ class ProjectionInfo:
     """One ``proj_out`` of a model.
 
     Attributes:
-        name: Its path, such as "down_blocks.0.attentions.0.proj_out"; the block is ``name.removesuffix(".proj_out")``.
+        name: Its path, such as "down_blocks.0.attentions.0.proj_out".
         width: Channels in and out.
         is_convolution: A 1x1 convolution of images (SD1.x); otherwise a linear layer of tokens (SD2, SDXL).
+        level: How often the latent was halved before this block; 0 is the latent's own resolution.
     """
 
     name: str
     width: int
     is_convolution: bool
+    level: int
+
+    @property
+    def block(self) -> str:
+        """Path of the transformer block, "down_blocks.0.attentions.0"."""
+        return self.name.removesuffix(".proj_out")
+
+    def grid(self, latent_size: tuple[int, int]) -> tuple[int, int]:
+        """(h, w) of the block's pixels for a latent of ``latent_size`` = (h, w)."""
+        return grid_at(self.level, latent_size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +114,7 @@ class GatedProjections(Mapping[str, GatedProjection]):
         found = dict(_projections(model))
         for name, module in found.items():
             _check_free(name, module)
-        self.infos: tuple[ProjectionInfo, ...] = tuple(_info(name, module) for name, module in found.items())
+        self.infos: tuple[ProjectionInfo, ...] = tuple(_info(model, name, module) for name, module in found.items())
         self._modules = found
         for module in found.values():
             host: Any = type(module)
@@ -145,7 +157,7 @@ def find_projections(model: nn.Module) -> tuple[ProjectionInfo, ...]:
     Raises:
         ValueError: There is none.
     """
-    return tuple(_info(name, module) for name, module in _projections(model))
+    return tuple(_info(model, name, module) for name, module in _projections(model))
 
 
 def _projections(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -153,7 +165,7 @@ def _projections(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     found = False
     for name, block in model.named_modules():
         projection: Any = getattr(block, "proj_out", None)
-        if not isinstance(block, Transformer2DModel) or not _NAME.fullmatch(f"{name}.proj_out"):
+        if not (isinstance(block, Transformer2DModel) and is_in_a_block(name) and _NAME.fullmatch(name)):
             continue
         while hasattr(projection, "base_layer"):
             projection = projection.base_layer
@@ -167,12 +179,12 @@ def _projections(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         )
 
 
-def _info(name: str, module: Any) -> ProjectionInfo:
+def _info(model: nn.Module, name: str, module: Any) -> ProjectionInfo:
     is_convolution = isinstance(module, nn.Conv2d)
     width = module.in_channels if is_convolution else module.in_features
     if is_convolution and (module.kernel_size, module.stride, module.groups) != ((1, 1), (1, 1), 1):
         raise ValueError(f"projections: {name} must be a linear layer or a plain 1x1 convolution; got {module}")
-    return ProjectionInfo(name, width, is_convolution)
+    return ProjectionInfo(name, width, is_convolution, level_of(model, name))
 
 
 def _check_free(name: str, module: nn.Module) -> None:

@@ -121,6 +121,22 @@ class Prompt:
             )
         return places.pop()
 
+    def occurrences(self, phrase: str, image: int) -> tuple[tuple[int, ...], ...]:
+        """Token positions of every place of ``phrase`` in the prompt of ``image``, as far as it is encoded.
+
+        Raises:
+            ValueError: The text is not known, or the pipeline's tokenizers place the phrase differently.
+        """
+        texts = self._known_texts()[image]
+        found = {tuple(place for place in text.positions(phrase) if place[-1] < text.limit) for text in texts}
+        if len(found) > 1:
+            places = " and ".join(str([list(place) for place in one]) for one in sorted(found))
+            raise ValueError(
+                f"weft: {phrase!r} stands at different positions for the pipeline's tokenizers: {places}; choose "
+                "another identifier"
+            )
+        return found.pop()
+
     def length(self, image: int) -> int:
         """Tokens in the prompt of ``image``, start and end token included; what follows is padding.
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 
 from weft.attach.control import LayerInfo
 from weft.attach.generation import DenoiserCall
+from weft.attach.levels import is_in_a_block, level_of
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +58,6 @@ PROCESSORS: dict[type, ProcessorRule] = {
     AttnProcessor: ProcessorRule(uses_layer_scale=True, keeps_text=False),
 }
 
-_BLOCK = re.compile(r"(?P<part>down_blocks|mid_block|up_blocks)(\.(?P<number>\d+))?\.")
-
 
 def attention_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """Every module that owns an attention processor, with its path."""
@@ -70,17 +68,13 @@ def attention_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
 
 def layer_info(model: Any, name: str, attn: Any) -> LayerInfo:
     """Describe a layer for which ``reason_to_skip`` found nothing."""
-    block = _BLOCK.match(name)
-    assert block is not None
-    deepest = len(model.down_blocks) - 1  # the last down block halves nothing, so the middle is as deep
-    number = int(block["number"] or 0)
-    level = {"down_blocks": number, "mid_block": deepest, "up_blocks": deepest - number}[block["part"]]
+    level = level_of(model, name)
     return LayerInfo(name, attn.is_cross_attention, attn.heads, attn.inner_dim // attn.heads, level)
 
 
 def reason_to_skip(name: str, attn: Any, processor: Any) -> str | None:
     """Why this layer keeps its own processor; None when it can be taken over."""
-    if not _BLOCK.match(name):
+    if not is_in_a_block(name):
         return "not an attention of the denoiser's blocks"
     if ".fuser." in name:
         return "attends over grounding boxes as well as pixels (GLIGEN)"
