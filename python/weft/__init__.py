@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from weft import ops, train
     from weft.attach import Attachment, attach
     from weft.methods.attention_maps import AttentionMaps
+    from weft.methods.localized_residuals import LocalizedResiduals
     from weft.methods.maskdiffusion import MaskDiffusion
     from weft.methods.residual import Residual
 
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "Attachment": "weft.attach",
     "AttentionMaps": "weft.methods.attention_maps",
+    "LocalizedResiduals": "weft.methods.localized_residuals",
     "MaskDiffusion": "weft.methods.maskdiffusion",
     "Residual": "weft.methods.residual",
 }
@@ -34,6 +36,7 @@ __all__ = [
     "Attachment",
     "AttentionMaps",
     "BackendUnavailableError",
+    "LocalizedResiduals",
     "MaskDiffusion",
     "Residual",
     "attach",

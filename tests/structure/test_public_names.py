@@ -14,6 +14,7 @@ NAMES = [
     "Attachment",
     "AttentionMaps",
     "BackendUnavailableError",
+    "LocalizedResiduals",
     "MaskDiffusion",
     "Residual",
     "attach",

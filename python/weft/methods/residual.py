@@ -77,13 +77,13 @@ class Residual:
         return {name: down.shape[1] for name, down in self.down.items()}
 
     def check_fits(self, pipe_or_model: Any) -> BaseModel:
-        """Refuse a model that this was not made for; gives its description.
+        """Refuse a pipeline, model, or description of one that this was not made for; gives its description.
 
         Raises:
             TypeError: Not a pipeline or model.
             ValueError: Another architecture or other widths.
         """
-        base = base_model(pipe_or_model)
+        base = pipe_or_model if isinstance(pipe_or_model, BaseModel) else base_model(pipe_or_model)
         mismatch = base.mismatch(self.widths, self.text_width, self.is_convolution)
         if mismatch is not None:
             raise ValueError(
