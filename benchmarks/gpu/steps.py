@@ -101,6 +101,7 @@ def without_a_gpu(full: bool) -> tuple[Stage, ...]:
         "tests/ops/test_attention_triton.py",
         "tests/ops/test_attention_triton_gradients.py",
         "tests/ops/test_regions_triton.py",
+        "tests/ops/test_regions_gate_triton.py",
         "tests/ops/test_lowrank_linear_triton.py",
         "tests/ops/test_lowrank_linear_triton_gradients.py",
     )

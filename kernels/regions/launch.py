@@ -33,3 +33,28 @@ def padded_cells(height: int, width: int) -> int:
     """Cells of the grid that a program would hold."""
     launch = choose_search_launch(height, width, 1)
     return launch.block_h * launch.block_w
+
+
+# cells of a map that one program keeps in registers: 128 x 128, 16 a thread
+MAX_GATE_CELLS = 16384
+MAX_GATE_CONCEPTS = 64
+
+
+@dataclass(frozen=True)
+class GateLaunch:
+    """One program a map holds all its cells, padded to a power of two; where maps compete, one a tile of all maps."""
+
+    block_map: int
+    map_warps: int
+    block_n: int
+    block_k: int
+    overlap_warps: int
+
+
+def choose_gate_launch(cells: int, concepts: int) -> GateLaunch:
+    """The launches for so many maps of so many cells."""
+    # never less than a warp holds
+    block_map = max(1 << (cells - 1).bit_length(), 64)
+    block_k = 1 << (concepts - 1).bit_length()
+    # 8 values a thread, among them all concepts of a cell
+    return GateLaunch(block_map, min(max(block_map // 512, 1), 32), 1024 // block_k, block_k, 4)

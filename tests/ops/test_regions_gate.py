@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,54 +15,12 @@ from torch import Tensor
 import weft
 from weft.kernels.regions.reference_gate import BINS
 from weft.ops import regions
+from weft.testing import GateCase
+from weft.testing.strategies import gate_cases
 
 Rule = str | float
 RULES: tuple[Rule, ...] = ("median", "otsu", 0.0, 0.4)
 OVERLAPS = ("largest", "sum")
-
-
-@dataclass(frozen=True)
-class Gate:
-    """One drawn call.
-
-    Attributes:
-        values: How many distinct values the maps have; few make equals, and constant maps.
-        repeats: B' / B.
-        idle: Whether some strengths are 0.
-    """
-
-    samples: int
-    cells: int
-    concepts: int
-    values: int = 1000
-    repeats: int = 1
-    idle: bool = False
-    seed: int = 0
-
-    def maps(self) -> Tensor:
-        """[B, N, K] float32."""
-        shape = (self.samples, self.cells, self.concepts)
-        return torch.randint(-self.values // 2, self.values, shape, generator=self._generator()) / self.values
-
-    def strengths(self) -> Tensor:
-        """[B', K] float32, one of them negative."""
-        drawn = torch.rand(self.samples * self.repeats, self.concepts, generator=self._generator()) - 0.25
-        return torch.where(drawn.abs() < 0.3, 0.0, drawn) if self.idle else drawn
-
-    def _generator(self) -> torch.Generator:
-        return torch.Generator().manual_seed(self.seed)
-
-
-gates = st.builds(
-    Gate,
-    samples=st.integers(1, 3),
-    cells=st.integers(1, 70),
-    concepts=st.integers(1, 5),
-    values=st.sampled_from((1, 2, 5, 1000)),
-    repeats=st.integers(1, 3),
-    idle=st.booleans(),
-    seed=st.integers(0, 2**20),
-)
 
 
 def inside(x: np.ndarray[Any, Any], rule: Rule) -> list[bool]:
@@ -112,8 +69,8 @@ def brute_force(maps: Tensor, strengths: Tensor, rule: Rule, overlap: str) -> Te
     return gate
 
 
-@given(gates, st.sampled_from(RULES), st.sampled_from(OVERLAPS))
-def test_gates_are_those_of_the_sentences(case: Gate, rule: Rule, overlap: str) -> None:
+@given(gate_cases(), st.sampled_from(RULES), st.sampled_from(OVERLAPS))
+def test_gates_are_those_of_the_sentences(case: GateCase, rule: Rule, overlap: str) -> None:
     maps, strengths = case.maps(), case.strengths()
     found = regions.concept_gate(maps, strengths, rule, overlap=overlap)
     assert found.is_contiguous() and found.dtype == torch.float32
@@ -144,7 +101,7 @@ class TestMapsWithoutAMask:
     @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
     def test_not_finite(self, value: float, rule: Rule, overlap: str) -> None:
         """It has no mask, and the others are as if it did not act."""
-        case = Gate(1, 40, 3, seed=3)
+        case = GateCase(1, 40, 3, seed=3)
         maps, strengths = case.maps(), torch.ones(1, 3)
         maps[0, 7, 1] = value
         gate = regions.concept_gate(maps, strengths, rule, overlap=overlap)
@@ -156,14 +113,14 @@ class TestMapsWithoutAMask:
 
 def test_what_does_not_act_takes_no_cells() -> None:
     """A row in which only one concept acts has the gate that the concept would have alone; the next row has not."""
-    maps = Gate(1, 60, 2, seed=1).maps()
+    maps = GateCase(1, 60, 2, seed=1).maps()
     gate = regions.concept_gate(maps, torch.tensor([[0.5, 0.0], [0.5, 1.0]]))
     assert torch.equal(gate[:1, :, :1], regions.concept_gate(maps[..., :1], torch.tensor([[0.5]])))
     assert not torch.equal(gate[0], gate[1]) and not (gate[1] != 0).all(-1).any()
 
 
 def test_rows_repeat_the_images() -> None:
-    case = Gate(2, 30, 3, repeats=3, seed=4)
+    case = GateCase(2, 30, 3, repeats=3, seed=4)
     maps, strengths = case.maps(), case.strengths()
     together = regions.concept_gate(maps, strengths)
     for j in range(6):
@@ -173,7 +130,7 @@ def test_rows_repeat_the_images() -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_strides(rule: Rule) -> None:
-    case = Gate(2, 32, 3, seed=5)
+    case = GateCase(2, 32, 3, seed=5)
     expected = regions.concept_gate(case.maps(), case.strengths(), rule)
     planes = case.maps().permute(2, 0, 1).contiguous().permute(1, 2, 0)
     columns = torch.full((2, 64, 7), torch.nan)
@@ -190,7 +147,7 @@ def test_strides(rule: Rule) -> None:
 @pytest.mark.parametrize("rule", RULES)
 def test_dtypes(dtype: torch.dtype, rule: Rule) -> None:
     """Narrow maps are widened, so they have the gate of the same numbers in float32."""
-    case = Gate(2, 50, 2, seed=6)
+    case = GateCase(2, 50, 2, seed=6)
     maps, strengths = case.maps().to(dtype), case.strengths()
     if dtype == torch.float64:
         strengths = strengths.double()
@@ -205,7 +162,7 @@ def test_dtypes(dtype: torch.dtype, rule: Rule) -> None:
 
 
 def test_out_is_written_in_place() -> None:
-    case = Gate(2, 20, 2, repeats=2)
+    case = GateCase(2, 20, 2, repeats=2)
     out = torch.full((4, 20, 2), torch.nan)
     address = out.data_ptr()
     returned = regions.concept_gate(case.maps(), case.strengths(), out=out)
@@ -222,7 +179,7 @@ def test_nothing_to_gate(shape: tuple[int, int, int]) -> None:
 
 
 def test_no_gradient() -> None:
-    case = Gate(1, 8, 1)
+    case = GateCase(1, 8, 1)
     maps, strengths = case.maps().requires_grad_(), case.strengths().requires_grad_()
     assert not regions.concept_gate(maps, strengths).requires_grad
 
@@ -230,7 +187,7 @@ def test_no_gradient() -> None:
 class TestCompiled:
     @pytest.mark.parametrize("rule", RULES)
     def test_without_a_break(self, rule: Rule) -> None:
-        case = Gate(2, 24, 3, repeats=2)
+        case = GateCase(2, 24, 3, repeats=2)
         call = torch.compile(
             lambda *tensors: 2 * regions.concept_gate(*tensors, rule), fullgraph=True, backend="eager"
         )
@@ -248,14 +205,14 @@ class TestCompiled:
         call = torch.compile(lambda *tensors: regions.concept_gate(*tensors[:2], out=tensors[2]).sum(), backend=count)
         out = torch.empty(4, 24, 3)
         for seed in range(3):
-            case = Gate(2, 24, 3, repeats=2, idle=seed > 0, seed=seed)
+            case = GateCase(2, 24, 3, repeats=2, idle=seed > 0, seed=seed)
             total = call(case.maps(), case.strengths(), out)
             assert torch.equal(out, regions.concept_gate(case.maps(), case.strengths()))
             assert torch.equal(total, out.sum())
         assert len(compilations) == 1
 
     def test_by_inductor(self) -> None:
-        case = Gate(1, 24, 2)
+        case = GateCase(1, 24, 2)
         call = torch.compile(lambda *tensors: regions.concept_gate(*tensors[:2], out=tensors[2]) + 1, fullgraph=True)
         out = torch.empty(1, 24, 2)
         expected = regions.concept_gate(case.maps(), case.strengths())
@@ -263,14 +220,14 @@ class TestCompiled:
         assert torch.equal(out, expected)
 
     def test_operator(self) -> None:
-        case = Gate(2, 24, 3, repeats=2)
+        case = GateCase(2, 24, 3, repeats=2)
         for maps in (case.maps(), case.maps().permute(2, 0, 1).contiguous().permute(1, 2, 0)):
             arguments = (maps, case.strengths(), "median", 0.0, "largest", torch.empty(4, 24, 3), "")
             torch.library.opcheck(torch.ops.weft.concept_gate.default, arguments)
 
 
 def test_a_backend_for_every_op_is_passed_over_where_there_is_none() -> None:
-    case = Gate(1, 8, 1)
+    case = GateCase(1, 8, 1)
     with weft.backend("cpu"):
         gate = regions.concept_gate(case.maps(), case.strengths())
     assert torch.equal(gate, regions.concept_gate(case.maps(), case.strengths(), backend="reference"))

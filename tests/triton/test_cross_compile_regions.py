@@ -1,4 +1,4 @@
-"""The launch of ``best_windows`` compiles for GPUs that are not here and keeps what it holds in registers."""
+"""The launches of ``regions`` compile for GPUs that are not here and keep what they hold in registers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,11 @@ def test_every_launch_compiles_and_fits(arch: int) -> None:
     )
     assert done.returncode == 0, done.stderr
     launches = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(launches) == 5
+    kernels = Counter(launch["kernel"] for launch in launches)
+    assert kernels == {
+        "_best_windows_fwd_kernel": 5,
+        "_concept_gate_map_kernel": 6,
+        "_concept_gate_overlap_kernel": 3,
+    }
     for launch in launches:
-        assert launch["kernel"] == "_best_windows_fwd_kernel"
-        assert launch["shared"] <= SHARED and launch["stack"] <= STACK, launch
+        assert launch["shared"] <= SHARED and launch["stack"] <= STACK and not launch["fp_fusion"], launch

@@ -15,6 +15,8 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from weft._dispatch import Backend, Op, check_backend_name, named_in_trace, requested_backend
 from weft.kernels.regions.reference_gate import concept_gate_reference
 from weft.ops import _regions_checks as checks
+from weft.ops import _regions_triton as gpu
+from weft.ops._triton import is_interpreted
 
 
 def concept_gate(
@@ -57,7 +59,9 @@ def concept_gate(
         BackendUnavailableError: The named backend refuses this call.
 
     Gradients: none; maps and strengths are read as numbers.
-    Backends: reference (any device and float dtype).
+    Backends: triton (one launch, two where maps compete; NVIDIA sm_80 or newer; float32, bfloat16, float16; N up to
+        16384, K up to 64; by name also on the CPU where TRITON_INTERPRET=1), reference (any device and float dtype).
+        Both give the same bits.
 
     Source:
         Localized sampling of Personalized Residuals (arXiv:2405.12978), whose rule is the median; definition in
@@ -97,7 +101,13 @@ def _refuse_reference(*arguments: Any) -> list[str]:
     return []
 
 
-CONCEPT_GATE = Op("regions.concept_gate", (Backend("reference", _refuse_reference, concept_gate_reference),))
+CONCEPT_GATE = Op(
+    "regions.concept_gate",
+    (
+        Backend("triton", gpu.refuse_gate, gpu.concept_gate_triton, only_by_name=is_interpreted),
+        Backend("reference", _refuse_reference, concept_gate_reference),
+    ),
+)
 
 
 @torch.library.custom_op(

@@ -58,7 +58,7 @@ def _refuse_reference(*arguments: Any) -> list[str]:
 BEST_WINDOWS = Op(
     "regions.best_windows",
     (
-        Backend("triton", gpu.refuse, gpu.best_windows_triton, only_by_name=is_interpreted),
+        Backend("triton", gpu.refuse_search, gpu.best_windows_triton, only_by_name=is_interpreted),
         Backend("reference", _refuse_reference, best_windows_reference),
     ),
 )

@@ -22,7 +22,7 @@ from weft.testing.oracles import (
     error_budget,
     relative_l2,
 )
-from weft.testing.regions_inputs import RegionSearch
+from weft.testing.regions_inputs import GateCase, RegionSearch
 
 __all__ = [
     "ADDENDS",
@@ -33,6 +33,7 @@ __all__ = [
     "X_LAYOUTS",
     "AttentionCase",
     "AttentionInputs",
+    "GateCase",
     "LowrankCase",
     "LowrankInputs",
     "RegionSearch",

@@ -1,4 +1,4 @@
-"""One call of ``regions.best_windows`` as data, with maps of small integers: equals are real, and sums exact."""
+"""Calls of ``regions`` as data. Maps take few values, so that equals are real."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class RegionSearch:
-    """The arguments of one search.
+    """The arguments of one call of ``best_windows``; maps of small integers, whose sums are exact.
 
     Attributes:
         samples, objects, grid: B, n, (h, w).
@@ -53,3 +53,38 @@ class RegionSearch:
         """The keyword arguments other than ``present``."""
         names = ("margin", "protect_share", "protect_factor", "exclusion", "gap", "fallback")
         return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True)
+class GateCase:
+    """The tensors of one call of ``concept_gate``.
+
+    Attributes:
+        samples, cells, concepts: B, N, K.
+        values: How many values the maps take, roughly; 1 for maps of at most two, most of them constant where N is
+            small.
+        repeats: B' / B.
+        idle: Whether some strengths are 0.
+        seed: Of maps and strengths.
+    """
+
+    samples: int
+    cells: int
+    concepts: int
+    values: int = 1000
+    repeats: int = 1
+    idle: bool = False
+    seed: int = 0
+
+    def maps(self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Tensor:
+        """[B, N, K]."""
+        generator = torch.Generator().manual_seed(self.seed)
+        shape = (self.samples, self.cells, self.concepts)
+        values = torch.randint(-self.values // 2, self.values, shape, generator=generator)
+        return (values / self.values).to(device=device, dtype=dtype)
+
+    def strengths(self, device: torch.device | str = "cpu") -> Tensor:
+        """[B', K] float32, a quarter of them negative."""
+        generator = torch.Generator().manual_seed(self.seed + 1)
+        drawn = torch.rand(self.samples * self.repeats, self.concepts, generator=generator) - 0.25
+        return (torch.where(drawn.abs() < 0.3, 0.0, drawn) if self.idle else drawn).to(device)

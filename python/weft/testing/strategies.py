@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from weft.testing.attention_inputs import LAYOUTS, READOUTS, TABLE_NAMES, AttentionCase
 from weft.testing.lowrank_linear_inputs import ADDENDS, GATES, WEIGHTS, X_LAYOUTS, LowrankCase
-from weft.testing.regions_inputs import RegionSearch
+from weft.testing.regions_inputs import GateCase, RegionSearch
 
 # lengths around the tiles of the kernels and the text lengths of real models (77, 154, 300, 333)
 SEQLENS_Q = (1, 2, 7, 16, 17, 31, 33, 64, 65, 100)
@@ -104,4 +104,18 @@ def region_searches(draw: st.DrawFn, sides: tuple[int, int] = (4, 24)) -> Region
         # many equals, few equals, and maps in which nothing is positive
         span=draw(st.sampled_from(((0, 1), (-2, 2), (-1000, 1000), (-3, 0)))),
         seed=draw(st.integers(0, 2**20)),
+    )
+
+
+def gate_cases(most_cells: int = 70, most_concepts: int = 5) -> st.SearchStrategy[GateCase]:
+    """Any call of ``concept_gate`` up to these sizes, from constant maps to such that hardly repeat a value."""
+    return st.builds(
+        GateCase,
+        samples=st.integers(1, 3),
+        cells=st.integers(1, most_cells),
+        concepts=st.integers(1, most_concepts),
+        values=st.sampled_from((1, 2, 5, 1000)),
+        repeats=st.integers(1, 3),
+        idle=st.booleans(),
+        seed=st.integers(0, 2**20),
     )
