@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+import weft
 from weft import cli, shapes
+from weft.attach.base_model import base_model
 from weft.commands.generate import Generate, generate
 
 PROMPT = "a red circle and a blue square"
@@ -62,6 +66,46 @@ def test_a_method_takes_phrases_and_boxes(tmp_path: Path) -> None:
     assert not np.array_equal(pictures[2], pictures[3])
 
 
+@pytest.fixture(scope="module")
+def residual(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A concept "sks circle" of random factors for the embedded model."""
+    base, generator = base_model(shapes.pipeline()), torch.Generator().manual_seed(0)
+    down = {p.name: torch.randn(2, p.width, generator=generator) / p.width**0.5 for p in base.projections}
+    up = {p.name: torch.randn(p.width, 2, generator=generator) / 4 for p in base.projections}
+    is_convolution = base.projections[0].is_convolution
+    path = tmp_path_factory.mktemp("residual") / "sks.safetensors"
+    weft.Residual(down, up, "sks", "circle", "shapes", base.text_width, is_convolution).save(path)
+    return path
+
+
+def test_residuals_are_drawn_where_they_are_localized(residual: Path, tmp_path: Path) -> None:
+    asked = {"prompt": ("a sks circle and a blue square",), "residual": (residual,)}
+    whole, localized, boxed, weak = (
+        generate(options(tmp_path / str(number), **asked, **changes))
+        for number, changes in enumerate(
+            (
+                {"localize": "none"},
+                {"threshold": "0.4", "compare": True},
+                {"boxes": ("sks circle=0,0,32,64",), "method": "maskdiffusion"},
+                {"residual_scale": 0.0},
+            )
+        )
+    )
+    stock = generate(options(tmp_path / "stock", prompt=asked["prompt"]))
+    pictures = [np.asarray(one[0].image) for one in (whole, localized, boxed, stock, weak)]
+    assert not any(np.array_equal(one, other) for one, other in itertools.combinations(pictures[:4], 2))
+    assert np.array_equal(pictures[3], pictures[4])
+    (sheet,) = (tmp_path / "1").glob("*-compare.png")
+    assert Image.open(sheet).width > 3 * 64
+    record = json.loads(localized[0].path.with_suffix(".json").read_text())
+    assert record["threshold"] == "0.4" and record["methods"][0]["concepts"] == ["sks circle"]
+
+
+def test_a_box_needs_an_object_or_a_concept(residual: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--boxes names 'a ring', which is no concept of --residual: 'sks circle'"):
+        generate(options(tmp_path, residual=(residual,), boxes=("a ring=0,0,9,9",)))
+
+
 def test_a_folder_is_a_model(tmp_path: Path) -> None:
     embedded = generate(options(tmp_path / "embedded"))
     by_folder = generate(options(tmp_path / "folder", model=str(shapes.model_path())))
@@ -79,19 +123,22 @@ def test_a_folder_is_a_model(tmp_path: Path) -> None:
         ({"model": "nobody/no-such-model"}, "--model nobody/no-such-model: diffusers cannot load it"),
         ({"device": "tpu-ish"}, "--device must be auto, cpu or cuda"),
         ({"maps": ("triangle",)}, "triangle"),
-        ({"phrases": ("a red circle",)}, "belong to a method; add --method maskdiffusion"),
+        ({"phrases": ("a red circle",)}, "belongs to a method; add --method maskdiffusion"),
+        ({"compare": True}, "--boxes and --compare belong to a method; add --method maskdiffusion or --residual"),
         ({"method": "maskdiffusion", "phrases": ("a ring",)}, "'a ring' is not in the prompt"),
         ({"method": "maskdiffusion", "boxes": ("a red circle 0,0,9,9",)}, "must look like .*; got 'a red circle 0,0"),
         ({"method": "maskdiffusion", "boxes": ("a red circle=0,0,9",)}, "must look like"),
         ({"method": "maskdiffusion", "boxes": ("a red circle=0,0,9,99",)}, "inside the image of 64 x 64 pixels"),
+        ({"method": "maskdiffusion", "boxes": ("a ring=0,0,9,9", "a ring=0,0,8,8")}, "gives 'a ring' twice"),
+        ({"residual": (Path("nowhere.safetensors"),)}, "nowhere.safetensors"),
     ],
     ids=[
         *("steps", "images", "seed", "prompt", "folder", "model-id", "device", "word"),
-        *("no-method", "phrase", "box-form", "box-sides", "box-outside"),
+        *("no-method", "no-comparison", "phrase", "box-form", "box-sides", "box-outside", "box-twice", "residual"),
     ],
 )
 def test_bad_option_is_one_clear_error(tmp_path: Path, changes: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
         generate(options(tmp_path, **changes))
     assert list(tmp_path.iterdir()) == [], "nothing is written before an option is known to be good"
 

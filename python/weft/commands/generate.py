@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +16,8 @@ from PIL import Image
 
 import weft
 from weft._files import output_folder, whole_file
+from weft.attach import Control
+from weft.commands.controls import columns, localized_residuals, mask_diffusion, parse_boxes, settings_of
 from weft.commands.loading import EMBEDDED, choose_device, choose_dtype, load_pipeline
 from weft.commands.sheets import stack, strip
 
@@ -38,10 +40,19 @@ class Generate:
     """maskdiffusion gives every object of a prompt a region, so that none is lost and each keeps its attributes."""
     phrases: Strings = ()
     """With --method: the objects, as the prompts name them; found in the prompts if not given."""
+    residual: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE [FILE ...]")] = ()
+    """Files of `weft train residual`; a prompt names each concept as it was trained, such as 'a V* dog'."""
+    localize: Literal["attention", "none"] = "attention"
+    """With --residual: attention lets a concept act only where the model draws it; none everywhere."""
+    threshold: str = "median"
+    """With --residual: 'median', 'otsu' or a number in [0, 1): how much attention opens a pixel to a concept."""
+    residual_scale: float = 1.0
+    """With --residual: how strongly concepts act; 1 as they were trained."""
     boxes: Strings = ()
-    """With --method: where objects go, each as 'a red circle=left,top,right,bottom' in pixels."""
+    """Where the objects of --method or the concepts of --residual go, each as 'a red circle=left,top,right,bottom' in
+    pixels."""
     compare: bool = False
-    """With --method: also draw each picture without it, and lay both on a sheet with regions and maps."""
+    """With --method or --residual: also draw each picture without them, and lay both on a sheet with what they did."""
     out: Path = Path("weft-pictures")
     """Folder for the pictures; made if it is not there."""
     images: int = 1
@@ -85,44 +96,42 @@ def generate(options: Generate) -> list[Generated]:
         OSError: The output folder cannot be written to; found out before the model is loaded.
     """
     _check(options)
+    methods = _methods(options)
     folder = output_folder(options.out, who="generate")
     device = choose_device(options.device)
     pipe = load_pipeline(options.model, choose_dtype(options.dtype, device), device)
     readers = [weft.AttentionMaps(options.maps)] if options.maps else []
-    method = _method(options)
-
     written = []
     with weft.attach(pipe, *readers, backend=options.backend) as attachment:
         for number, prompt in enumerate(options.prompt):
             seeds = [options.seed + i for i in range(options.images)]
             stem = f"{number:02d}-{_slug(prompt)}"
             stock = pipe(**_call(options, prompt, seeds, device)).images if options.compare else []
-            with _added(attachment, method):
+            with _added(attachment, methods):
                 images = pipe(**_call(options, prompt, seeds, device)).images
             for seed, image in zip(seeds, images, strict=True):
                 path = folder / f"{stem}-seed{seed}.png"
                 _save(image, path)
                 with whole_file(path.with_suffix(".json")) as temporary:
-                    temporary.write_text(json.dumps(_sidecar(options, prompt, seed), indent=2) + "\n")
+                    temporary.write_text(
+                        json.dumps(_sidecar(options, methods, prompt, seed), indent=2, default=str) + "\n"
+                    )
                 written.append(Generated(prompt, seed, image, path))
             for reader in readers:
                 _save(reader.maps.grid(images), folder / f"{stem}-maps.png")
-            if options.compare and method is not None:
-                _save(comparison(prompt, method, stock, images), folder / f"{stem}-compare.png")
+            if options.compare:
+                _save(comparison(prompt, methods, stock, images), folder / f"{stem}-compare.png")
     return written
 
 
 @contextmanager
-def _added(attachment: weft.Attachment, method: weft.MaskDiffusion | None) -> Iterator[None]:
-    """Let the method, if there is one, take part in what is drawn meanwhile."""
-    if method is None:
+def _added(attachment: weft.Attachment, methods: Sequence[Control]) -> Iterator[None]:
+    """Let the methods take part in what is drawn meanwhile."""
+    with ExitStack() as undo:
+        for method in methods:
+            attachment.add(method)
+            undo.callback(attachment.remove, method)
         yield
-        return
-    attachment.add(method)
-    try:
-        yield
-    finally:
-        attachment.remove(method)
 
 
 def _save(picture: Image.Image, path: Path) -> None:
@@ -131,16 +140,15 @@ def _save(picture: Image.Image, path: Path) -> None:
 
 
 def comparison(
-    prompt: str, method: weft.MaskDiffusion, stock: list[Image.Image], images: list[Image.Image]
+    prompt: str, methods: Sequence[Control], stock: list[Image.Image], images: list[Image.Image]
 ) -> Image.Image:
-    """A sheet with a row a picture: without the method, with it, its regions, and the maps they were found from."""
+    """A sheet with a row a picture: without the methods, with them, and what each of them did."""
     rows = []
     for index, (without, image) in enumerate(zip(stock, images, strict=True)):
-        columns = [("stock", without), ("MaskDiffusion", image), ("regions", method.image(image, index))]
-        if method.regions is not None:  # they were found in maps
-            columns += [(f"map: {name}", method.maps.image(name, image, index)) for name in method.maps]
-        rows.append(columns)
-    return stack([strip(prompt, columns) for columns in rows])
+        shown = [column for method in methods for column in columns(method, image, index)]
+        drawn = " + ".join(type(method).__name__ for method in methods)
+        rows.append([("stock", without), (drawn, image), *shown])
+    return stack([strip(prompt, row) for row in rows])
 
 
 def _check(options: Generate) -> None:
@@ -152,28 +160,31 @@ def _check(options: Generate) -> None:
     for prompt in options.prompt:
         if not prompt.strip():
             raise ValueError("generate: --prompt must not be empty")
-    if options.method == "none" and (options.phrases or options.boxes or options.compare):
-        raise ValueError("generate: --phrases, --boxes and --compare belong to a method; add --method maskdiffusion")
+    if options.method == "none" and options.phrases:
+        raise ValueError("generate: --phrases belongs to a method; add --method maskdiffusion")
+    if options.method == "none" and not options.residual and (options.boxes or options.compare):
+        raise ValueError(
+            "generate: --boxes and --compare belong to a method; add --method maskdiffusion or --residual FILE"
+        )
 
 
-def _method(options: Generate) -> weft.MaskDiffusion | None:
-    """The control of ``--method``."""
-    if options.method == "none":
-        return None
-    boxes = dict(_box(text) for text in options.boxes)
-    return weft.MaskDiffusion(options.phrases or None, boxes=boxes or None)
-
-
-def _box(text: str) -> tuple[str, tuple[float, float, float, float]]:
-    """'a red circle=0,0,32,64' as a phrase and its box."""
-    phrase, _, sides = text.rpartition("=")
-    try:
-        left, top, right, bottom = map(float, sides.split(","))
-    except ValueError:
-        phrase = ""
-    if not phrase:
-        raise ValueError(f"generate: --boxes must look like 'a red circle=left,top,right,bottom'; got {text!r}")
-    return phrase.strip(), (left, top, right, bottom)
+def _methods(options: Generate) -> list[Control]:
+    """The controls of ``--method`` and ``--residual``; a box goes to the concept of its name, else to the method."""
+    boxes, methods = parse_boxes(options.boxes), list[Control]()
+    if options.residual:
+        residuals = [weft.Residual.load(file) for file in options.residual]
+        concepts = [residual.phrase for residual in residuals]
+        theirs = {phrase: boxes.pop(phrase) for phrase in concepts if phrase in boxes}
+        chosen = (options.localize, options.threshold, options.residual_scale)
+        methods.append(localized_residuals(residuals, *chosen, theirs))
+    if options.method == "maskdiffusion":
+        methods.append(mask_diffusion(options.phrases, boxes))
+    elif boxes:
+        raise ValueError(
+            f"generate: --boxes names {', '.join(map(repr, boxes))}, which is no concept of --residual: "
+            f"{', '.join(map(repr, concepts))}"
+        )
+    return methods
 
 
 def _call(options: Generate, prompt: str, seeds: list[int], device: torch.device) -> dict[str, Any]:
@@ -190,14 +201,13 @@ def _call(options: Generate, prompt: str, seeds: list[int], device: torch.device
     }
 
 
-def _sidecar(options: Generate, prompt: str, seed: int) -> dict[str, Any]:
-    settings = {name: getattr(options, name) for name in options.__dataclass_fields__}
+def _sidecar(options: Generate, methods: Sequence[Control], prompt: str, seed: int) -> dict[str, Any]:
     return {
-        **settings,
+        **{name: getattr(options, name) for name in options.__dataclass_fields__},
         "prompt": prompt,
         "seed": seed,
         "images": 1,
-        "out": str(options.out),
+        "methods": [settings_of(method) for method in methods],
         "versions": {"weft": weft.__version__, "torch": torch.__version__},
     }
 
