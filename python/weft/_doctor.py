@@ -20,6 +20,7 @@ import torch
 from weft import _env
 from weft._dispatch import BACKEND_NAMES, Op
 from weft._native_loader import native_or_none, why_not_native
+from weft.ops._contrastive_loss_columns import Columns, as_segment
 
 PACKAGES = ("weft", "torch", "triton", "diffusers", "transformers", "accelerate", "peft")
 
@@ -109,10 +110,21 @@ def _lowrank_linear_call(device: str) -> tuple[Any, ...]:
     return x, matrix, None, matrix, matrix, (16,), None, None, None, False
 
 
+def _contrastive_loss_call(device: str) -> tuple[Any, ...]:
+    rows = torch.zeros(4, 16, device=device)
+    return rows, [as_segment(Columns(rows), rows)]
+
+
+def _pairwise_error_call(device: str) -> tuple[Any, ...]:
+    return torch.zeros(2, 3, 16, device=device), torch.zeros(2, 16, device=device)
+
+
 # a plain call of each op of weft.ops, as its backends are asked about it
 SAMPLE_CALLS: dict[str, Callable[[str], tuple[Any, ...]]] = {
     "attention": _attention_call,
+    "contrastive_loss": _contrastive_loss_call,
     "lowrank_linear": _lowrank_linear_call,
+    "pairwise_error": _pairwise_error_call,
 }
 
 

@@ -22,7 +22,16 @@ NAMES = [
     "ops",
     "train",
 ]
-OPS = ["Edit", "attention", "lowrank_linear", "regions"]
+OPS = [
+    "Columns",
+    "Edit",
+    "attention",
+    "bounded_logit",
+    "contrastive_loss",
+    "lowrank_linear",
+    "pairwise_error",
+    "regions",
+]
 TRAIN = ["Diverged", "Interrupted", "LoopConfig", "ResidualConfig", "fit_residual"]
 
 

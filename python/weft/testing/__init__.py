@@ -4,6 +4,16 @@ from __future__ import annotations
 
 from weft.testing.attention_eager import attention_eager
 from weft.testing.attention_inputs import LAYOUTS, READOUTS, AttentionCase, AttentionInputs, make_attention_inputs
+from weft.testing.contrastive_loss_inputs import (
+    EXCLUSIONS,
+    FEATURE_LAYOUTS,
+    FEATURES,
+    PAIRS,
+    ContrastiveCase,
+    ContrastiveInputs,
+    contrastive_loss_eager,
+    make_contrastive_inputs,
+)
 from weft.testing.lowrank_linear_inputs import (
     ADDENDS,
     GATES,
@@ -26,13 +36,19 @@ from weft.testing.regions_inputs import GateCase, RegionSearch
 
 __all__ = [
     "ADDENDS",
+    "EXCLUSIONS",
+    "FEATURES",
+    "FEATURE_LAYOUTS",
     "GATES",
     "LAYOUTS",
+    "PAIRS",
     "READOUTS",
     "WEIGHTS",
     "X_LAYOUTS",
     "AttentionCase",
     "AttentionInputs",
+    "ContrastiveCase",
+    "ContrastiveInputs",
     "GateCase",
     "LowrankCase",
     "LowrankInputs",
@@ -41,10 +57,12 @@ __all__ = [
     "assert_bitwise",
     "assert_unbiased",
     "attention_eager",
+    "contrastive_loss_eager",
     "cosine",
     "error_budget",
     "lowrank_linear_eager",
     "make_attention_inputs",
+    "make_contrastive_inputs",
     "make_lowrank_inputs",
     "relative_l2",
 ]

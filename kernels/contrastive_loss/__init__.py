@@ -1,0 +1,1 @@
+"""Contrastive losses without the matrix of all logits, on and below the definition in ``reference.py``."""

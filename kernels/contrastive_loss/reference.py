@@ -1,0 +1,146 @@
+"""The definition of ``contrastive_loss`` in plain PyTorch. Every other backend answers to this file.
+
+It forms every logit, which the others do not; sums are taken in fp32, or fp64 for fp64 input. A backend gives
+``Statistics`` of each segment, and ``loss_of`` makes the loss of them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# lines of ``row_ids`` and ``column_ids``
+POSITIVE, EXCLUDED, CLASS = range(3)
+# lines of the statistics of a segment
+LSE, COUNT, TOTAL = range(3)
+
+
+class Segment(NamedTuple):
+    """Some columns, and what their pairs with the R rows are.
+
+    Attributes:
+        columns: C, [K, D], dtype of the rows.
+        temperature: T, 0-dim, fp32 (fp64 for fp64 rows), above 0.
+        row_ids, column_ids: int64 [3, R] and [3, K]. A pair of equal ids in the first line is positive, in the second
+            it is left out, in the third it is left out unless it is positive.
+        excludes, has_classes: Whether the second line counts, and the third.
+        symmetric: Whether the columns are rows, too, for which the rows are columns.
+        weight: Of this segment's loss in the sum.
+    """
+
+    columns: Tensor
+    temperature: Tensor
+    row_ids: Tensor
+    column_ids: Tensor
+    excludes: bool = False
+    has_classes: bool = False
+    symmetric: bool = False
+    weight: float = 1.0
+
+    @property
+    def counted(self) -> int:
+        """Of how many lines there are statistics: the rows, and the columns where they are rows, too."""
+        return self.row_ids.shape[1] + (self.column_ids.shape[1] if self.symmetric else 0)
+
+
+def contrastive_loss_reference(rows: Tensor, segments: list[Segment]) -> Tensor:
+    """Tell the positives of each row from its other columns, by softmax.
+
+        s_ik  = a_i . c_k / T
+        lse_i = log of the sum of exp(s_ik) over the admissible columns k
+        L     = mean over rows i with a positive of (lse_i - mean of s_ik over the positives k of i)
+
+    A symmetric segment has the average of this and of the same with rows and columns exchanged; the loss is the sum
+    over segments of weight times L. A row without a positive has no part in it, and a segment of such rows gives 0.
+
+    Args:
+        rows: A, [R, D], any float dtype.
+        segments: At least one.
+
+    Returns:
+        0-dim, fp32, or fp64 for fp64 input.
+
+    Source:
+        InfoNCE (van den Oord et al. 2018, arXiv:1807.03748); symmetric: CLIP (Radford et al. 2021, arXiv:2103.00020,
+        figure 3); self excluded: NT-Xent, SimCLR (Chen et al. 2020, arXiv:2002.05709, equation 1); several positives:
+        SupCon (Khosla et al. 2020, arXiv:2004.11362, L_out of equation 2).
+    """
+    return loss_of(segments, [segment_statistics(rows, segment) for segment in segments])
+
+
+def loss_of(segments: list[Segment], statistics: list[Tensor]) -> Tensor:
+    """The loss, from the statistics of each segment."""
+    losses = []
+    for segment, found in zip(segments, statistics, strict=True):
+        directions = [_mean_loss(direction) for direction in _directions(segment, found)]
+        losses.append(torch.stack(directions).mean() * segment.weight)
+    return torch.stack(losses).sum()
+
+
+def segment_statistics(rows: Tensor, segment: Segment) -> Tensor:
+    """Of each row, and of each column where these are rows, too: lse, number of positives, sum of their logits.
+
+    Returns:
+        [3, R] or [3, R + K], fp32 (fp64 for fp64 input). lse is +inf where there is no positive: exp(s - lse), the
+        probability of a pair there, is then 0, as its gradient is.
+    """
+    wide = torch.promote_types(rows.dtype, torch.float32)
+    logits = rows.to(wide) @ segment.columns.to(wide).T / segment.temperature  # [R, K]
+    positive, admissible = pairs_of(segment)
+    found = [_statistics(logits, positive, admissible)]
+    if segment.symmetric:
+        found.append(_statistics(logits.T, positive.T, admissible.T))
+    return torch.cat(found, 1)
+
+
+def pairs_of(segment: Segment) -> tuple[Tensor, Tensor]:
+    """Which pairs are positive, and which are admissible in the denominator; bool [R, K]."""
+    equal = segment.row_ids[:, :, None] == segment.column_ids[:, None, :]
+    positive = equal[POSITIVE]
+    admissible = torch.ones_like(positive)
+    if segment.excludes:
+        admissible = ~equal[EXCLUDED]
+        positive = positive & admissible
+    if segment.has_classes:
+        admissible = admissible & (positive | ~equal[CLASS])
+    return positive, admissible
+
+
+def pair_weights(segment: Segment, statistics: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """Of each direction: what a line's probabilities count in the loss, and what each of its positives does.
+
+    With the first as w and the second as v, dL/ds_ik = w_i exp(s_ik - lse_i) - v_i [k is a positive of i], and the
+    same of the columns added where they are rows, too.
+    """
+    directions = _directions(segment, statistics)
+    shares, each = [], []
+    for lse_count_total in directions:
+        count = lse_count_total[COUNT]
+        share = (count > 0).to(count.dtype)
+        share = share * (segment.weight / len(directions)) / share.sum().clamp_min(1)
+        shares.append(share)
+        each.append(share / count.clamp_min(1))
+    return shares, each
+
+
+def _directions(segment: Segment, statistics: Tensor) -> list[Tensor]:
+    rows = segment.row_ids.shape[1]
+    return [statistics[:, :rows], statistics[:, rows:]] if segment.symmetric else [statistics]
+
+
+def _statistics(logits: Tensor, positive: Tensor, admissible: Tensor) -> Tensor:
+    count = positive.sum(1)
+    counts = count > 0
+    # of a line that does not count nothing is hidden, so that none is empty and no gradient NaN
+    lse = logits.masked_fill(~admissible & counts[:, None], -torch.inf).logsumexp(1)
+    lse = torch.where(counts, lse, torch.inf)
+    return torch.stack([lse, count.to(logits.dtype), logits.masked_fill(~positive, 0).sum(1)])
+
+
+def _mean_loss(statistics: Tensor) -> Tensor:
+    count = statistics[COUNT]
+    counts = count > 0
+    losses = torch.where(counts, statistics[LSE] - statistics[TOTAL] / count.clamp_min(1), 0)
+    return losses.sum() / counts.sum().clamp_min(1)

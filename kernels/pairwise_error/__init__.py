@@ -1,0 +1,1 @@
+"""Mean squared error of every pair of a row and a column, on and below the definition in ``reference.py``."""
