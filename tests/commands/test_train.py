@@ -59,7 +59,7 @@ def test_writes_a_residual_that_stock_diffusers_reads(photos: Path) -> None:
     assert (residual.phrase, residual.base_name) == ("V* circle", "embedded")
     assert set(residual.ranks.values()) == {4, 6}
     run = photos.parent / "two.run"
-    assert {entry.name for entry in run.iterdir()} == {"config.json", "checkpoint.pt", "validation"}
+    assert {entry.name for entry in run.iterdir()} == {"config.json", "checkpoint.pt", "log.jsonl", "validation"}
     pipe.load_lora_weights(str(path))
     assert pipe.get_active_adapters() == ["default_0"]
 

@@ -1,4 +1,4 @@
-"""The training loop that every ``fit_*`` shares: a frozen model, a few parameters, a loss.
+"""The training loop that everything shares: a model, those of its parameters that are trained, a loss.
 
 Batches are a function of the samples seen, so a resumed run sees the batches and the noise of a straight one; on a
 CPU it ends with the same bits.
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,32 +21,12 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from weft.train.checkpoint import Diverged, Interrupted, Interruption, load_checkpoint, save_atomically
+from weft.train.config import LoopConfig
+
+__all__ = ["Batch", "LoopConfig", "fit"]
 
 Batch = tuple[Tensor, ...]
 CHECKPOINT = "checkpoint.pt"
-
-
-@dataclass(frozen=True)
-class LoopConfig:
-    """How long and how fast. A step is one update of the parameters."""
-
-    steps: int
-    learning_rate: float
-    batch_size: int = 4  # samples of one forward pass on one process
-    accumulation: int = 1  # forward passes a step
-    warmup_steps: int = 0  # of the learning rate, from zero; constant afterwards
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 1e-2
-    max_grad_norm: float | None = None  # None: gradients are not clipped
-    checkpoint_every: int = 50  # steps
-    log_every: int = 10  # steps
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulation", "checkpoint_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"train: `{name}` must be at least 1; got {getattr(self, name)}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"train: `learning_rate` must be above 0; got {self.learning_rate}")
 
 
 def fit(
@@ -59,7 +40,7 @@ def fit(
     resume: bool = False,
     identity: Mapping[str, Any] | None = None,
     after_step: Callable[[int], None] | None = None,
-) -> None:
+) -> dict[str, Tensor] | None:
     """Train those parameters of ``objective`` that require gradients, in place.
 
     Args:
@@ -72,12 +53,15 @@ def fit(
         folder: Gets ``config.json``, ``checkpoint.pt`` and ``log.jsonl``. None keeps nothing, and leaves Ctrl-C alone.
         resume: Go on from the checkpoint in ``folder``; where there is none, begin.
         identity: What makes this run another than one with other values; numbers and texts. A checkpoint of another
-            run is refused. Steps, learning rate and intervals may differ.
+            run is refused. All of ``config`` may differ.
         after_step: Called with the number of steps done, on the main process.
+
+    Returns:
+        The moving average of the trained parameters, by their names in ``objective``; None where none was asked for.
 
     Raises:
         ValueError: ``folder`` holds a checkpoint and ``resume`` is off, or one of another run.
-        Diverged: The loss or a parameter is not finite.
+        Diverged: A parameter is not finite, or a loss or gradient once more than ``config.max_skipped`` times.
         Interrupted: SIGINT or SIGTERM came; the checkpoint has been written.
     """
     identity = json.loads(json.dumps(dict(identity or {})))  # as it will be read back
@@ -91,17 +75,26 @@ def fit(
     objective.to(accelerator.device)
     trained = {key: value for key, value in objective.named_parameters() if value.requires_grad}
     optimizer = torch.optim.AdamW(
-        trained.values(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
+        trained.values(),
+        lr=config.learning_rate,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+        fused=config.fused or None,
     )
-    step = samples = 0
+    step = samples = skipped = 0
+    seconds = 0.0
+    average: dict[str, Tensor] | None = None
     if saved is not None:
-        step, samples = saved["step"], saved["samples"]
+        step, samples, skipped, seconds = (saved[key] for key in ("step", "samples", "skipped", "seconds"))
         with torch.no_grad():
             for key, value in trained.items():
                 value.copy_(saved["parameters"][key])
         optimizer.load_state_dict(saved["optimizer"])
         if accelerator.scaler is not None and saved["scaler"]:
             accelerator.scaler.load_state_dict(saved["scaler"])
+    if config.average_decay:
+        began = trained if saved is None or saved["average"] is None else saved["average"]
+        average = {key: began[key].detach().clone().to(accelerator.device) for key in trained}
     model, optimizer = accelerator.prepare(objective, optimizer)
 
     def checkpoint() -> None:
@@ -110,14 +103,17 @@ def fit(
         if path is not None and accelerator.is_main_process:
             scaler = None if accelerator.scaler is None else accelerator.scaler.state_dict()
             parameters = {key: value.detach().clone() for key, value in trained.items()}
-            state = {"step": step, "samples": samples, "parameters": parameters, "scaler": scaler}
-            save_atomically({**state, "optimizer": optimizer.state_dict(), "identity": identity}, path)
+            counts = {"step": step, "samples": samples, "skipped": skipped, "seconds": seconds}
+            state = {"parameters": parameters, "average": average, "scaler": scaler, "identity": identity}
+            save_atomically({**counts, **state, "optimizer": optimizer.state_dict()}, path)
 
     progress = tqdm(
-        total=config.steps, initial=step, desc=name, unit="step", disable=not accelerator.is_local_main_process
+        total=config.end, initial=step, desc=name, unit="step", disable=not accelerator.is_local_main_process
     )
     with nullcontext(None) if folder is None else Interruption() as interruption, progress:
-        while step < config.steps:
+        while step < config.end:
+            started = time.perf_counter()
+
             # forward and backward
             total: dict[str, Tensor] = {}
             for number in range(config.accumulation):
@@ -131,38 +127,57 @@ def fit(
                     total[key] = total.get(key, 0) + value.detach() / config.accumulation
             # one number for all processes, so that all of them decide alike
             means = {key: float(accelerator.reduce(value, "mean")) for key, value in total.items()}
-            if not math.isfinite(means["loss"]):
-                raise Diverged(f"{name}: the loss is {means['loss']} at step {step + 1}; {_what_is_left(path)}")
 
             # step
-            rate = config.learning_rate * min(1.0, (step + 1) / max(config.warmup_steps, 1))
+            rate = config.rate(step)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            if config.max_grad_norm is not None:
-                accelerator.clip_grad_norm_(trained.values(), config.max_grad_norm)
-            optimizer.step()
+            finite = math.isfinite(means["loss"])
+            if config.max_grad_norm is not None or config.max_skipped:
+                limit = math.inf if config.max_grad_norm is None else config.max_grad_norm
+                means["grad_norm"] = float(accelerator.clip_grad_norm_(trained.values(), limit))
+                # with fp16 a gradient now and then overflows: the scaler leaves that step out and scales less
+                finite &= accelerator.scaler is not None or math.isfinite(means["grad_norm"])
+            if not finite and (skipped := skipped + 1) > config.max_skipped:
+                what = "grad_norm" if math.isfinite(means["loss"]) else "loss"
+                raise Diverged(f"{name}: the {what} is {means[what]} at step {step + 1}; {_what_is_left(path)}")
+            # a scaler leaves the step out by itself, and must be told of it
+            if finite or accelerator.scaler is not None:
+                optimizer.step()
             optimizer.zero_grad()
+            if average is not None:
+                _update(average, trained, step, config.average_decay)
             step += 1
+            seconds += time.perf_counter() - started
             progress.update()
             progress.set_postfix(loss=f"{means['loss']:.4f}", refresh=False)
 
             # report
             accelerator.log({**means, "learning_rate": rate}, step=step)
-            if folder is not None and accelerator.is_main_process and step % config.log_every == 0:
+            due = step % config.log_every == 0 or step == config.end
+            if folder is not None and accelerator.is_main_process and due:
+                row = {"step": step, "samples": samples, "seconds": seconds, "skipped": skipped, "learning_rate": rate}
                 with (folder / "log.jsonl").open("a") as log:
-                    log.write(json.dumps({"step": step, "samples": samples, "learning_rate": rate, **means}) + "\n")
+                    log.write(json.dumps({**row, **means}) + "\n")
 
             # checkpoint; every process must agree to stop, or the others wait for it for ever
             requested = torch.tensor(float(interruption is not None and interruption.requested))
             stop = bool(accelerator.reduce(requested.to(accelerator.device)) > 0)
-            if stop or step % config.checkpoint_every == 0 or step == config.steps:
+            if stop or step % config.checkpoint_every == 0 or step == config.end:
                 checkpoint()
             if after_step is not None and accelerator.is_main_process:
                 after_step(step)
-            if stop and step < config.steps:
-                raise Interrupted(
-                    f"{name}: stopped at step {step} of {config.steps}; {path} is kept; resume (--resume) goes on"
-                )
+            if stop and step < config.end:
+                raise Interrupted(f"{name}: stopped at step {step} of {config.end}; {path} is kept, resuming goes on")
+    return average
+
+
+@torch.no_grad()
+def _update(average: dict[str, Tensor], trained: Mapping[str, Tensor], step: int, decay: float) -> None:
+    """Move ``average`` towards ``trained``; early steps move it faster, so the start is soon forgotten."""
+    weight = 1.0 - min(decay, (1.0 + step) / (10.0 + step))
+    for key, value in trained.items():
+        average[key].lerp_(value, weight)
 
 
 def _checkpoint_to_resume(
