@@ -13,7 +13,7 @@ from diffusers import StableDiffusionPipeline
 from weft import shapes
 from weft.shapes import load
 from weft.shapes.captions import prompts
-from weft.shapes.fitting.diffusion import token_ids_of
+from weft.shapes.fitting.captioned import token_ids_of
 from weft.shapes.measuring import decoded_reader_accuracy, mixed_scenes, quality
 
 MAX_BYTES = 16 * 2**20
@@ -62,7 +62,7 @@ def test_sampling_sees_the_text_as_training_did(pipe):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_every_part_has_the_dtype_asked_for(dtype):
-    pipe = shapes.pipeline(dtype)
+    pipe = shapes.pipeline(dtype=dtype)
     assert {part.dtype for part in (pipe.unet, pipe.vae, pipe.text_encoder)} == {dtype}
 
 
@@ -74,10 +74,16 @@ def test_single_objects_are_what_the_prompt_says(pipe):
     assert quality(pipe, prompts(24, 1, seed=5), guidance=3.0, steps=20, seed=5).correct.value >= 0.8
 
 
-def test_missing_weights_say_how_to_get_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(load, "WEIGHTS", tmp_path)
-    with pytest.raises(FileNotFoundError, match="train one with"):
-        shapes.pipeline()
+@pytest.mark.parametrize("model", ["sd1", "sd3"])
+def test_missing_weights_say_how_to_get_them(tmp_path, monkeypatch, model):
+    monkeypatch.setitem(load.WEIGHTS, model, tmp_path)
+    with pytest.raises(FileNotFoundError, match=f"train one with .*--model {model} --export-to"):
+        shapes.pipeline(model)
+
+
+def test_an_unknown_model_is_told_the_known_ones():
+    with pytest.raises(ValueError, match=r"`model` must be one of 'sd1', 'sd3'; got 'sdxl'"):
+        shapes.pipeline("sdxl")
 
 
 def test_importing_the_room_loads_no_diffusers():

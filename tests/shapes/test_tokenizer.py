@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weft.shapes.captions import prompts
-from weft.shapes.fitting.diffusion import token_ids_of
+from weft.shapes.fitting.captioned import token_ids_of
 from weft.shapes.tokenizer import END, MAX_LENGTH, START, WORDS, build_tokenizer
 from weft.shapes.vocabulary import SPARE_WORDS
 

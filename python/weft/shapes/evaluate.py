@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 import tyro
-from diffusers import StableDiffusionPipeline
 from tqdm import tqdm
 
 from .captions import Prompt, prompts
-from .load import model_path
+from .load import WEIGHTS, model_path, open_pipeline
 from .measuring import decoded_reader_accuracy, mixed_scenes, quality, reader_accuracy
 
 
@@ -21,7 +20,7 @@ from .measuring import decoded_reader_accuracy, mixed_scenes, quality, reader_ac
 class EvaluateConfig:
     """What to measure, and on how many images."""
 
-    model: Path | None = None  # pipeline folder; None: the shipped model
+    model: str = "sd1"  # "sd1" or "sd3", a shipped model; else a pipeline folder
     output: Path | None = None  # JSON file
     single_images: int = 512  # of one object
     images: int = 256  # of each other kind of prompt
@@ -29,7 +28,7 @@ class EvaluateConfig:
     guidance: tuple[float, ...] = (1.5, 2.0, 3.0, 4.0, 5.0, 7.5)  # scales tried; a single one skips the sweep
     rendered_scenes: int = 5000
     decoded_scenes: int = 1000
-    steps: int = 25  # of DDIM
+    steps: int = 25  # of the model's own sampler
     batch_size: int = 32
     seed: int = 1000
     device: str = "cpu"
@@ -42,8 +41,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         A record for JSON: the configuration, the reader's accuracy, the guidance sweep, the scale it chose, and the
         quality for every kind of prompt at that scale.
     """
-    pipe = StableDiffusionPipeline.from_pretrained(config.model or model_path()).to(config.device)
-    pipe.set_progress_bar_config(disable=True)
+    folder = model_path(config.model) if config.model in WEIGHTS else Path(config.model)
+    pipe = open_pipeline(folder).to(config.device)
     sweep_prompts = prompts(config.sweep_images, 1, seed=config.seed + 1)
     sweep_prompts += prompts(config.sweep_images, 2, seed=config.seed + 1)
     kinds = _kinds(config)
@@ -78,6 +77,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     return {
         "config": asdict(config),
         "torch": torch.__version__,
+        "sampler": type(pipe.scheduler).__name__.removesuffix("Scheduler"),
         "reader": {name: asdict(rate) for name, rate in reader.items()},
         "guidance": best,
         "sweep": {scale: found.as_dict() for scale, found in sweep.items()},
@@ -109,7 +109,7 @@ def table(record: dict[str, Any]) -> str:
     columns = ("correct", "present", "bound", "related", "without_extras")
     lines = [f"reader, {name:<9} {cell(rate)} of {rate['total']}" for name, rate in record["reader"].items()]
     lines += [f"guidance {scale:<4}     {cell(found['correct'])} correct" for scale, found in record["sweep"].items()]
-    lines += [f"\nDDIM-{record['config']['steps']}, guidance {record['guidance']}"]
+    lines += [f"\n{record['sampler']}, {record['config']['steps']} steps, guidance {record['guidance']}"]
     lines += [f"{'':<24}" + "".join(f"{name:<20}" for name in columns)]
     for kind, found in record["quality"].items():
         lines.append(f"{kind:<24}" + "".join(f"{cell(found[name]):<20}" for name in columns))

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+)
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from .tokenizer import MAX_LENGTH
 from .vocabulary import IMAGE_SIZE
@@ -11,6 +18,7 @@ from .vocabulary import IMAGE_SIZE
 LATENT_CHANNELS = 4
 LATENT_SIZE = 16  # IMAGE_SIZE / 4
 TEXT_WIDTH = 128
+SECOND_TEXT_WIDTH = 64  # of the MM-DiT's second text encoder; Stable Diffusion 3 has one of another width too
 
 
 def build_vae() -> AutoencoderKL:
@@ -29,19 +37,22 @@ def build_vae() -> AutoencoderKL:
 
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     """Token ids [B, 77] to hidden states [B, 77, 128], with CLIP's causal mask and final layer norm."""
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=TEXT_WIDTH,
-            intermediate_size=4 * TEXT_WIDTH,
-            projection_dim=TEXT_WIDTH,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=MAX_LENGTH,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+    return CLIPTextModel(_text_config(tokenizer, TEXT_WIDTH))
+
+
+def _text_config(tokenizer: CLIPTokenizer, width: int) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=4 * width,
+        projection_dim=width,
+        num_hidden_layers=2,
+        num_attention_heads=width // 32,
+        max_position_embeddings=MAX_LENGTH,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        attn_implementation="eager",  # of a model made here; so few tokens train faster without the fused one
     )
 
 
@@ -78,3 +89,45 @@ def build_scheduler() -> DDIMScheduler:
         steps_offset=1,
         prediction_type="epsilon",
     )
+
+
+def build_projected_text_encoder(tokenizer: CLIPTokenizer, width: int = TEXT_WIDTH) -> CLIPTextModelWithProjection:
+    """One of the two text encoders of the MM-DiT: hidden states [B, N, width], and one projected vector a text."""
+    return CLIPTextModelWithProjection(_text_config(tokenizer, width))
+
+
+def build_transformer() -> SD3Transformer2DModel:
+    """The MM-DiT: 64 image tokens and the text in one attention, five times.
+
+    Modulations and the output start at zero, so every block begins as the identity.
+
+    Source:
+        adaLN-Zero of DiT: Peebles and Xie 2023, arXiv:2212.09748, section 3.2.
+    """
+    heads, head_dim = 4, 40
+    model = SD3Transformer2DModel(
+        sample_size=LATENT_SIZE,
+        patch_size=2,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        num_layers=5,
+        attention_head_dim=head_dim,
+        num_attention_heads=heads,
+        joint_attention_dim=TEXT_WIDTH + SECOND_TEXT_WIDTH,
+        caption_projection_dim=heads * head_dim,
+        pooled_projection_dim=TEXT_WIDTH + SECOND_TEXT_WIDTH,
+        pos_embed_max_size=LATENT_SIZE // 2,
+        qk_norm="rms_norm",
+    )
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+        if name.endswith((".norm1.linear", ".norm1_context.linear", "norm_out.linear", "proj_out")):
+            nn.init.zeros_(module.weight)
+    return model
+
+
+def build_flow_scheduler() -> FlowMatchEulerDiscreteScheduler:
+    """Rectified flow from noise at sigma 1 to the image at 0; timesteps are 1000 sigma."""
+    return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0)

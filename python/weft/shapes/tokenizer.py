@@ -12,14 +12,15 @@ from transformers import CLIPTokenizer
 from .vocabulary import CAPTION_WORDS, COLOURS, SHAPES, SPARE_WORDS, TASK_WORDS
 
 MAX_LENGTH = 77  # tokens, as in SD1.x
+SHORT_LENGTH = 32  # tokens of the MM-DiT, which pays for each in every block; captions have 16 at most
 START, END = "<|startoftext|>", "<|endoftext|>"
 END_OF_WORD = "</w>"
 
 WORDS: tuple[str, ...] = (*CAPTION_WORDS, *COLOURS, *SHAPES, *SPARE_WORDS, *TASK_WORDS)
 
 
-def build_tokenizer() -> CLIPTokenizer:
-    """The tokenizer of the shapes model, padded with END as in SD1.x.
+def build_tokenizer(max_length: int = MAX_LENGTH) -> CLIPTokenizer:
+    """The tokenizer of the shapes models, padded with END to ``max_length`` as in SD1.x.
 
     Token ids are, in this order: 256 bytes, the same 256 ending a word, the results of the merges, START, END.
     """
@@ -29,7 +30,7 @@ def build_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(
         vocab={token: i for i, token in enumerate(tokens)},
         merges=merges,
-        model_max_length=MAX_LENGTH,
+        model_max_length=max_length,
     )
 
 

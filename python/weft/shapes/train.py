@@ -1,6 +1,7 @@
-"""Train the shapes model: ``python -m weft.shapes.train --run runs/shapes``.
+"""Train a shapes model: ``python -m weft.shapes.train --run runs/shapes --model sd3``.
 
-The same command resumes an interrupted run. ``--diffusion.decay-from STEP`` ends the plateau there and finishes.
+The same command resumes an interrupted run. ``--diffusion.decay-from STEP``, or ``--flow.decay-from STEP`` for sd3,
+ends the plateau there and finishes.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from weft.train.checkpoint import Interrupted
 from .fitting.config import TrainConfig
 from .fitting.diffusion import fit_diffusion
 from .fitting.export import export
+from .fitting.flow import fit_flow
 from .fitting.vae import fit_vae
 
 
@@ -32,9 +34,12 @@ def train(config: TrainConfig) -> None:
     if "vae" in config.stages:
         fit_vae(config.vae, config.seed, config.run / "vae", accelerator)
     if "diffusion" in config.stages:
-        fit_diffusion(config.diffusion, config.seed, config.run, accelerator)
+        if config.model == "sd1":
+            fit_diffusion(config.diffusion, config.seed, config.run, accelerator)
+        else:
+            fit_flow(config.flow, config.seed, config.run, accelerator)
     if "export" in config.stages and accelerator.is_main_process:
-        export(config.run, config.export_to or config.run / "pipeline")
+        export(config.run, config.export_to or config.run / config.model, config.model)
 
 
 def main() -> None:
@@ -42,7 +47,7 @@ def main() -> None:
     try:
         train(tyro.cli(TrainConfig, description=__doc__))
     except Interrupted as stop:
-        print(stop)
+        print(f"{stop}; the same command does it")
         sys.exit(130)
 
 

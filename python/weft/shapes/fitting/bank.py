@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from diffusers import AutoencoderKL
 from torch import Tensor
 from tqdm import tqdm
@@ -31,6 +32,20 @@ class LatentBank:
     def sample(self, indices: Tensor, noise: Tensor) -> Tensor:
         """Latents [B, 4, 16, 16] float32 of the scenes ``indices`` [B], drawn with ``noise`` of the same shape."""
         return self.mean[indices].float() + self.std[indices].float() * noise
+
+
+def trained_bank(run: Path, seed: int, size: int, accelerator: Accelerator) -> LatentBank:
+    """The bank of the autoencoder in ``run``/vae, kept beside it; both denoisers use it.
+
+    Raises:
+        FileNotFoundError: The autoencoder is not trained yet.
+    """
+    trained = run / "vae" / "model"
+    if not trained.is_dir():
+        raise FileNotFoundError(f"diffusion: no autoencoder in {trained}; run the vae stage first")
+    vae = AutoencoderKL.from_pretrained(trained).to(accelerator.device)
+    with accelerator.main_process_first():
+        return latent_bank(vae, seed, size, run / "vae" / "bank.pt")
 
 
 @torch.no_grad()

@@ -6,32 +6,38 @@ import json
 from pathlib import Path
 from typing import Any
 
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline, StableDiffusion3Pipeline, StableDiffusionPipeline
 
-from weft.train.checkpoint import load_checkpoint
-
-from ..model import build_scheduler, build_text_encoder, build_unet
-from ..tokenizer import build_tokenizer
+from ..load import Model
+from ..model import build_flow_scheduler, build_scheduler, build_text_encoder, build_transformer, build_unet
+from ..tokenizer import SHORT_LENGTH, build_tokenizer
 from .diffusion import DiffusionObjective
+from .flow import flow_objective
+from .stage import averaged_from
+
+STAGE_OF: dict[Model, str] = {"sd1": "diffusion", "sd3": "flow"}  # the stage that trained the denoiser, and its folder
 
 
-def assemble(run: Path) -> StableDiffusionPipeline:
+def assemble(run: Path, model: Model = "sd1") -> DiffusionPipeline:
     """The pipeline of a run's latest checkpoint, in fp32 and with averaged weights.
 
     Raises:
-        FileNotFoundError: The run has no trained autoencoder or no diffusion checkpoint yet.
+        FileNotFoundError: The run has no trained autoencoder or no checkpoint of the denoiser yet.
     """
-    saved = load_checkpoint(run / "diffusion" / "checkpoint.pt")
-    if saved is None or not (run / "vae" / "model").is_dir():
-        raise FileNotFoundError(f"export: {run} holds no trained vae and diffusion stages; run those stages first")
+    if not (run / "vae" / "model").is_dir():
+        raise FileNotFoundError(f"export: no autoencoder in {run / 'vae' / 'model'}; run the vae stage first")
+    return (_assemble_sd1 if model == "sd1" else _assemble_sd3)(run)
+
+
+def _assemble_sd1(run: Path) -> StableDiffusionPipeline:
     tokenizer = build_tokenizer()
     objective = DiffusionObjective(build_unet(), build_text_encoder(tokenizer), snr_gamma=0.0)
-    objective.load_state_dict(saved["average"])
+    averaged_from(objective, run / STAGE_OF["sd1"])
     return StableDiffusionPipeline(
         vae=AutoencoderKL.from_pretrained(run / "vae" / "model"),
-        text_encoder=objective.text_encoder.eval(),
+        text_encoder=objective.text_encoder,
         tokenizer=tokenizer,
-        unet=objective.unet.eval(),
+        unet=objective.unet,
         scheduler=build_scheduler(),
         safety_checker=None,
         feature_extractor=None,
@@ -39,27 +45,54 @@ def assemble(run: Path) -> StableDiffusionPipeline:
     )
 
 
-def export(run: Path, target: Path) -> None:
+def _assemble_sd3(run: Path) -> StableDiffusion3Pipeline:
+    tokenizer = build_tokenizer(SHORT_LENGTH)
+    objective = averaged_from(flow_objective(tokenizer), run / STAGE_OF["sd3"])
+    transformer = build_transformer()  # with the stock attention
+    transformer.load_state_dict(objective.transformer.state_dict())
+    vae = AutoencoderKL.from_pretrained(run / "vae" / "model")
+    vae.register_to_config(shift_factor=0.0)  # the pipeline adds it to the latents
+    return StableDiffusion3Pipeline(
+        vae=vae,
+        text_encoder=objective.text_encoder,
+        tokenizer=tokenizer,
+        text_encoder_2=objective.text_encoder_2,
+        tokenizer_2=build_tokenizer(SHORT_LENGTH),
+        text_encoder_3=None,
+        tokenizer_3=None,
+        transformer=transformer.eval(),
+        scheduler=build_flow_scheduler(),
+    )
+
+
+def export(run: Path, target: Path, model: Model = "sd1") -> None:
     """Write the pipeline of ``run`` to ``target`` as safetensors, with ``training.json`` beside it.
 
-    UNet and autoencoder are stored in fp16. The text encoder stays fp32: when no dtype is asked for, diffusers
-    loads its own models in fp32 but transformers 5 keeps the stored dtype, and the two would not fit together.
+    All weights are stored in fp16, but for the text encoder of "sd1". The text encoders of "sd3" are marked as fp32:
+    when no dtype is asked for, diffusers loads its own models in fp32 but transformers 5 keeps the dtype that the
+    configuration names, and the two would not fit together.
     """
-    pipe = assemble(run)
-    pipe.unet.half()
-    pipe.vae.half()
+    pipe = assemble(run, model)
+    halved = {"sd1": ("unet", "vae"), "sd3": ("transformer", "vae", "text_encoder", "text_encoder_2")}[model]
+    for name in halved:
+        getattr(pipe, name).half()
     pipe.save_pretrained(target, safe_serialization=True)
-    # transformers 4 reads these two instead of tokenizer.json
-    pipe.tokenizer.backend_tokenizer.model.save(str(target / "tokenizer"))
+    for folder in target.glob("text_encoder*"):
+        config = json.loads((folder / "config.json").read_text())
+        config = {key: value for key, value in config.items() if key != "torch_dtype"} | {"dtype": "float32"}
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    for folder in target.glob("tokenizer*"):
+        # transformers 4 reads these two instead of tokenizer.json
+        pipe.tokenizer.backend_tokenizer.model.save(str(folder))
     for path in target.rglob("*.safetensors"):
         path.chmod(0o644)  # the writer leaves them readable by their owner alone
-    (target / "training.json").write_text(json.dumps(record(run), indent=2) + "\n")
+    (target / "training.json").write_text(json.dumps(record(run, model), indent=2) + "\n")
 
 
-def record(run: Path) -> dict[str, Any]:
+def record(run: Path, model: Model) -> dict[str, Any]:
     """What made a model: for each stage its configuration and the last line of its log."""
     stages = {}
-    for stage in ("vae", "diffusion"):
+    for stage in ("vae", STAGE_OF[model]):
         config = json.loads((run / stage / "config.json").read_text())
         last = json.loads((run / stage / "log.jsonl").read_text().splitlines()[-1])
         stages[stage] = {"config": config, "last": last}

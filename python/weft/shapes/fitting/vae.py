@@ -11,13 +11,14 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from weft.train.loop import Batch
 from weft.train.randomness import torch_generator
 
 from ..model import LATENT_CHANNELS, LATENT_SIZE, build_vae
 from ..rendering import render
 from ..world import scene
 from .config import VaeConfig
-from .loop import Batch, fit
+from .stage import averaged, fit_stage
 
 SCALE_SCENES = 1024  # scenes whose latents set the scaling factor
 
@@ -58,7 +59,9 @@ def fit_vae(config: VaeConfig, seed: int, folder: Path, accelerator: Accelerator
         )
         return images_of(seed, range(first, first + config.batch_size)), noise
 
-    vae = fit("vae", VaeObjective(build_vae(), config.kl_weight), batch_at, config, folder, accelerator).vae
+    objective = VaeObjective(build_vae(), config.kl_weight).train()
+    average = fit_stage("vae", objective, batch_at, config, seed, folder, accelerator)
+    vae = averaged(objective, average).vae
     vae.register_to_config(scaling_factor=1.0 / latent_std(vae, seed))
     if accelerator.is_main_process:
         vae.save_pretrained(folder / "model")
