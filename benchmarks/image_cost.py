@@ -1,4 +1,4 @@
-"""``python -m benchmarks.image_cost``: what MaskDiffusion adds to an image of Stable Diffusion 1.5's size.
+"""``python -m benchmarks.image_cost``: what a method adds to an image of a real model's size.
 
 Passes of a denoiser take seconds, so everybody takes a single turn at each stage of an image, image after image, and
 what counts is the difference to the stock pass beside it.
@@ -22,23 +22,20 @@ import torch
 import tyro
 
 from benchmarks import memory, registry
-from benchmarks.cases import maskdiffusion
-from benchmarks.cases.maskdiffusion import STAGES, STEPS, WAYS, Denoiser, Stage
+from benchmarks.cases import localized_residuals, maskdiffusion
+from benchmarks.cases.denoiser import STEPS, ImageCost, Stage, Stock
 from benchmarks.circumstances import ROOT, circumstances
 from benchmarks.run import passes_gate, results_path, write
 
-EXTRA_TIME_SHARE = 0.05  # of the stock image, at most
-LESS_TIME, LESS_MEMORY = 3.0, 10.0  # than eager adds, at least
-BESIDE = ("weft", "default", "eager")  # stock
-# the stage with the largest tensors
-MEMORY_STAGE = "edit"
+COSTS = {cost.name: cost for cost in (maskdiffusion.COST, localized_residuals.COST)}
 
 
 @dataclass(frozen=True)
 class Options:
-    """Measure what MaskDiffusion adds to the time and memory of an image, against stock and an eager restatement.
+    """Measure what a method adds to the time and memory of an image, against stock and an eager restatement.
 
     Attributes:
+        method: What is measured.
         shape: The size of the image.
         dtype: Of weights and activations.
         images: How often every stage is measured.
@@ -51,6 +48,7 @@ class Options:
         out: Folder of the results, or "-" to keep none.
     """
 
+    method: Literal["maskdiffusion", "localized_residuals"] = "maskdiffusion"
     shape: str = "sd15_512"
     dtype: str = "fp32"
     images: int = 5
@@ -72,29 +70,29 @@ def alone(lock: Path | None) -> Iterator[None]:
         yield
 
 
-def seconds_by_stage(options: Options) -> dict[str, dict[str, list[float]]]:
+def seconds_by_stage(cost: ImageCost, options: Options) -> dict[str, dict[str, list[float]]]:
     """Seconds of every pass, by stage and way; the samples of a stage belong together, one an image.
 
     Raises:
         AssertionError: weft and the restatement do not find the same noise.
     """
-    benchmark = maskdiffusion.BENCHMARK
+    benchmark = registry.load(cost.name)
     (shape,) = registry.select("shape", benchmark.shapes, (options.shape,))
     images = benchmark.make_inputs(shape, benchmark.dtypes[options.dtype])
     clock = {"wall": time.perf_counter, "cpu": time.process_time}[options.clock]
-    ways: dict[str, Denoiser] = {name: way(images) for name, way in WAYS.items()}
-    seconds: dict[str, dict[str, list[float]]] = {stage.name: {name: [] for name in ways} for stage in STAGES}
+    ways: dict[str, Stock] = {name: way(images) for name, way in cost.ways.items()}
+    seconds: dict[str, dict[str, list[float]]] = {stage.name: {name: [] for name in ways} for stage in cost.stages}
     for image in range(-1, options.images):  # the first one is for warming up and not counted
         for way in ways.values():
             way.begin()
-        for stage in STAGES:
+        for stage in cost.stages:
             images.expected = None
             with alone(options.lock):
                 for name in reversed(ways) if image % 2 else ways:
                     start = clock()
                     found = ways[name](stage)
                     taken = clock() - start
-                    maskdiffusion.verify(images, name, found)
+                    cost.verify(images, name, found)
                     if image >= 0:
                         seconds[stage.name][name].append(taken)
             latest = ", ".join(f"{name} {taken[-1]:.2f} s" for name, taken in seconds[stage.name].items() if taken)
@@ -110,48 +108,52 @@ def extra_seconds(seconds: dict[str, dict[str, list[float]]], name: str, stage: 
     return statistics.median(ours - stock for ours, stock in zip(taken[name], taken["stock"], strict=True))
 
 
-def summary(seconds: dict[str, dict[str, list[float]]], peaks: dict[str, int]) -> dict[str, Any]:
+def summary(cost: ImageCost, seconds: dict[str, dict[str, list[float]]], peaks: dict[str, int]) -> dict[str, Any]:
     """What a whole image costs.
 
     Args:
         seconds: Of ``seconds_by_stage``.
-        peaks: Bytes by way, at ``MEMORY_STAGE``; empty if not measured.
+        peaks: Bytes by way, at ``memory_stage``; empty if not measured.
 
     Returns:
         stock_s: seconds of all passes of a stock image; extra_s by way; extra_share of the default; less_time and
-        less_memory, how many times as much eager adds as weft does for the same work, None where weft adds nothing
-        that can be measured.
+        less_memory, how many times as much ``against`` adds as weft does for the same work, None where weft adds
+        nothing that can be measured.
     """
-    stock = sum(stage.count * statistics.median(seconds[stage.name]["stock"]) for stage in STAGES)
-    extra = {name: sum(stage.count * extra_seconds(seconds, name, stage) for stage in STAGES) for name in BESIDE}
+    stock = sum(stage.count * statistics.median(seconds[stage.name]["stock"]) for stage in cost.stages)
+    extra = {
+        name: sum(stage.count * extra_seconds(seconds, name, stage) for stage in cost.stages) for name in cost.beside
+    }
     found: dict[str, Any] = {
         "stock_s": stock,
         "extra_s": extra,
-        "extra_share": extra["default"] / stock,
-        "less_time": extra["eager"] / extra["weft"] if extra["weft"] > 0 else None,
+        "extra_share": extra[cost.default] / stock,
+        "less_time": extra[cost.against] / extra[cost.ours] if extra[cost.ours] > 0 else None,
     }
     if peaks:
         more = {name: peaks[name] - peaks["stock"] for name in extra}
         found["extra_bytes"] = more
-        found["less_memory"] = more["eager"] / more["weft"] if more["weft"] > 0 else None
+        found["less_memory"] = more[cost.against] / more[cost.ours] if more[cost.ours] > 0 else None
     return found
 
 
-def text(seconds: dict[str, dict[str, list[float]]], whole: dict[str, Any]) -> str:
+def text(cost: ImageCost, seconds: dict[str, dict[str, list[float]]], whole: dict[str, Any]) -> str:
     """The stages as a table, and the figures with what they should be."""
-    rows = [f"{'stage':<10}{'of 50':>6}{'stock, s':>10}" + "".join(f"{name + ' adds':>14}" for name in BESIDE)]
-    for stage in STAGES:
+    rows = [f"{'stage':<10}{'of 50':>6}{'stock, s':>10}" + "".join(f"{name + ' adds':>16}" for name in cost.beside)]
+    for stage in cost.stages:
         stock = statistics.median(seconds[stage.name]["stock"])
-        added = "".join(f"{extra_seconds(seconds, name, stage):>+14.3f}" for name in BESIDE)
+        added = "".join(f"{extra_seconds(seconds, name, stage):>+16.3f}" for name in cost.beside)
         rows.append(f"{stage.name:<10}{stage.count:>6}{stock:>10.3f}{added}  {stage.does}")
-    added = ", ".join(f"{name} {more:+.2f} s" for name, more in whole["extra_s"].items())
+    shares = {name: more / whole["stock_s"] for name, more in whole["extra_s"].items()}
+    added = ", ".join(f"{name} {whole['extra_s'][name]:+.2f} s ({share:+.1%})" for name, share in shares.items())
     rows.append(f"an image: stock {whole['stock_s']:.1f} s, {added}")
-    rows.append(f"  extra time of the default {whole['extra_share']:.2%} of stock (at most {EXTRA_TIME_SHARE:.0%})")
-    rows.append(f"  {_times(whole['less_time'])} less extra time than eager (at least {LESS_TIME:.0f}x)")
+    rows.append(f"  extra time of {cost.default} {whole['extra_share']:.2%} of stock (at most {cost.share:.0%})")
+    rows.append(f"  {_times(whole['less_time'])} less extra time than {cost.against} (at least {cost.less_time:.0f}x)")
     if "extra_bytes" in whole:
         sizes = {name: f"{size / 2**20:+.1f} MiB" for name, size in whole["extra_bytes"].items()}
         rows.append("  memory beyond stock's peak: " + ", ".join(f"{name} {size}" for name, size in sizes.items()))
-        rows.append(f"  {_times(whole['less_memory'])} less extra memory than eager (at least {LESS_MEMORY:.0f}x)")
+        less = _times(whole["less_memory"])
+        rows.append(f"  {less} less extra memory than {cost.against} (at least {cost.less_memory:.0f}x)")
     return "\n".join(rows)
 
 
@@ -164,30 +166,31 @@ def main() -> None:
     if options.clock == "cpu" and options.threads != 1:
         # threads that wait for one another count as busy
         sys.exit(f"benchmarks: `clock` cpu needs `threads` 1; got {options.threads}")
-    if options.gate and not passes_gate(maskdiffusion.BENCHMARK):
-        sys.exit("benchmarks: the tests of maskdiffusion fail, so its speed means nothing; --no-gate shows it anyway")
+    cost = COSTS[options.method]
+    if options.gate and not passes_gate(registry.load(cost.name)):
+        sys.exit(f"benchmarks: the tests of {cost.name} fail, so its speed means nothing; --no-gate shows it anyway")
     torch.set_num_threads(options.threads)
     peaks: dict[str, int] = {}
     if options.memory:
-        for name in WAYS:
-            arguments = ("maskdiffusion", options.shape, options.dtype, MEMORY_STAGE, (name,), options.threads)
+        for name in cost.ways:
+            arguments = (cost.name, options.shape, options.dtype, cost.memory_stage, (name,), options.threads)
             peaks |= memory.measure(*arguments)
-    seconds = seconds_by_stage(options)
-    whole = summary(seconds, peaks)
-    print(text(seconds, whole))
+    seconds = seconds_by_stage(cost, options)
+    whole = summary(cost, seconds, peaks)
+    print(text(cost, seconds, whole))
     if options.out != "-":
         where = circumstances(options.threads, "benchmarks.image_cost")
         around = {"run": uuid.uuid4().hex[:12], "gate": options.gate, **where}
         line = {
-            "op": "maskdiffusion",
+            "op": cost.name,
             "shape": options.shape,
             "dtype": options.dtype,
             "steps": STEPS,
             "clock": options.clock,
         }
         line |= {"seconds": seconds, "peak_bytes": peaks, **whole, **around}
-        write([json.loads(json.dumps(line))], "maskdiffusion_cost", options.out)
-        print(f"written to {results_path('maskdiffusion_cost', options.out)}")
+        write([json.loads(json.dumps(line))], f"{cost.name}_cost", options.out)
+        print(f"written to {results_path(f'{cost.name}_cost', options.out)}")
 
 
 if __name__ == "__main__":

@@ -118,6 +118,7 @@ OPS = {
     "lowrank_linear": "benchmarks.cases.lowrank_linear",
     "regions": "benchmarks.cases.regions",
     "maskdiffusion": "benchmarks.cases.maskdiffusion",
+    "localized_residuals": "benchmarks.cases.localized_residuals",
 }
 
 

@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_stages_are_an_image_of_50_steps() -> None:
-    from benchmarks.cases.maskdiffusion import STAGES, STEPS
+    from benchmarks.cases.denoiser import STEPS
+    from benchmarks.cases.maskdiffusion import STAGES
 
     scheduler = DDIMScheduler(steps_offset=1)
     scheduler.set_timesteps(STEPS)
@@ -28,7 +29,7 @@ def test_stages_are_an_image_of_50_steps() -> None:
 
 
 def test_summary() -> None:
-    from benchmarks.cases.maskdiffusion import STAGES
+    from benchmarks.cases.maskdiffusion import COST, STAGES
     from benchmarks.image_cost import summary, text
 
     # every stock pass takes 2 s, the middle one of three images; weft adds 0.1 s and eager 0.5 s to each of the
@@ -39,7 +40,7 @@ def test_summary() -> None:
         released, default = stage.index < 15, stage.index < 25
         added = {"stock": 0.0, "weft": 0.1 * released, "default": 0.1 * default, "eager": 0.5 * released}
         seconds[stage.name] = {name: [taken + more for taken in stock] for name, more in added.items()}
-    whole = summary(seconds, {"stock": 100, "weft": 110, "default": 120, "eager": 300})
+    whole = summary(COST, seconds, {"stock": 100, "weft": 110, "default": 120, "eager": 300})
     assert whole["stock_s"] == pytest.approx(100.0)
     assert whole["extra_s"] == {
         "weft": pytest.approx(1.5),
@@ -48,34 +49,45 @@ def test_summary() -> None:
     }
     assert whole["extra_share"] == pytest.approx(0.025) and whole["less_time"] == pytest.approx(5.0)
     assert whole["extra_bytes"] == {"weft": 10, "default": 20, "eager": 200} and whole["less_memory"] == 20.0
-    assert "extra time of the default 2.50% of stock (at most 5%)" in text(seconds, whole)
-    nothing = summary(seconds, {"stock": 100, "weft": 100, "default": 100, "eager": 300})
-    assert nothing["less_memory"] is None and "beyond measure less extra memory" in text(seconds, nothing)
+    assert "extra time of default 2.50% of stock (at most 5%)" in text(COST, seconds, whole)
+    nothing = summary(COST, seconds, {"stock": 100, "weft": 100, "default": 100, "eager": 300})
+    assert nothing["less_memory"] is None and "beyond measure less extra memory" in text(COST, seconds, nothing)
 
 
 def test_another_noise_is_refused() -> None:
-    from benchmarks.cases.maskdiffusion import Images, verify
+    from benchmarks.cases.denoiser import Images
+    from benchmarks.cases.maskdiffusion import COST
 
     found = torch.randn(2, 4, 8, 8)
     images = Images(found, {}, {}, torch.float32, {})
-    verify(images, "weft", found)
-    verify(images, "stock", found + 1)
+    COST.verify(images, "weft", found)
+    COST.verify(images, "stock", found + 1)
     with pytest.raises(AssertionError, match="eager: is off by"):
-        verify(images, "eager", found * 1.01)
+        COST.verify(images, "eager", found * 1.01)
     with pytest.raises(AssertionError, match="not finite"):
-        verify(images, "stock", found / 0)
+        COST.verify(images, "stock", found / 0)
 
 
 @pytest.mark.serial
 @pytest.mark.slow
-def test_a_tiny_image(tmp_path: Path) -> None:
-    quickly = ("--shape", "tiny", "--images", "1", "--threads", "1", "--clock", "cpu", "--no-gate")
+@pytest.mark.parametrize(
+    ("method", "shape", "against"),
+    [
+        ("maskdiffusion", "tiny", "eager"),
+        ("localized_residuals", "tiny", "blend"),
+        ("localized_residuals", "tiny_xl", "blend"),
+    ],
+)
+def test_a_tiny_image(method: str, shape: str, against: str, tmp_path: Path) -> None:
+    from benchmarks.image_cost import COSTS
+
+    quickly = ("--method", method, "--shape", shape, "--images", "1", "--threads", "1", "--clock", "cpu", "--no-gate")
     command = [sys.executable, "-m", "benchmarks.image_cost", *quickly, "--out", str(tmp_path)]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "less extra memory than eager" in ran.stdout
-    (path,) = tmp_path.glob("maskdiffusion_cost_*.jsonl")
+    assert f"less extra memory than {against}" in ran.stdout
+    (path,) = tmp_path.glob(f"{method}_cost_*.jsonl")
     (line,) = map(json.loads, path.read_text().splitlines())
-    assert set(line["peak_bytes"]) == {"weft", "default", "stock", "eager"}
+    assert set(line["peak_bytes"]) == set(COSTS[method].ways)
     assert all(len(samples) == 1 for by_way in line["seconds"].values() for samples in by_way.values())
-    assert "benchmarks.image_cost --shape tiny" in line["command"]
+    assert f"benchmarks.image_cost --method {method}" in line["command"]

@@ -11,13 +11,13 @@ import pytest
 import tiny_pipelines as tiny
 import torch
 from concepts import BLUE, POSITIONS, PROMPT, RED, draw, residual_for
-from lag_eager import eager_lag
 from PIL import Image
 from torch import Tensor
 
 import weft
 from weft.attach.base_model import base_model
 from weft.attach.projections import GatedProjection
+from weft.testing.lag_eager import eager_lag
 
 
 @pytest.fixture(params=["sd1", "sd2", "sdxl"])
@@ -28,7 +28,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 def test_equals_an_eager_restatement(kind: str, tmp_path: Path) -> None:
     pipe = tiny.build(kind, tmp_path).to(torch.float64)
     residual = residual_for(pipe)
-    with eager_lag(pipe, [residual], [[POSITIONS[RED]]]):
+    with eager_lag(pipe.unet, [(residual.down, residual.up)], [[POSITIONS[RED]]]):
         expected = tiny.generate(pipe, kind, PROMPT, output_type="latent")
     stock = tiny.generate(pipe, kind, PROMPT, output_type="latent")
     assert (expected - stock).abs().max() > 0.05
@@ -42,7 +42,8 @@ def test_two_concepts_and_images_that_name_one_each(cfg: str, tmp_path: Path) ->
     residuals = [residual_for(pipe, RED), residual_for(pipe, BLUE, rank=2)]
     prompts = [PROMPT, "a blue square", "a red ball"]  # of the last one the identifier alone
     positions = [[POSITIONS[RED], POSITIONS[BLUE]], [(), (2, 3)], [(2,), ()]]
-    with eager_lag(pipe, residuals, positions, conditional_only=cfg == "conditional"):
+    factors = [(residual.down, residual.up) for residual in residuals]
+    with eager_lag(pipe.unet, factors, positions, conditional_only=cfg == "conditional"):
         expected = tiny.generate(pipe, "sd1", prompts, output_type="latent")
     control = weft.LocalizedResiduals(residuals, cfg=cfg)
     torch.testing.assert_close(draw(pipe, control, prompt=prompts), expected, atol=1e-9, rtol=0)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-import weft
+Factors = tuple[Mapping[str, Tensor], Mapping[str, Tensor]]  # down [r, m] and up [m, r] of every layer
 
 
 class _Recorder:
@@ -36,8 +37,8 @@ def median_mask(values: Tensor) -> Tensor:
 
 @contextmanager
 def eager_lag(
-    pipe: Any,
-    residuals: Sequence[weft.Residual],
+    unet: Any,
+    concepts: Sequence[Factors],
     positions: Sequence[Sequence[Sequence[int]]],
     conditional_only: bool = False,
 ) -> Iterator[None]:
@@ -46,30 +47,32 @@ def eager_lag(
     Args:
         positions: Of each concept's tokens in the prompt of each image, [images][concepts].
     """
-    unet, before, hooks = pipe.unet, dict(pipe.unet.attn_processors), []
+    before, hooks = dict(unet.attn_processors), []
     kept: dict[str, list[Tensor]] = defaultdict(list)  # block -> what its layers saw in this pass
 
     def blend(name: str) -> Any:
+        weight = unet.get_submodule(f"{name}.proj_out").weight
+        changes = [up[f"{name}.proj_out"].to(weight) @ down[f"{name}.proj_out"].to(weight) for down, up in concepts]
+        merged = [weight + change.view_as(weight) for change in changes]
+        project = F.linear if weight.ndim == 2 else F.conv2d
+
         def hook(module: Any, args: tuple[Tensor], plain: Tensor) -> Tensor:
             maps = torch.stack(kept[name]).mean(0)[len(positions) :]  # rows with the prompt come second
             kept[name].clear()
-            masks = torch.zeros(len(maps), maps.shape[1], len(residuals), dtype=maps.dtype)
-            for image, concepts in enumerate(positions):
-                columns = {k: maps[image][:, list(places)].sum(1) for k, places in enumerate(concepts) if places}
+            masks = torch.zeros(len(maps), maps.shape[1], len(concepts), dtype=maps.dtype)
+            for image, named in enumerate(positions):
+                columns = {k: maps[image][:, list(places)].sum(1) for k, places in enumerate(named) if places}
                 scaled = {k: (column - column.min()) / (column.max() - column.min()) for k, column in columns.items()}
                 for k, column in columns.items():
                     beaten = [scaled[k] > x if other < k else scaled[k] >= x for other, x in scaled.items()]
                     masks[image, :, k] = median_mask(column) & torch.stack(beaten).all(0)
             rows = torch.cat([torch.zeros_like(masks) if conditional_only else masks, masks])
-            out, weight = plain, module.weight
-            for k, residual in enumerate(residuals):
-                change = residual.up[f"{name}.proj_out"].to(weight) @ residual.down[f"{name}.proj_out"].to(weight)
-                changed = torch.nn.functional.linear if weight.ndim == 2 else torch.nn.functional.conv2d
-                other = changed(args[0], weight + change.view_as(weight), module.bias)
+            out = plain
+            for k, changed in enumerate(merged):
                 mask = rows[..., k : k + 1]
                 if plain.ndim == 4:
                     mask = mask.transpose(1, 2).unflatten(2, plain.shape[2:])
-                out = out + mask * (other - plain)
+                out = out + mask * (project(args[0], changed, module.bias) - plain)
             return out
 
         return hook
