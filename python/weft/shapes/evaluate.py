@@ -29,6 +29,7 @@ class EvaluateConfig:
     rendered_scenes: int = 5000
     decoded_scenes: int = 1000
     steps: int = 25  # of the model's own sampler
+    max_sequence_length: int | None = None  # of sd3: how many zeros stand for T5; None: the pipeline's own 256
     batch_size: int = 32
     seed: int = 1000
     device: str = "cpu"
@@ -61,7 +62,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             ),
         }
 
-        sampling = {"steps": config.steps, "batch_size": config.batch_size, "report": report}
+        sampling: dict[str, Any] = {"steps": config.steps, "batch_size": config.batch_size, "report": report}
+        if config.max_sequence_length is not None:
+            sampling["max_sequence_length"] = config.max_sequence_length
         progress.set_description("guidance")
         sweep = {}
         for scale in config.guidance if sweeps else ():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,8 +89,9 @@ def generate(
     steps: int = 25,
     seed: int = 0,
     batch_size: int = 32,
+    **options: Any,
 ) -> Iterator[np.ndarray]:
-    """One image a prompt, [64, 64, 3] float32 in [0, 1].
+    """One image a prompt, [64, 64, 3] float32 in [0, 1]; ``options`` are further arguments of the pipeline's call.
 
     Image i starts from noise that only depends on ``seed`` and i, so two runs can be compared image by image.
     """
@@ -102,6 +104,7 @@ def generate(
             guidance_scale=guidance,
             generator=generators,
             output_type="np",
+            **options,
         ).images
 
 
@@ -113,10 +116,12 @@ def quality(
     seed: int = 0,
     batch_size: int = 32,
     report: Report = lambda images: None,
+    **options: Any,
 ) -> Quality:
-    """Generate one image a prompt and score all of them."""
+    """Generate one image a prompt, as ``generate`` does, and score all of them."""
     scores = []
-    for prompt, image in zip(prompts, generate(pipe, prompts, guidance, steps, seed, batch_size), strict=True):
+    images = generate(pipe, prompts, guidance, steps, seed, batch_size, **options)
+    for prompt, image in zip(prompts, images, strict=True):
         scores.append(score(prompt, image))
         report(1)
     return Quality.of(scores)
