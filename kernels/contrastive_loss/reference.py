@@ -14,7 +14,7 @@ from torch import Tensor
 # lines of ``row_ids`` and ``column_ids``
 POSITIVE, EXCLUDED, CLASS = range(3)
 # lines of the statistics of a segment
-LSE, COUNT, TOTAL = range(3)
+MAX, SUM, COUNT, TOTAL = range(4)
 
 
 class Segment(NamedTuple):
@@ -80,11 +80,13 @@ def loss_of(segments: list[Segment], statistics: list[Tensor]) -> Tensor:
 
 
 def segment_statistics(rows: Tensor, segment: Segment) -> Tensor:
-    """Of each row, and of each column where these are rows, too: lse, number of positives, sum of their logits.
+    """Of each row, and of each column where these are rows, too, what its loss and its gradient need.
 
     Returns:
-        [3, R] or [3, R + K], fp32 (fp64 for fp64 input). lse is +inf where there is no positive: exp(s - lse), the
-        probability of a pair there, is then 0, as its gradient is.
+        [4, R] or [4, R + K], fp32 (fp64 for fp64 input). MAX, the largest admissible logit (0 where all are
+        known to be small), and SUM, that of exp(s - MAX) over the admissible pairs: together the log-sum-exp, but with no digits lost where logits
+        are large. COUNT of the positives, and the TOTAL of their logits. Where there is no positive MAX is +inf and
+        SUM 1: exp(s - MAX) / SUM, the probability of a pair there, is then 0, as its gradient is.
     """
     wide = torch.promote_types(rows.dtype, torch.float32)
     logits = rows.to(wide) @ segment.columns.to(wide).T / segment.temperature  # [R, K]
@@ -109,18 +111,18 @@ def pairs_of(segment: Segment) -> tuple[Tensor, Tensor]:
 
 
 def pair_weights(segment: Segment, statistics: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """Of each direction: what a line's probabilities count in the loss, and what each of its positives does.
+    """Of each direction: what exp(s - MAX) of a line's pairs weighs in the gradient, and what its positives do.
 
-    With the first as w and the second as v, dL/ds_ik = w_i exp(s_ik - lse_i) - v_i [k is a positive of i], and the
+    With the first as w and the second as v, dL/ds_ik = w_i exp(s_ik - MAX_i) - v_i [k is a positive of i], and the
     same of the columns added where they are rows, too.
     """
     directions = _directions(segment, statistics)
     shares, each = [], []
-    for lse_count_total in directions:
-        count = lse_count_total[COUNT]
+    for found in directions:
+        count = found[COUNT]
         share = (count > 0).to(count.dtype)
         share = share * (segment.weight / len(directions)) / share.sum().clamp_min(1)
-        shares.append(share)
+        shares.append(share / found[SUM])
         each.append(share / count.clamp_min(1))
     return shares, each
 
@@ -134,13 +136,18 @@ def _statistics(logits: Tensor, positive: Tensor, admissible: Tensor) -> Tensor:
     count = positive.sum(1)
     counts = count > 0
     # of a line that does not count nothing is hidden, so that none is empty and no gradient NaN
-    lse = logits.masked_fill(~admissible & counts[:, None], -torch.inf).logsumexp(1)
-    lse = torch.where(counts, lse, torch.inf)
-    return torch.stack([lse, count.to(logits.dtype), logits.masked_fill(~positive, 0).sum(1)])
+    seen = logits.masked_fill(~admissible & counts[:, None], -torch.inf)
+    largest = seen.amax(1)
+    sums = (seen - largest[:, None]).exp().sum(1)
+    total = logits.masked_fill(~positive, 0).sum(1)
+    largest, sums = torch.where(counts, largest, torch.inf), torch.where(counts, sums, 1)
+    return torch.stack([largest, sums, count.to(logits.dtype), total])
 
 
 def _mean_loss(statistics: Tensor) -> Tensor:
     count = statistics[COUNT]
     counts = count > 0
-    losses = torch.where(counts, statistics[LSE] - statistics[TOTAL] / count.clamp_min(1), 0)
+    # in this order, since the first two may be large and equal
+    losses = statistics[MAX] - statistics[TOTAL] / count.clamp_min(1) + statistics[SUM].log()
+    losses = torch.where(counts, losses, 0)
     return losses.sum() / counts.sum().clamp_min(1)

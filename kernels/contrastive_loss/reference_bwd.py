@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .reference import LSE, Segment, pair_weights, pairs_of
+from .reference import MAX, Segment, pair_weights, pairs_of
 
 
 class Wanted(NamedTuple):
@@ -23,7 +23,7 @@ def contrastive_loss_backward_reference(
 ) -> tuple[Tensor, list[Tensor], Tensor]:
     """Gradients of what ``contrastive_loss_reference`` takes, for the gradient ``dloss`` at the loss.
 
-        G  = w_i exp(s_ik - lse_i) - v_i [positive] + the same of the columns        (``pair_weights``)
+        G  = w_i exp(s_ik - MAX_i) - v_i [positive] + the same of the columns        (``pair_weights``)
         dA = G C / T        dC = G^T A / T        dT = - sum of G * s / T
 
     Args:
@@ -57,9 +57,9 @@ def _pair_gradients(logits: Tensor, segment: Segment, statistics: Tensor) -> Ten
     positive, admissible = pairs_of(segment)
     shares, each = pair_weights(segment, statistics)
     rows = logits.shape[0]
-    g = shares[0][:, None] * (logits - statistics[LSE, :rows, None]).exp()
+    g = shares[0][:, None] * (logits - statistics[MAX, :rows, None]).exp()
     v = each[0][:, None].expand(g.shape)
     if segment.symmetric:
-        g = g + shares[1] * (logits - statistics[LSE, rows:]).exp()
+        g = g + shares[1] * (logits - statistics[MAX, rows:]).exp()
         v = v + each[1]
     return g.masked_fill(~admissible, 0) - v.masked_fill(~positive, 0)

@@ -16,8 +16,9 @@ from weft.kernels.contrastive_loss.reference import (
     CLASS,
     COUNT,
     EXCLUDED,
-    LSE,
+    MAX,
     POSITIVE,
+    SUM,
     TOTAL,
     Segment,
     pair_weights,
@@ -42,20 +43,19 @@ def contrastive_loss_fwd_cpu(rows: Tensor, segments: list[Segment]) -> list[Tens
     """Statistics of each segment, as ``segment_statistics`` gives them."""
     wide = torch.promote_types(rows.dtype, torch.float32)
     tiled = [_Tiled.of(rows, segment) for segment in segments]
-    # lse holds sums of exponentials until the end where these need no maximum
-    statistics = [torch.zeros(3, segment.counted, dtype=wide) for segment in segments]
+    statistics = [torch.zeros(4, segment.counted, dtype=wide) for segment in segments]
     for segment, found in zip(tiled, statistics, strict=True):
         if not segment.bounded:
-            found[LSE] = -torch.inf
+            # finite, so that it can be subtracted from itself
+            found[MAX] = torch.finfo(wide).min
     for i in _tiles(rows.shape[0]):
         for segment, found in zip(tiled, statistics, strict=True):
             a = segment.scaled_rows(rows, i)
             for k in _tiles(segment.columns.shape[0]):
                 segment.add_tile(found, a, i, k)
-    for segment, found in zip(tiled, statistics, strict=True):
-        if segment.bounded:
-            found[LSE].log_()
-        found[LSE].masked_fill_(found[COUNT] == 0, torch.inf)
+    for found in statistics:
+        found[MAX].masked_fill_(found[COUNT] == 0, torch.inf)
+        found[SUM].masked_fill_(found[COUNT] == 0, 1)
     return statistics
 
 
@@ -105,22 +105,22 @@ def _tiles(length: int) -> Iterator[Range]:
 
 @dataclass(frozen=True, eq=False)
 class _Weights:
-    """What probabilities and positives weigh, by row and, where the columns are rows too, by column.
+    """What exponentials and positives weigh, by row and, where the columns are rows too, by column.
 
     Attributes:
         shares, each: As ``pair_weights`` gives them.
-        lse: Of rows, and of columns.
+        largest: MAX of rows, and of columns.
     """
 
     shares: list[Tensor]
     each: list[Tensor]
-    lse: list[Tensor]
+    largest: list[Tensor]
 
     @classmethod
     def of(cls, segment: Segment, statistics: Tensor) -> _Weights:
         rows = segment.row_ids.shape[1]
-        lse = [statistics[LSE, :rows], statistics[LSE, rows:]] if segment.symmetric else [statistics[LSE]]
-        return cls(*pair_weights(segment, statistics), lse)
+        largest = [statistics[MAX, :rows], statistics[MAX, rows:]] if segment.symmetric else [statistics[MAX]]
+        return cls(*pair_weights(segment, statistics), largest)
 
 
 class _Tiled:
@@ -170,9 +170,12 @@ class _Tiled:
             s.exp_()
         for found, axis in directions:
             if self.bounded:
-                found[LSE] += s.sum(axis)
+                found[SUM] += s.sum(axis)
             else:
-                torch.logaddexp(found[LSE], s.logsumexp(axis), out=found[LSE])
+                largest = torch.maximum(found[MAX], s.amax(axis))
+                found[SUM] *= (found[MAX] - largest).exp_()
+                found[SUM] += (s - largest.unsqueeze(axis)).exp_().sum(axis)
+                found[MAX] = largest
 
     def gradient_tile(self, weights: _Weights, a: Tensor, c: Tensor, i: Range, k: Range) -> Tensor:
         """G of one tile, without what arrives from behind; valid until the next."""
@@ -182,18 +185,18 @@ class _Tiled:
             s.masked_fill_(hidden, -torch.inf)
         ranges = (slice(*i), slice(*k))
         by_line = [[x[part] for x, part in zip(of, ranges, strict=False)] for of in (weights.shares, weights.each)]
-        lse = [x[part] for x, part in zip(weights.lse, ranges, strict=False)]
-        g = self._weighted_probabilities(s, by_line[0], lse)
+        largest = [x[part] for x, part in zip(weights.largest, ranges, strict=False)]
+        g = self._weighted_exponentials(s, by_line[0], largest)
         if positive is not None:
             g -= _outer_sum(by_line[1]).masked_fill(~positive, 0)
         return g
 
-    def _weighted_probabilities(self, s: Tensor, shares: list[Tensor], lse: list[Tensor]) -> Tensor:
+    def _weighted_exponentials(self, s: Tensor, shares: list[Tensor], largest: list[Tensor]) -> Tensor:
         if self.bounded:
-            factors = [share * (-x).exp() for share, x in zip(shares, lse, strict=True)]
-            return s.exp_().mul_(_outer_sum(factors))
-        of_columns = (s - lse[1]).exp_().mul_(shares[1]) if self.symmetric else None
-        of_rows = s.sub_(lse[0][:, None]).exp_().mul_(shares[0][:, None])
+            # MAX is 0, or +inf where a line does not count and its share is 0
+            return s.exp_().mul_(_outer_sum(shares))
+        of_columns = (s - largest[1]).exp_().mul_(shares[1]) if self.symmetric else None
+        of_rows = s.sub_(largest[0][:, None]).exp_().mul_(shares[0][:, None])
         return of_rows if of_columns is None else of_rows.add_(of_columns)
 
     def _logits(self, a: Tensor, c: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ def contrastive_loss(
         two kinds at once   contrastive_loss(fake, [Columns(fake, pairs, "self", temperature=0.5, weight=0.2),
                                                     Columns(real, temperature=0.1)])
 
-    No matrix of logits is formed but by ``reference``: forward keeps one number a row (and a column, where symmetric),
+    No matrix of logits is formed but by ``reference``: forward keeps four numbers a row, and a column where symmetric,
     backward makes the products again. Nothing is dropped, however small its probability. Logits that are already
     there, few as those of ``bounded_logit``, want torch.nn.functional.cross_entropy.
 
@@ -114,14 +114,14 @@ def contrastive_loss(
 
 
 def _normalized(rows: Tensor, segments: list[Columns]) -> tuple[Tensor, list[Columns]]:
-    """Everything at length 1; a tensor that occurs twice is normalised once."""
-    wide = torch.promote_types(rows.dtype, torch.float32)
-    # by identity, since tensors compare by value
-    done: dict[int, Tensor] = {}
-    for x in (rows, *(segment.values for segment in segments)):
-        if id(x) not in done:
-            done[id(x)] = F.normalize(x.to(wide), dim=1).to(x.dtype)
-    return done[id(rows)], [replace(segment, values=done[id(segment.values)]) for segment in segments]
+    """Everything at length 1; rows that are columns, too, are normalised once."""
+    unit = _unit(rows)
+    return unit, [replace(one, values=unit if one.values is rows else _unit(one.values)) for one in segments]
+
+
+def _unit(x: Tensor) -> Tensor:
+    wide = torch.promote_types(x.dtype, torch.float32)
+    return F.normalize(x.to(wide), dim=1).to(x.dtype)
 
 
 def _contrast(rows: Tensor, columns: list[Columns], backend: str | None) -> Tensor:
@@ -199,7 +199,7 @@ def _contrastive_loss_operator(rows, *rest):  # type: ignore[no-untyped-def]
 @_contrastive_loss_operator.register_fake
 def _(rows, columns, temperatures, row_ids, column_ids, excludes, has_classes, symmetric, *rest):  # type: ignore[no-untyped-def]
     lengths = [len(rows) + (len(c) if both else 0) for c, both in zip(columns, symmetric, strict=True)]
-    return temperatures.new_empty(()), [temperatures.new_empty(3, length) for length in lengths]
+    return temperatures.new_empty(()), [temperatures.new_empty(4, length) for length in lengths]
 
 
 @torch.library.custom_op(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from weft.testing.attention_eager import attention_eager
 from weft.testing.attention_inputs import LAYOUTS, READOUTS, AttentionCase, AttentionInputs, make_attention_inputs
 from weft.testing.contrastive_loss_inputs import (
-    EXCLUSIONS,
     FEATURE_LAYOUTS,
     FEATURES,
+    PAIR_EXCLUSIONS,
     PAIRS,
     ContrastiveCase,
     ContrastiveInputs,
@@ -32,16 +32,18 @@ from weft.testing.oracles import (
     error_budget,
     relative_l2,
 )
+from weft.testing.pairwise_error_inputs import PAIR_LAYOUTS, make_pairs, pairwise_error_eager
 from weft.testing.regions_inputs import GateCase, RegionSearch
 
 __all__ = [
     "ADDENDS",
-    "EXCLUSIONS",
     "FEATURES",
     "FEATURE_LAYOUTS",
     "GATES",
     "LAYOUTS",
     "PAIRS",
+    "PAIR_EXCLUSIONS",
+    "PAIR_LAYOUTS",
     "READOUTS",
     "WEIGHTS",
     "X_LAYOUTS",
@@ -64,5 +66,7 @@ __all__ = [
     "make_attention_inputs",
     "make_contrastive_inputs",
     "make_lowrank_inputs",
+    "make_pairs",
+    "pairwise_error_eager",
     "relative_l2",
 ]

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 PAIRS = ("diagonal", "views", "groups", "few_groups", "none_for_some")
-EXCLUSIONS = ("none", "self", "ids", "almost_everything")
+PAIR_EXCLUSIONS = ("none", "self", "ids", "almost_everything")
 FEATURES = ("normal", "collapsed", "equal", "spread")
 FEATURE_LAYOUTS = ("contiguous", "transposed", "sliced", "expanded")
 
@@ -29,7 +29,7 @@ class ContrastiveCase:
             vectors so long that most probabilities are 0 in fp32.
         layout: One of ``FEATURE_LAYOUTS``: of the rows; the last has one row for all, with stride 0.
         pairs: One of ``PAIRS``: which are positive; the last leaves rows and columns without any.
-        exclude: One of ``EXCLUSIONS``.
+        exclude: One of ``PAIR_EXCLUSIONS``.
         classes: Whether negatives of the same class are left out.
         temperature: T.
         symmetric: Whether columns are rows, too.

@@ -6,6 +6,13 @@ import torch
 from hypothesis import strategies as st
 
 from weft.testing.attention_inputs import LAYOUTS, READOUTS, TABLE_NAMES, AttentionCase
+from weft.testing.contrastive_loss_inputs import (
+    FEATURE_LAYOUTS,
+    FEATURES,
+    PAIR_EXCLUSIONS,
+    PAIRS,
+    ContrastiveCase,
+)
 from weft.testing.lowrank_linear_inputs import ADDENDS, GATES, WEIGHTS, X_LAYOUTS, LowrankCase
 from weft.testing.regions_inputs import GateCase, RegionSearch
 
@@ -118,4 +125,27 @@ def gate_cases(most_cells: int = 70, most_concepts: int = 5) -> st.SearchStrateg
         repeats=st.integers(1, 3),
         idle=st.booleans(),
         seed=st.integers(0, 2**20),
+    )
+
+
+@st.composite
+def contrastive_cases(
+    draw: st.DrawFn,
+    dtypes: tuple[torch.dtype, ...] = (torch.float32,),
+    sizes: tuple[int, ...] = (1, 2, 3, 7, 8, 9, 16, 17, 31, 33, 50),
+    widths: tuple[int, ...] = (1, 2, 5, 16, 17, 40),
+) -> ContrastiveCase:
+    """Any loss of the contract: every relation of pairs, collapsed and far-apart features, one way and both."""
+    return ContrastiveCase(
+        rows=draw(st.sampled_from(sizes)),
+        columns=draw(st.sampled_from(sizes)),
+        width=draw(st.sampled_from(widths)),
+        dtype=draw(st.sampled_from(dtypes)),
+        features=draw(st.sampled_from(FEATURES)),
+        layout=draw(st.sampled_from(FEATURE_LAYOUTS)),
+        pairs=draw(st.sampled_from(PAIRS)),
+        exclude=draw(st.sampled_from(PAIR_EXCLUSIONS)),
+        classes=draw(st.booleans()),
+        temperature=draw(st.sampled_from((0.01, 0.07, 0.5, 5.0))),
+        symmetric=draw(st.booleans()),
     )
