@@ -19,6 +19,7 @@ from weft.ops import Edit
 
 if TYPE_CHECKING:
     from weft.attach.base_model import BaseModel
+    from weft.attach.extra_text import ExtraText
     from weft.attach.projections import ProjectionInfo, ProjectionTerms
     from weft.attach.prompt import Prompt
 
@@ -118,6 +119,8 @@ class LayerRequest:
         sink: Takes the maps, [B, Nq, M] of all rows, as soon as the layer has them, in place of ``Control.read``
             after the pass: for what acts later in the same pass. It runs inside compiled regions, so it must be plain
             tensor code, without waiting for the device.
+        extra: Tokens that this cross-attention sees after the text; at most one control may add some to a layer. Edits
+            pass them over, and no read-out has them.
     """
 
     edit: Edit | None = None
@@ -125,6 +128,7 @@ class LayerRequest:
     key_labels: Tensor | None = None
     readout: Tensor | None = None
     sink: Callable[[Tensor], None] | None = None
+    extra: ExtraText | None = None
 
 
 class Control:

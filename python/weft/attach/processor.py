@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from weft.attach.control import Control, LayerInfo, LayerRequest
+from weft.attach.extra_text import PassedOver, append
 from weft.attach.text_cache import TextCache, project
 from weft.attach.unet import ProcessorRule
 from weft.ops import attention
@@ -32,12 +33,19 @@ class Plan:
         sources: The requests it was joined from, with their controls.
         columns: Per source the columns of ``request.readout`` that are its own; None when it reads nothing.
         is_read: Whether maps are kept for ``Control.read``: not where every source has a sink for them.
+        passed_over: The edit beside extra tokens; None where there is not both.
     """
 
     request: LayerRequest
     sources: tuple[tuple[Control, LayerRequest], ...]
     columns: tuple[slice | None, ...]
     is_read: bool
+    passed_over: PassedOver | None = None
+
+    @property
+    def needs_attention(self) -> bool:
+        """Whether attention itself is to do anything, not merely to see other keys."""
+        return self.request.edit is not None or self.request.readout is not None
 
     def joins(self, sources: Sequence[tuple[Control, LayerRequest]]) -> bool:
         """Whether it is the plan of exactly these requests."""
@@ -47,18 +55,15 @@ class Plan:
 
 
 def join(layer: LayerInfo, sources: Sequence[tuple[Control, LayerRequest]]) -> Plan:
-    """Make one request of several: at most one edit, read-outs side by side.
+    """Make one request of several: at most one edit, at most one with further tokens, read-outs side by side.
 
     Raises:
-        ValueError: Two controls edit this layer at once.
+        ValueError: Two controls edit this layer at once or add tokens to it, or one adds tokens to self-attention.
     """
-    editors = [(control, request) for control, request in sources if request.edit is not None]
-    if len(editors) > 1:
-        names = " and ".join(type(control).__name__ for control, _ in editors)
-        raise ValueError(
-            f"attach: one control at most may edit a layer at a step; {names} both edit {layer.name}; "
-            "give them different layers or steps"
-        )
+    editor = _only([source for source in sources if source[1].edit is not None], "edit", layer)
+    extra = _only([source for source in sources if source[1].extra is not None], "add tokens to", layer).extra
+    if extra is not None and not layer.is_cross:
+        raise ValueError(f"attach: tokens can be added to cross-attention alone; {layer.name} sees no text")
     columns: list[slice | None] = []
     readouts: list[Tensor] = []
     start = 0
@@ -71,15 +76,32 @@ def join(layer: LayerInfo, sources: Sequence[tuple[Control, LayerRequest]]) -> P
         start += request.readout.shape[2]
     batch = max((readout.shape[0] for readout in readouts), default=1)
     readout = torch.cat([r.expand(batch, -1, -1) for r in readouts], dim=2) if len(readouts) > 1 else None
-    editor = editors[0][1] if editors else LayerRequest()
+    readout = readouts[0] if len(readouts) == 1 else readout
+    passed_over = None
+    if extra is not None:
+        tokens = extra.bank.shape[1]
+        readout = None if readout is None else F.pad(readout, (0, 0, 0, tokens))
+        passed_over = None if editor.edit is None else PassedOver(editor.edit, editor.key_labels, tokens)
     joined = LayerRequest(
         edit=editor.edit,
         query_labels=editor.query_labels,
         key_labels=editor.key_labels,
-        readout=readouts[0] if len(readouts) == 1 else readout,
+        readout=readout,
+        extra=extra,
     )
     is_read = any(request.readout is not None and request.sink is None for _, request in sources)
-    return Plan(joined, tuple(sources), tuple(columns), is_read)
+    return Plan(joined, tuple(sources), tuple(columns), is_read, passed_over)
+
+
+def _only(sources: Sequence[tuple[Control, LayerRequest]], does: str, layer: LayerInfo) -> LayerRequest:
+    """The request of the one control that ``does`` something; an empty one where there is none."""
+    if len(sources) > 1:
+        names = " and ".join(type(control).__name__ for control, _ in sources)
+        raise ValueError(
+            f"attach: one control at most may {does} a layer at a step; {names} both {does} {layer.name}; "
+            "give them different layers or steps"
+        )
+    return sources[0][1] if sources else LayerRequest()
 
 
 class WeftAttnProcessor:
@@ -148,6 +170,11 @@ class WeftAttnProcessor:
             hidden_states = attn.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
 
         query, key, value = self._project(attn, hidden_states, encoder_hidden_states)
+        extra = 0 if plan is None or plan.request.extra is None else plan.request.extra.bank.shape[1]
+        if plan is not None and plan.request.extra is not None:
+            cache = self._cache if keeps_text else None
+            more = plan.request.extra.project(self.layer.name, attn, self._rule.fused, cache)
+            key, value = append(key, more[0]), append(value, more[1])
         samples = key.shape[0]
         query, key, value = (x.view(samples, -1, attn.heads, self.layer.head_dim) for x in (query, key, value))
         if attn.norm_q is not None:
@@ -155,11 +182,14 @@ class WeftAttnProcessor:
         if attn.norm_k is not None:
             key = attn.norm_k(key)
 
-        if plan is None:
+        if attention_mask is not None and extra:
+            attention_mask = F.pad(attention_mask, (0, extra))  # extra tokens are always seen
+        if plan is None or not (plan.needs_attention or self._rule.uses_layer_scale):
             out = attention_without_control(query, key, value, self._bias(attn, attention_mask, key))
         else:
             out = self._controlled(plan, attn, query, key, value, attention_mask)
-        hidden_states = out.reshape(samples, -1, attn.heads * self.layer.head_dim).to(query.dtype)
+        # a text for several rows of pixels in a row has served them as one
+        hidden_states = out.reshape(*hidden_states.shape[:2], attn.heads * self.layer.head_dim).to(query.dtype)
 
         hidden_states = attn.to_out[0](hidden_states)
         hidden_states = attn.to_out[1](hidden_states)
@@ -186,11 +216,15 @@ class WeftAttnProcessor:
         self, plan: Plan, attn: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
     ) -> Tensor:
         request = plan.request
+        edit, key_labels = request.edit, request.key_labels
+        if plan.passed_over is not None:
+            edit = plan.passed_over.edit()
+            key_labels = plan.passed_over.key_labels(key)
         arguments: dict[str, Any] = {
             "scale": attn.scale if self._rule.uses_layer_scale else None,
-            "edit": request.edit,
+            "edit": edit,
             "query_labels": request.query_labels,
-            "key_labels": request.key_labels,
+            "key_labels": key_labels,
             "key_padding": self._padding(mask),
             "backend": self._backend,
         }
