@@ -198,7 +198,8 @@ def _contrastive_loss_operator(rows, *rest):  # type: ignore[no-untyped-def]
 
 @_contrastive_loss_operator.register_fake
 def _(rows, columns, temperatures, row_ids, column_ids, excludes, has_classes, symmetric, *rest):  # type: ignore[no-untyped-def]
-    lengths = [len(rows) + (len(c) if both else 0) for c, both in zip(columns, symmetric, strict=True)]
+    # not len, which would fix the sizes of a compiled graph
+    lengths = [rows.shape[0] + both * c.shape[0] for c, both in zip(columns, symmetric, strict=True)]
     return temperatures.new_empty(()), [temperatures.new_empty(4, length) for length in lengths]
 
 
