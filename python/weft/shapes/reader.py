@@ -24,8 +24,8 @@ FOREGROUND_DISTANCE = 40.0
 CORE_COVERAGE = 0.75  # of a blob's farthest pixels; edges are mixed with the background and do not tell the colour
 MIN_AREA = 20.0  # pixels; the smallest shape the world draws covers 80
 SPLIT_AREA = 16  # core pixels of a second colour that make a blob two touching objects
-_EIGHT = np.ones((3, 3), int)  # neighbourhood in which pixels belong together
-_PALETTE = np.array(list(COLOURS.values()), float)  # [8, 3]
+EIGHT = np.ones((3, 3), int)  # neighbourhood in which pixels belong together
+PALETTE = np.array(list(COLOURS.values()), float)  # [8, 3]
 _MOVES = ((1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1))  # of (x, y, size)
 
 
@@ -69,12 +69,22 @@ def read(image: Picture) -> list[Detection]:
         ValueError: Its shape or range is another.
     """
     pixels = as_pixels(image)
-    background = np.median(pixels.reshape(-1, 3), axis=0)
-    difference = pixels - background
-    labels, count = ndimage.label(np.linalg.norm(difference, axis=-1) > FOREGROUND_DISTANCE, _EIGHT)
-    blobs = [part for i in range(1, count + 1) for part in _split(labels == i, pixels, background)]
-    found = [_explain(blob, pixels, background) for blob in blobs]
+    background = background_of(pixels)
+    colours = nearest_colour(pixels)
+    parts = [part for blob in blobs(pixels, background) for part in split(blob, colours)]
+    found = [explain(part, pixels, background) for part in parts]
     return sorted((item for item in found if item is not None), key=lambda item: item.x)
+
+
+def background_of(pixels: np.ndarray) -> np.ndarray:
+    """The colour of the background of pixels [h, w, 3]."""
+    return np.median(pixels.reshape(-1, 3), axis=0)
+
+
+def blobs(pixels: np.ndarray, background: np.ndarray) -> list[np.ndarray]:
+    """What differs from the background, as masks [h, w] bool of pixels that belong together."""
+    labels, count = ndimage.label(np.linalg.norm(pixels - background, axis=-1) > FOREGROUND_DISTANCE, EIGHT)
+    return [labels == i for i in range(1, count + 1)]
 
 
 def as_pixels(image: Picture) -> np.ndarray:
@@ -106,13 +116,17 @@ def image_shape(image: Picture) -> tuple[int, ...]:
     return (image.height, image.width) if isinstance(image, Image.Image) else tuple(image.shape)
 
 
-def _split(blob: np.ndarray, pixels: np.ndarray, background: np.ndarray) -> list[np.ndarray]:
-    """Cut a blob [h, w] bool where objects of different colours touch; most blobs come back whole."""
-    core = blob & ndimage.binary_erosion(blob, _EIGHT)
-    nearest = _nearest_colour(pixels)
+def split(blob: np.ndarray, nearest: np.ndarray) -> list[np.ndarray]:
+    """Cut a blob [h, w] bool where objects of different colours touch; most blobs come back whole.
+
+    Args:
+        blob: The blob.
+        nearest: [h, w] int, which colour each pixel is closest to.
+    """
+    core = blob & ndimage.binary_erosion(blob, EIGHT)
     seeds = np.zeros(blob.shape, int)
     for colour in np.unique(nearest[core]):
-        parts, count = ndimage.label(core & (nearest == colour), _EIGHT)
+        parts, count = ndimage.label(core & (nearest == colour), EIGHT)
         for i in range(1, count + 1):
             if (parts == i).sum() >= SPLIT_AREA:
                 seeds[parts == i] = seeds.max() + 1
@@ -125,25 +139,24 @@ def _split(blob: np.ndarray, pixels: np.ndarray, background: np.ndarray) -> list
     return [blob & (owner == i) for i in range(1, seeds.max() + 1)]
 
 
-def _nearest_colour(rgb: np.ndarray) -> np.ndarray:
+def nearest_colour(rgb: np.ndarray) -> np.ndarray:
     """Index into the palette of colours [..., 3]."""
-    return np.linalg.norm(rgb[..., None, :] - _PALETTE, axis=-1).argmin(-1)
+    return np.linalg.norm(rgb[..., None, :] - PALETTE, axis=-1).argmin(-1)
 
 
-def _explain(blob: np.ndarray, pixels: np.ndarray, background: np.ndarray) -> Detection | None:
+def explain(blob: np.ndarray, pixels: np.ndarray, background: np.ndarray) -> Detection | None:
     """The object that a blob [h, w] bool shows, or None for a speck."""
     strength = np.linalg.norm(pixels - background, axis=-1) * blob
     core = strength >= CORE_COVERAGE * np.quantile(strength[blob], 0.9)
     rgb = np.median(pixels[core], axis=0)
     direction = (rgb - background) / np.square(rgb - background).sum()
     # one pixel more than the blob, for the faint side of its edge
-    alpha = np.clip((pixels - background) @ direction, 0, 1) * ndimage.binary_dilation(blob, _EIGHT)
+    alpha = np.clip((pixels - background) @ direction, 0, 1) * ndimage.binary_dilation(blob, EIGHT)
     area = float(alpha.sum())
     if area < MIN_AREA:
         return None
-    fits = sorted((_fit(shape, alpha, steps=()) for shape in SHAPES), reverse=True)
-    confidence, shape, x, y, size = max(_fit(fit[1], alpha, steps=(0.5, 0.25)) for fit in fits[:3])
-    colour = list(COLOURS)[int(_nearest_colour(rgb))]
+    confidence, shape, x, y, size = fit_best(alpha)
+    colour = list(COLOURS)[int(nearest_colour(rgb))]
     return Detection(shape, colour, x, y, size, area, confidence)
 
 
@@ -154,6 +167,16 @@ def _moments(shape: str) -> tuple[float, float, float]:
     mask = coverage(shape, centre, centre, size)
     cy, cx = ndimage.center_of_mass(mask)
     return mask.sum() / size**2, (cx + 0.5 - centre) / size, (cy + 0.5 - centre) / size
+
+
+def fit_best(alpha: np.ndarray) -> tuple[float, str, float, float, float]:
+    """The shape and place that overlap a soft coverage [h, w] best.
+
+    Returns:
+        (soft intersection over union, shape, x, y, size).
+    """
+    fits = sorted((_fit(shape, alpha, steps=()) for shape in SHAPES), reverse=True)
+    return max(_fit(fit[1], alpha, steps=(0.5, 0.25)) for fit in fits[:3])
 
 
 def _fit(shape: str, alpha: np.ndarray, steps: tuple[float, ...]) -> tuple[float, str, float, float, float]:

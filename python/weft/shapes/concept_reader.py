@@ -1,0 +1,98 @@
+"""Finding a two-coloured object among ordinary ones.
+
+A blob in which two colours touch is two objects to ``read``. Told of a finish, the reader first tries to explain such
+a blob as one object: the two colours, unmixed, must lie where the finish puts them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+from .concepts import Concept, Finish, two_coverages
+from .reader import (
+    EIGHT,
+    PALETTE,
+    Detection,
+    Picture,
+    as_pixels,
+    background_of,
+    blobs,
+    explain,
+    fit_best,
+    nearest_colour,
+    split,
+)
+from .scoring import MIN_CONFIDENCE
+from .vocabulary import COLOURS
+
+# overlap of both coverages with the ideal ones: a quarter of the object in the wrong one of its colours gives 0.6,
+# and half of it, as when there is but one colour, 0.33
+MIN_FINISH = 0.6
+MIN_PIXELS = 16  # of each colour
+
+
+def read_with(image: Picture, finish: Finish) -> list[Detection]:
+    """Find every object of an image, those of a finish as one object each, left to right.
+
+    Args:
+        image: As ``read`` takes it; its errors.
+        finish: What objects may have in place of a colour.
+
+    Returns:
+        What ``read`` returns for images without such objects. A detection of one that has the finish says
+        ``finish.name`` as its colour, whatever its shape.
+    """
+    pixels, found = as_pixels(image), list[Detection]()
+    background = background_of(pixels)
+    colours, kinds = nearest_colour(pixels), _nearest_kind(pixels, finish)
+    for blob in blobs(pixels, background):
+        parts = [(part, _explain_two(part, pixels, background, finish)) for part in split(blob, kinds)]
+        if not any(item for _, item in parts):
+            parts = [(blob, None)]
+        for part, item in parts:
+            rest = [] if item else [explain(one, pixels, background) for one in split(part, colours)]
+            found += [one for one in (item, *rest) if one is not None]
+    return sorted(found, key=lambda item: item.x)
+
+
+def shows(image: Picture, concept: Concept) -> bool:
+    """Whether an image shows a concept: its shape, with its two colours in their places."""
+    return any(item.pair == concept.pair for item in read_with(image, concept.finish))
+
+
+def _ends(finish: Finish) -> np.ndarray:
+    """The two colours, [2, 3]."""
+    return np.array([COLOURS[finish.first], COLOURS[finish.second]], float)
+
+
+def _nearest_kind(pixels: np.ndarray, finish: Finish) -> np.ndarray:
+    """As ``nearest_colour``, but with one index for both colours of a finish and all mixtures of them."""
+    first, second = _ends(finish)
+    along = np.clip((pixels - first) @ (second - first) / np.square(second - first).sum(), 0, 1)
+    mixture = np.linalg.norm(pixels - first - along[..., None] * (second - first), axis=-1)
+    others = np.linalg.norm(pixels[..., None, :] - PALETTE, axis=-1).min(-1)
+    is_own = mixture <= others
+    return np.where(is_own, len(COLOURS), nearest_colour(pixels))
+
+
+def _explain_two(blob: np.ndarray, pixels: np.ndarray, background: np.ndarray, finish: Finish) -> Detection | None:
+    """The object with the finish that a blob [h, w] bool shows, or None if it shows none."""
+    nearest = nearest_colour(pixels)
+    names = list(COLOURS)
+    own = [blob & (nearest == names.index(colour)) for colour in (finish.first, finish.second)]
+    if min(mask.sum() for mask in own) < MIN_PIXELS:
+        return None
+    # the colours as they are drawn here
+    mixed = np.stack([np.median(pixels[mask], axis=0) - background for mask in own])  # [2, 3]
+    shares = (
+        np.clip((pixels - background) @ np.linalg.pinv(mixed), 0, 1) * ndimage.binary_dilation(blob, EIGHT)[..., None]
+    )
+    shares = np.moveaxis(shares / np.maximum(shares.sum(-1, keepdims=True), 1), -1, 0)  # [2, h, w]
+    confidence, shape, x, y, size = fit_best(shares.sum(0))
+    if confidence < MIN_CONFIDENCE:
+        return None
+    ideal = two_coverages(Concept(shape, finish), x, y, size)
+    if np.minimum(shares, ideal).sum() < MIN_FINISH * np.maximum(shares, ideal).sum():
+        return None
+    return Detection(shape, finish.name, x, y, size, float(shares.sum()), confidence)
