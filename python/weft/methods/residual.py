@@ -12,8 +12,12 @@ from torch import Tensor
 
 from weft.attach.base_model import BaseModel, base_model
 from weft.attach.projections import ProjectionTerms
-from weft.methods import _residual_file as file
 from weft.methods import _residual_lora as lora
+from weft.methods._artefact_file import Artefact
+
+_FILE = Artefact("Residual", "residual", "a residual", instead="for an ordinary LoRA use weft.Residual.from_lora")
+# of the record, beside the tensors: attributes of ``Residual``
+_RECORD = ("identifier", "class_word", "base_name", "text_width", "is_convolution", "ranks")
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,10 +123,8 @@ class Residual:
             OSError: It cannot be written.
         """
         tensors = lora.diffusers_layout(self.down, self.up, self.is_convolution)
-        about = file.About(
-            self.identifier, self.class_word, self.base_name, self.text_width, self.is_convolution, self.ranks
-        )
-        file.write(Path(path), tensors, about, {lora.METADATA: lora.diffusers_metadata(self.ranks)}, dtype)
+        record = {name: getattr(self, name) for name in _RECORD}
+        _FILE.write(Path(path), tensors, record, {lora.METADATA: lora.diffusers_metadata(self.ranks)}, dtype)
 
     @classmethod
     def load(cls, path: str | Path) -> Residual:
@@ -132,12 +134,11 @@ class Residual:
             FileNotFoundError: There is no such file.
             ValueError: It is cut short, damaged, or not a residual of weft.
         """
-        tensors, about = file.read(Path(path))
+        tensors, record = _FILE.read(Path(path), _RECORD)
         down, up = lora.from_diffusers_layout(tensors)
-        residual = cls(
-            down, up, about.identifier, about.class_word, about.base_name, about.text_width, about.is_convolution
-        )
-        if residual.ranks != about.ranks:
+        ranks = record.pop("ranks")
+        residual = cls(down, up, **record)
+        if residual.ranks != ranks:
             raise ValueError(f"Residual: {path} is damaged: its tensors have other ranks than it says")
         return residual
 
@@ -158,7 +159,7 @@ class Residual:
             metadata = {lora.METADATA: lora.diffusers_metadata(self.ranks)}
         else:
             raise ValueError(f"Residual.save_lora: `layout` must be 'kohya' or 'diffusers'; got {layout!r}")
-        file.write(Path(path), tensors, None, metadata, dtype)
+        _FILE.write(Path(path), tensors, None, metadata, dtype)
 
     @classmethod
     def from_lora(cls, path: str | Path, pipe_or_model: Any, class_word: str, identifier: str = "V*") -> Residual:
@@ -172,7 +173,7 @@ class Residual:
             FileNotFoundError: There is no such file.
             ValueError: It is cut short or no LoRA, changes other layers than ``proj_out``, or does not fit the model.
         """
-        tensors, metadata = file.read_tensors(Path(path))
+        tensors, metadata = _FILE.read_tensors(Path(path))
         base = base_model(pipe_or_model)
         down, up = lora.from_any_layout(tensors, metadata, base.projections, str(path))
         is_convolution = base.projections[0].is_convolution
