@@ -30,6 +30,8 @@ from .vocabulary import COLOURS
 # and half of it, as when there is but one colour, 0.33
 MIN_FINISH = 0.6
 MIN_PIXELS = 16  # of each colour
+SEAM = 4  # pixels of a dark line between two colours
+OWN = len(COLOURS)  # index of the colours of a finish and their mixtures, beside those of the world
 
 
 def read_with(image: Picture, finish: Finish) -> list[Detection]:
@@ -43,17 +45,15 @@ def read_with(image: Picture, finish: Finish) -> list[Detection]:
         What ``read`` returns for images without such objects. A detection of one that has the finish says
         ``finish.name`` as its colour, whatever its shape.
     """
-    pixels, found = as_pixels(image), list[Detection]()
-    background = background_of(pixels)
-    colours, kinds = nearest_colour(pixels), _nearest_kind(pixels, finish)
-    for blob in blobs(pixels, background):
-        parts = [(part, _explain_two(part, pixels, background, finish)) for part in split(blob, kinds)]
-        if not any(item for _, item in parts):
-            parts = [(blob, None)]
-        for part, item in parts:
-            rest = [] if item else [explain(one, pixels, background) for one in split(part, colours)]
-            found += [one for one in (item, *rest) if one is not None]
-    return sorted(found, key=lambda item: item.x)
+    pixels = as_pixels(image)
+    background, colours = background_of(pixels), nearest_colour(pixels)
+    found: list[Detection | None] = []
+    for group in _groups(blobs(pixels, background)):
+        own, rest = _own_and_rest(np.any(group, axis=0), _nearest_kind(pixels, finish))
+        item = _explain_two(own, pixels, background, finish)
+        parts = group if item is None else rest
+        found += [item, *(explain(one, pixels, background) for part in parts for one in split(part, colours))]
+    return sorted((item for item in found if item is not None), key=lambda item: item.x)
 
 
 def shows(image: Picture, concept: Concept) -> bool:
@@ -66,6 +66,25 @@ def _ends(finish: Finish) -> np.ndarray:
     return np.array([COLOURS[finish.first], COLOURS[finish.second]], float)
 
 
+def _groups(found: list[np.ndarray]) -> list[list[np.ndarray]]:
+    """Blobs that at most ``SEAM`` pixels lie between, together: a decoder may draw a dark line between two colours."""
+    if not found:
+        return []
+    # the border of a picture must not swallow what touches it
+    padded = np.pad(np.any(found, axis=0), SEAM)
+    closed = ndimage.binary_closing(padded, EIGHT, iterations=SEAM // 2)[SEAM:-SEAM, SEAM:-SEAM]
+    labels, count = ndimage.label(closed, EIGHT)
+    return [group for i in range(1, count + 1) if (group := [blob for blob in found if labels[blob].max() == i])]
+
+
+def _own_and_rest(group: np.ndarray, kinds: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The part of a group [h, w] bool that has the colours of a finish, and the other parts."""
+    parts = split(group, kinds)
+    is_own = [np.mean(kinds[part] == OWN) > 0.5 for part in parts]
+    own = np.any([part for part, mine in zip(parts, is_own, strict=True) if mine] or [np.zeros_like(group)], axis=0)
+    return own, [part for part, mine in zip(parts, is_own, strict=True) if not mine]
+
+
 def _nearest_kind(pixels: np.ndarray, finish: Finish) -> np.ndarray:
     """As ``nearest_colour``, but with one index for both colours of a finish and all mixtures of them."""
     first, second = _ends(finish)
@@ -73,7 +92,7 @@ def _nearest_kind(pixels: np.ndarray, finish: Finish) -> np.ndarray:
     mixture = np.linalg.norm(pixels - first - along[..., None] * (second - first), axis=-1)
     others = np.linalg.norm(pixels[..., None, :] - PALETTE, axis=-1).min(-1)
     is_own = mixture <= others
-    return np.where(is_own, len(COLOURS), nearest_colour(pixels))
+    return np.where(is_own, OWN, nearest_colour(pixels))
 
 
 def _explain_two(blob: np.ndarray, pixels: np.ndarray, background: np.ndarray, finish: Finish) -> Detection | None:
@@ -89,7 +108,8 @@ def _explain_two(blob: np.ndarray, pixels: np.ndarray, background: np.ndarray, f
         np.clip((pixels - background) @ np.linalg.pinv(mixed), 0, 1) * ndimage.binary_dilation(blob, EIGHT)[..., None]
     )
     shares = np.moveaxis(shares / np.maximum(shares.sum(-1, keepdims=True), 1), -1, 0)  # [2, h, w]
-    confidence, shape, x, y, size = fit_best(shares.sum(0))
+    # the dark line belongs to the outline; the overlap of the coverages below counts it as missing
+    confidence, shape, x, y, size = fit_best(ndimage.grey_closing(shares.sum(0), SEAM + 1))
     if confidence < MIN_CONFIDENCE:
         return None
     ideal = two_coverages(Concept(shape, finish), x, y, size)
