@@ -12,14 +12,14 @@ import numpy as np
 from benchmarks.efficacy.trials import Verdicts, diversity
 from weft.shapes.measuring import Rate
 
-_Z = 1.96  # of a 95 % interval
+Z = 1.96  # of a 95 % interval
 
 
 def difference(ours: list[bool] | list[float], base: list[bool] | list[float]) -> dict[str, float]:
     """Mean difference of pairs with its 95 % interval, over as many pairs as both have."""
     pairs = min(len(ours), len(base))
     values = np.asarray(ours[:pairs], dtype=float) - np.asarray(base[:pairs], dtype=float)
-    half = _Z * float(values.std(ddof=1)) / math.sqrt(pairs) if pairs > 1 else math.inf
+    half = Z * float(values.std(ddof=1)) / math.sqrt(pairs) if pairs > 1 else math.inf
     mean = float(values.mean())
     return {"pairs": pairs, "mean": mean, "low": mean - half, "high": mean + half}
 
@@ -99,19 +99,21 @@ def table(record: dict[str, Any]) -> str:
         for trial, row in trials.items():
             cells = [name, trial, str(row["bound"]["total"])]
             for share in ("bound", "correct"):
-                cells += [_rate(row[share]), _difference(row.get(f"{share}_difference"))]
+                cells += [rate_cell(row[share]), difference_cell(row.get(f"{share}_difference"))]
             spread = f"{100 * row['diversity']:.1f}" if "diversity" in row else ""
             if "diversity_difference" in row:
-                spread += f" ({_difference(row['diversity_difference'])})"
+                spread += f" ({difference_cell(row['diversity_difference'])})"
             lines.append("| " + " | ".join([*cells, spread]) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _rate(rate: dict[str, float]) -> str:
-    return "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * rate[key] for key in ("value", "low", "high")))
+def rate_cell(rate: dict[str, float], factor: float = 100) -> str:
+    """A share with its interval, in percent unless ``factor`` says otherwise."""
+    return "{:.1f} [{:.1f}, {:.1f}]".format(*(factor * rate[key] for key in ("value", "low", "high")))
 
 
-def _difference(values: dict[str, float] | None) -> str:
+def difference_cell(values: dict[str, float] | None, factor: float = 100) -> str:
+    """A difference with its interval, in points unless ``factor`` says otherwise; nothing for None."""
     if values is None:
         return ""
-    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * values[key] for key in ("mean", "low", "high")))
+    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(factor * values[key] for key in ("mean", "low", "high")))

@@ -118,7 +118,7 @@ def draw(
                 [prompt.text for prompt in batch],
                 num_inference_steps=sampling.steps,
                 guidance_scale=sampling.guidance,
-                generator=[_noise(sampling.seed, first + i) for i in range(len(batch))],
+                generator=[noise(sampling.seed, first + i) for i in range(len(batch))],
                 output_type="np",
             ).images
         for prompt, image in zip(batch, images, strict=True):
@@ -134,7 +134,8 @@ def _batches(items: list[Prompt], done: int, size: int) -> Iterator[tuple[int, l
         yield first, items[first : first + size]
 
 
-def _noise(seed: int, image: int) -> torch.Generator:
+def noise(seed: int, image: int) -> torch.Generator:
+    """Where the initial noise of an image comes from."""
     return torch.Generator().manual_seed(seed * 1_000_003 + image)
 
 
