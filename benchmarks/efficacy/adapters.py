@@ -39,9 +39,8 @@ from weft.train.residual import CAPTION
 IDENTIFIER = "sks"  # one token, never trained
 PICTURES = 6
 REFERENCE_SEED = 100
-# chosen on other concepts, pictures and noise: 1e-2 learnt more than 5e-3, 300 steps more than 150, and 8 pictures a step
-# no more than 4
-LOOP = LoopConfig(steps=300, learning_rate=1e-2, batch_size=4)
+# chosen on other concepts, pictures and noise: 1e-2 learnt more than 5e-3, 300 steps of 8 more than 300 of 4 or 150
+LOOP = LoopConfig(steps=300, learning_rate=1e-2, batch_size=8)
 LORA_LEARNING_RATE = 1e-2
 LORA = LoraConfig(r=1, lora_alpha=1, target_modules=["to_q", "to_k", "to_v", "to_out.0"])  # the smallest there is
 
