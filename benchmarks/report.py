@@ -14,7 +14,7 @@ from pathlib import Path
 import tyro
 
 from benchmarks import figures, tables
-from benchmarks.efficacy import summary
+from benchmarks.efficacy import residuals_summary, summary
 
 
 def between_markers(text: str, parts: dict[str, str]) -> str:
@@ -36,10 +36,13 @@ def between_markers(text: str, parts: dict[str, str]) -> str:
     return text
 
 
+_TABLES = {"MaskDiffusion": summary.table, residuals_summary.METHOD: residuals_summary.table}
+
+
 def efficacy(results: Path) -> str:
     """Tables of what methods achieve on the shapes model; one file a method."""
     records = [json.loads(path.read_text()) for path in sorted(results.glob("*_efficacy_shapes.json"))]
-    return "\n".join(summary.table(record) for record in records).rstrip() or "not measured yet"
+    return "\n".join(_TABLES[record["method"]](record) for record in records).rstrip() or "not measured yet"
 
 
 @dataclass(frozen=True)

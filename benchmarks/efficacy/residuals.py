@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import tyro
 from diffusers import DiffusionPipeline
@@ -22,11 +23,13 @@ from benchmarks.circumstances import ROOT, circumstances
 from benchmarks.efficacy import adapters
 from benchmarks.efficacy.concept_trials import Taught, Trial, Variant, class_boxes, draw
 from benchmarks.efficacy.preservation import Seen
-from benchmarks.efficacy.residuals_summary import Readings, readings, summarise, table
+from benchmarks.efficacy.residuals_summary import METHOD, Readings, readings, summarise, table
 from benchmarks.efficacy.trials import Sampling
 from weft._files import whole_file
-from weft.shapes.concepts import REFERENCE_SIZES, Concept, Finish
+from weft.shapes.concept_reader import shows
+from weft.shapes.concepts import REFERENCE_SIZES, Concept, Finish, reference
 from weft.shapes.load import pipeline
+from weft.shapes.measuring import Rate
 
 CONCEPTS = (
     Concept("square", Finish("side by side", "red", "white")),
@@ -44,6 +47,7 @@ VARIANTS: dict[str, Variant] = {
     "LAG, median, both rows": Variant("residual", "attention", "median", cfg="both"),
     "peft LoRA": Variant("lora"),
 }
+READER_SEED, READER_PICTURES = 900, 64  # of each concept, to measure the reader itself
 OUT = ROOT / "benchmarks" / "results" / "residuals_efficacy_shapes.json"
 
 
@@ -85,8 +89,7 @@ def training() -> dict[str, Any]:
 
 def teach(pipe: DiffusionPipeline, concept: Concept, kept: Path) -> Taught:
     """The concept's residual and LoRA, from ``kept`` where they lie there already."""
-    folder = kept / f"{_slug(str(concept))}-{_digest(training())}"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _folder(concept, kept)
     return Taught(
         concept,
         adapters.residual_of(pipe, concept, folder / "residual.safetensors"),
@@ -94,7 +97,24 @@ def teach(pipe: DiffusionPipeline, concept: Concept, kept: Path) -> Taught:
     )
 
 
-def measure(options: Options) -> dict[str, dict[str, Readings]]:
+def sampling_of(concept: Concept, options: Options) -> Sampling:
+    """How pictures of a concept are drawn: every concept has its own noise."""
+    return Sampling(options.steps, options.guidance, options.seed + CONCEPTS.index(concept))
+
+
+def pictures_file(concept: Concept, trial: Trial, variant: str, options: Options) -> Path:
+    """Where the pictures of a variant are kept."""
+    settings = _digest([asdict(VARIANTS[variant]), asdict(sampling_of(concept, options))])
+    return _folder(concept, options.kept) / f"{_slug(trial.name)}-{_slug(variant)}-{settings}.npy"
+
+
+def _folder(concept: Concept, kept: Path) -> Path:
+    folder = kept / f"{_slug(str(concept))}-{_digest(training())}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def measure(pipe: DiffusionPipeline, options: Options) -> dict[str, dict[str, Readings]]:
     """What is read in the pictures of every variant and trial, all concepts together."""
     if unknown := set(options.variants) - set(VARIANTS):
         raise ValueError(f"efficacy: `variants` must be of {', '.join(VARIANTS)}; got {', '.join(unknown)}")
@@ -104,8 +124,6 @@ def measure(options: Options) -> dict[str, dict[str, Readings]]:
         for trial in (Trial("alone", 0, options.alone), Trial("beside another", 1, options.beside))
         if trial.images
     ]
-    pipe = pipeline()
-    pipe.unet.to(memory_format=torch.channels_last)  # a quarter faster on a CPU
     taught = [teach(pipe, concept, options.kept) for concept in CONCEPTS]
     found: dict[str, dict[str, Readings]] = {name: {} for name in names}
     total = len(names) * len(CONCEPTS) * sum(trial.images for trial in trials)
@@ -117,21 +135,32 @@ def measure(options: Options) -> dict[str, dict[str, Readings]]:
     return found
 
 
+@torch.no_grad()
+def reader_rates(pipe: DiffusionPipeline) -> dict[str, dict[str, float]]:
+    """How often the reader finds a concept in reference pictures, as drawn and after the autoencoder."""
+    drawn, decoded = [], []
+    for concept in CONCEPTS:
+        pictures = [reference(concept, READER_SEED, index) for index in range(READER_PICTURES)]
+        pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) / 127.5 - 1.0
+        images = pipe.vae.decode(pipe.vae.encode(pixels).latent_dist.mode()).sample
+        drawn += [shows(picture, concept) for picture in pictures]
+        decoded += [shows(image, concept) for image in (images / 2 + 0.5).clamp(0, 1)]
+    return {"drawn": asdict(Rate.of(drawn)), "decoded": asdict(Rate.of(decoded))}
+
+
 def _pictures(
     pipe: DiffusionPipeline, taught: Taught, trial: Trial, names: list[str], options: Options, progress: Any
 ) -> list[tuple[str, Readings]]:
     """What is read in the pictures of one concept and trial, by variant; the base comes first."""
     concept = taught.concept
-    sampling = Sampling(options.steps, options.guidance, options.seed + CONCEPTS.index(concept))
-    folder = options.kept / f"{_slug(str(concept))}-{_digest(training())}"
+    sampling = sampling_of(concept, options)
     prompts = trial.prompts(concept, sampling.seed)
     plain: list[Seen] = []
     boxes, found = None, []
     for name in names:
         progress.set_description(f"{concept}, {trial.name}, {name}")
-        variant = VARIANTS[name]
-        kept = folder / f"{_slug(trial.name)}-{_slug(name)}-{_digest([asdict(variant), asdict(sampling)])}.npy"
-        images = draw(pipe, taught, variant, prompts, boxes, sampling, kept, progress.update)
+        kept = pictures_file(concept, trial, name, options)
+        images = draw(pipe, taught, VARIANTS[name], prompts, boxes, sampling, kept, progress.update)
         if name == "base":
             plain = [Seen.of(image, concept) for image in images]
             boxes = class_boxes(plain, concept)
@@ -156,13 +185,16 @@ def _digest(settings: Any) -> str:
 def main() -> None:
     """Command-line entry."""
     options = tyro.cli(Options, description=__doc__)
-    found = measure(options)
+    pipe = pipeline()
+    pipe.unet.to(memory_format=torch.channels_last)  # a quarter faster on a CPU
+    found = measure(pipe, options)
     record = {
-        "method": "Personalized Residuals",
+        "method": METHOD,
         "model": "weft.shapes",
         "concepts": [str(concept) for concept in CONCEPTS],
         "training": training(),
         "sampling": {"steps": options.steps, "guidance": options.guidance, "seed": options.seed},
+        "reader": reader_rates(pipe),
         "variants": {name: asdict(VARIANTS[name]) for name in found},
         "results": summarise(found),
         "circumstances": circumstances(torch.get_num_threads(), "benchmarks.efficacy.residuals"),
