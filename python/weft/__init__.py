@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from weft.methods.localized_residuals import LocalizedResiduals
     from weft.methods.maskdiffusion import MaskDiffusion
     from weft.methods.residual import Residual
+    from weft.methods.soft_tokens import SoftTokens
 
 __version__ = "0.1.0"
 
@@ -28,6 +29,7 @@ _LAZY = {
     "LocalizedResiduals": "weft.methods.localized_residuals",
     "MaskDiffusion": "weft.methods.maskdiffusion",
     "Residual": "weft.methods.residual",
+    "SoftTokens": "weft.methods.soft_tokens",
 }
 # `weft.attach` is a package that can be called, so that importing it never hides the function of its name
 _PACKAGES = ("attach", "ops", "train")
@@ -39,6 +41,7 @@ __all__ = [
     "LocalizedResiduals",
     "MaskDiffusion",
     "Residual",
+    "SoftTokens",
     "attach",
     "backend",
     "ops",

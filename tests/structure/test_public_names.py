@@ -17,6 +17,7 @@ NAMES = [
     "LocalizedResiduals",
     "MaskDiffusion",
     "Residual",
+    "SoftTokens",
     "attach",
     "backend",
     "ops",

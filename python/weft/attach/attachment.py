@@ -170,7 +170,7 @@ class Attachment:
         _check_control(control)
         if any(control is used for live in _LIVE for used in live.controls):
             raise ValueError(f"attach: {type(control).__name__} is in use already; make another, or remove it there")
-        if control.projects:
+        if type(control).check_model is not Control.check_model:
             control.check_model(base_model(self._pipeline or self.model))
         control.attached(self._layers())
         if control.projects:

@@ -151,7 +151,7 @@ class Control:
     projects: ClassVar[bool] = False
 
     def check_model(self, model: BaseModel) -> None:
-        """Raise where this control was not made for the model; asked before ``attached`` of controls that project."""
+        """Raise where this control was not made for the model; asked before ``attached``, once."""
 
     def attached(self, layers: tuple[LayerInfo, ...]) -> None:
         """The model was taken over, or its layers have changed since; ``layers`` are those that can be asked for."""
