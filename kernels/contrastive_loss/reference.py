@@ -83,10 +83,11 @@ def segment_statistics(rows: Tensor, segment: Segment) -> Tensor:
     """Of each row, and of each column where these are rows, too, what its loss and its gradient need.
 
     Returns:
-        [4, R] or [4, R + K], fp32 (fp64 for fp64 input). MAX, the largest admissible logit (0 where all are
-        known to be small), and SUM, that of exp(s - MAX) over the admissible pairs: together the log-sum-exp, but with no digits lost where logits
-        are large. COUNT of the positives, and the TOTAL of their logits. Where there is no positive MAX is +inf and
-        SUM 1: exp(s - MAX) / SUM, the probability of a pair there, is then 0, as its gradient is.
+        [4, R] or [4, R + K], fp32 (fp64 for fp64 input). MAX, the largest admissible logit (0 where all are known to
+        be small), and SUM, that of exp(s - MAX) over the admissible pairs: together the log-sum-exp, but with no
+        digits lost where logits are large. COUNT of the positives, and the TOTAL of their logits. Where there is no
+        positive MAX is +inf and SUM 1: exp(s - MAX) / SUM, the probability of a pair there, is then 0, as its
+        gradient is.
     """
     wide = torch.promote_types(rows.dtype, torch.float32)
     logits = rows.to(wide) @ segment.columns.to(wide).T / segment.temperature  # [R, K]

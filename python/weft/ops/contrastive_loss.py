@@ -20,7 +20,9 @@ from weft.kernels.contrastive_loss.reference import Segment, loss_of, segment_st
 from weft.kernels.contrastive_loss.reference_bwd import Wanted, contrastive_loss_backward_reference
 from weft.ops import _contrastive_loss_checks as checks
 from weft.ops import _contrastive_loss_cpu as cpu
+from weft.ops import _contrastive_loss_triton as gpu
 from weft.ops._contrastive_loss_columns import Columns, Ids, as_segment
+from weft.ops._triton import is_interpreted
 
 
 def contrastive_loss(
@@ -83,8 +85,10 @@ def contrastive_loss(
         BackendUnavailableError: The named backend refuses this call, or none accepts it.
 
     Gradients: rows, cols, temperature; of each only what is asked for is computed. The same bits on every run.
-    Backends: cpu (BLAS by tiles; any float dtype, computed in fp32 or better), reference (any device and float dtype;
-        forms all logits).
+    Backends: triton (NVIDIA sm_80 or newer; float32, bfloat16, float16; gradients at logits are rounded to the dtype
+        of the features before the products with these; by name also on the CPU where TRITON_INTERPRET=1), cpu (BLAS
+        by tiles; any float dtype, reckoned in fp32 or better), reference (any device and float dtype; forms all
+        logits).
 
     Source:
         The sources of ``weft.kernels.contrastive_loss.reference``, the definition; two kinds of columns at once after
@@ -149,6 +153,10 @@ def _needs_operator(rows: Tensor, segments: list[Segment]) -> bool:
 # --- backends ---------------------------------------------------------------------------------------------------
 
 
+def _refuse_triton(rows: Tensor, segments: list[Segment]) -> list[str]:
+    return gpu.refuse(rows)
+
+
 def _refuse_cpu(rows: Tensor, segments: list[Segment]) -> list[str]:
     return cpu.refuse(rows)
 
@@ -165,6 +173,13 @@ def _reference_forward(rows: Tensor, segments: list[Segment]) -> list[Tensor]:
 CONTRASTIVE_LOSS = Op(
     "contrastive_loss",
     (
+        Backend(
+            "triton",
+            _refuse_triton,
+            gpu.contrastive_loss_fwd_triton,
+            gpu.contrastive_loss_bwd_triton,
+            only_by_name=is_interpreted,
+        ),
         Backend("cpu", _refuse_cpu, cpu.contrastive_loss_fwd_cpu, cpu.contrastive_loss_bwd_cpu),
         Backend("reference", _refuse_reference, _reference_forward, contrastive_loss_backward_reference),
     ),

@@ -1,0 +1,85 @@
+"""The Triton backend of ``contrastive_loss``. Triton itself is imported on the first call that it takes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from weft.kernels.contrastive_loss.reference import MAX, SUM, Segment, pair_weights
+from weft.kernels.contrastive_loss.reference_bwd import Wanted
+from weft.ops._triton import is_interpreted, refuse_machine
+
+if TYPE_CHECKING:
+    from weft.kernels.contrastive_loss.bwd import Factors
+    from weft.kernels.contrastive_loss.host import Call
+
+# what gradients at logits are multiplied by while they are held in 16 bits: those of probabilities down to 2**-28 are
+# then normal numbers of fp16, and the largest, 2, stays finite
+HELD_SCALE = 2.0**14
+
+
+def refuse(rows: Tensor) -> list[str]:
+    """Why the Triton kernels cannot take a call; empty if they can."""
+    reasons = []
+    interpreted = is_interpreted(rows)
+    if rows.device.type != "cuda" and not interpreted:
+        reasons.append(f"needs CUDA tensors; rows is on {rows.device}")
+    dtypes = (torch.float32, torch.float16) if interpreted else (torch.float32, torch.float16, torch.bfloat16)
+    if rows.dtype not in dtypes:
+        names = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        where = " under Triton's interpreter" if interpreted else ""
+        reasons.append(f"needs {names}{where}; rows is {rows.dtype}")
+    return reasons or refuse_machine(rows.device)
+
+
+def contrastive_loss_fwd_triton(rows: Tensor, segments: list[Segment]) -> list[Tensor]:
+    """Statistics of each segment, as ``segment_statistics`` gives them."""
+    from weft.kernels.contrastive_loss.fwd import contrastive_loss_fwd
+
+    return [contrastive_loss_fwd(_call(rows, segment)) for segment in segments]
+
+
+def contrastive_loss_bwd_triton(
+    dloss: Tensor, rows: Tensor, segments: list[Segment], statistics: list[Tensor], wanted: Wanted
+) -> tuple[Tensor, list[Tensor], Tensor]:
+    """The gradients of ``contrastive_loss_backward_reference``, which says what the arguments are."""
+    from weft.kernels.contrastive_loss.bwd import contrastive_loss_bwd
+
+    wide = torch.float32
+    drows = rows.new_zeros(rows.shape, dtype=wide) if wanted.rows else None
+    dcolumns, dtemperature = [], []
+    for segment, found, wants_columns in zip(segments, statistics, wanted.columns, strict=True):
+        dc = rows.new_zeros(segment.columns.shape, dtype=wide) if wants_columns else None
+        factors = _factors(segment, found, dloss)
+        dtemperature.append(contrastive_loss_bwd(_call(rows, segment), factors, drows, dc, wanted.temperature))
+        dcolumns.append(rows.new_empty(0) if dc is None else dc.to(rows.dtype))
+    return (
+        rows.new_empty(0) if drows is None else drows.to(rows.dtype),
+        dcolumns,
+        torch.stack(dtemperature) if wanted.temperature else rows.new_empty(0, dtype=wide),
+    )
+
+
+def _call(rows: Tensor, segment: Segment) -> Call:
+    from weft.kernels.contrastive_loss.host import Call
+
+    columns, temperature, row_ids, column_ids, *what, _ = segment
+    return Call(rows, columns, temperature, row_ids.contiguous(), column_ids.contiguous(), *what)
+
+
+def _factors(segment: Segment, statistics: Tensor, dloss: Tensor) -> Factors:
+    """The weights of a segment's lines, the largest of them as 1."""
+    from weft.kernels.contrastive_loss.bwd import Factors
+
+    shares, each = pair_weights(segment, statistics)
+    lines = statistics.split([len(share) for share in shares], 1)
+    # of a line that counts: the same for all lines of a direction
+    unit = torch.stack([(share * found[SUM]).amax() for share, found in zip(shares, lines, strict=True)]).abs().amax()
+    held = HELD_SCALE / torch.where(unit > 0, unit, 1)
+    by_line = [
+        torch.stack([found[MAX], share * held, one * held])
+        for found, share, one in zip(lines, shares, each, strict=True)
+    ]
+    return Factors(by_line[0], by_line[1] if segment.symmetric else None, dloss / held)
