@@ -33,7 +33,15 @@ OPS = [
     "pairwise_error",
     "regions",
 ]
-TRAIN = ["Diverged", "Interrupted", "LoopConfig", "ResidualConfig", "fit_residual"]
+TRAIN = [
+    "Diverged",
+    "Interrupted",
+    "LoopConfig",
+    "ResidualConfig",
+    "SoftTokensConfig",
+    "fit_residual",
+    "fit_soft_tokens",
+]
 
 
 def test_names_of_weft() -> None:

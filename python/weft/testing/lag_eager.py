@@ -25,9 +25,10 @@ class _Recorder:
         key = attn.head_to_batch_dim(attn.to_k(encoder_hidden_states))
         value = attn.head_to_batch_dim(attn.to_v(encoder_hidden_states))
         probabilities = (query @ key.transpose(1, 2) * attn.scale).softmax(-1)
-        self.kept.append(probabilities.unflatten(0, (-1, attn.heads)).mean(1))
+        self.kept.append(probabilities.view(-1, attn.heads, *probabilities.shape[1:]).mean(1))
         out = attn.batch_to_head_dim(probabilities @ value)
-        return attn.to_out[1](attn.to_out[0](out)) / attn.rescale_output_factor
+        projected: Tensor = attn.to_out[1](attn.to_out[0](out))
+        return projected / attn.rescale_output_factor
 
 
 def median_mask(values: Tensor) -> Tensor:
@@ -71,7 +72,7 @@ def eager_lag(
             for k, changed in enumerate(merged):
                 mask = rows[..., k : k + 1]
                 if plain.ndim == 4:
-                    mask = mask.transpose(1, 2).unflatten(2, plain.shape[2:])
+                    mask = mask.transpose(1, 2).reshape(len(mask), 1, *plain.shape[2:])
                 out = out + mask * (project(args[0], changed, module.bias) - plain)
             return out
 

@@ -12,16 +12,27 @@ if TYPE_CHECKING:
     from weft.train.checkpoint import Diverged, Interrupted
     from weft.train.loop import LoopConfig
     from weft.train.residual import ResidualConfig, fit_residual
+    from weft.train.soft_tokens import SoftTokensConfig, fit_soft_tokens
 
 _HOMES = {
     "Diverged": "checkpoint",
     "Interrupted": "checkpoint",
     "LoopConfig": "loop",
     "ResidualConfig": "residual",
+    "SoftTokensConfig": "soft_tokens",
     "fit_residual": "residual",
+    "fit_soft_tokens": "soft_tokens",
 }
 
-__all__ = ["Diverged", "Interrupted", "LoopConfig", "ResidualConfig", "fit_residual"]
+__all__ = [
+    "Diverged",
+    "Interrupted",
+    "LoopConfig",
+    "ResidualConfig",
+    "SoftTokensConfig",
+    "fit_residual",
+    "fit_soft_tokens",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,8 +52,25 @@ def native_size(pipe: Any) -> int:
     return int(cells if isinstance(cells, int) else min(cells)) * int(pipe.vae_scale_factor)
 
 
+def check_denoiser(pipe: Any, *, who: str) -> None:
+    """Refuse what is not a pipeline from text to image.
+
+    Raises:
+        TypeError: No pipeline.
+        ValueError: One that takes more than a latent, as for inpainting.
+    """
+    if not hasattr(pipe, "encode_prompt"):
+        raise TypeError(f"{who}: needs a pipeline, for its text encoder; got {type(pipe).__name__}")
+    channels, latent = pipe.unet.config.in_channels, pipe.vae.config.latent_channels
+    if channels != latent:
+        raise ValueError(
+            f"{who}: needs a text-to-image model, whose UNet takes the {latent} channels of a latent; this one "
+            f"takes {channels}, as for inpainting; train on its text-to-image model, the result fits both"
+        )
+
+
 def check_words(pipe: Any, words: Mapping[str, str], caption: str, *, who: str) -> None:
-    """Refuse words and captions that do not reach the text encoder.
+    """Refuse words and a caption that do not reach the text encoder.
 
     Args:
         words: Argument of ``who`` -> its text.
@@ -60,9 +78,7 @@ def check_words(pipe: Any, words: Mapping[str, str], caption: str, *, who: str) 
     Raises:
         ValueError: A word without a token, or a caption that would be cut off.
     """
-    for tokenizer in (getattr(pipe, "tokenizer", None), getattr(pipe, "tokenizer_2", None)):
-        if tokenizer is None:
-            continue
+    for tokenizer in _tokenizers(pipe):
         for name, word in words.items():
             ids = tokenizer(word, add_special_tokens=False).input_ids
             if not ids or tokenizer.unk_token_id in ids:
@@ -70,32 +86,51 @@ def check_words(pipe: Any, words: Mapping[str, str], caption: str, *, who: str) 
                     f"{who}: `{name}` must be text that the model's tokenizer knows; {word!r} has no token; "
                     "use another word"
                 )
-        length = len(tokenizer(caption, truncation=False, verbose=False).input_ids)
-        if length > tokenizer.model_max_length:
-            raise ValueError(
-                f"{who}: the caption must fit the text encoder's {tokenizer.model_max_length} tokens; "
-                f"{caption!r} has {length}; use a shorter one"
-            )
+    check_captions(pipe, [caption], who=who)
+
+
+def check_captions(pipe: Any, captions: Iterable[str], *, who: str) -> None:
+    """Refuse captions that would be cut off.
+
+    Raises:
+        ValueError: There is one.
+    """
+    for tokenizer in _tokenizers(pipe):
+        for caption in captions:
+            length = len(tokenizer(caption, truncation=False, verbose=False).input_ids)
+            if length > tokenizer.model_max_length:
+                raise ValueError(
+                    f"{who}: the caption must fit the text encoder's {tokenizer.model_max_length} tokens; "
+                    f"{caption!r} has {length}; use a shorter one"
+                )
+
+
+def _tokenizers(pipe: Any) -> list[Any]:
+    found = (getattr(pipe, name, None) for name in ("tokenizer", "tokenizer_2"))
+    return [tokenizer for tokenizer in found if tokenizer is not None]
 
 
 @torch.no_grad()
-def encode_views(pipe: Any, found: Sequence[View]) -> Latents:
-    """Encode each view once. An autoencoder that overflows in fp16 (SDXL's) is run in fp32."""
+def encode_views(pipe: Any, found: Iterable[View]) -> Latents:
+    """Encode each view once; those that are made as they are asked for are never all in memory.
+
+    An autoencoder that overflows in fp16 (SDXL's) is run in fp32.
+    """
     vae = pipe.vae
     is_widened = vae.dtype == torch.float16 and getattr(vae.config, "force_upcast", False)
     if is_widened:
         vae.to(torch.float32)
-    mean, std = [], []
+    mean, std, time_ids = [], [], []
     for view in found:  # one at a time: the autoencoder needs the most memory of all
         posterior = vae.encode(view.pixels[None].to(vae.device, vae.dtype)).latent_dist
         mean.append(posterior.mean.float().cpu())
         std.append(posterior.std.float().cpu())
+        time_ids.append([*view.original, *view.corner, *view.pixels.shape[-2:]])
     if is_widened:
         vae.to(torch.float16)
     shift, scale = getattr(vae.config, "shift_factor", None) or 0.0, vae.config.scaling_factor
-    size = found[0].pixels.shape[-2:]
-    time_ids = torch.tensor([[*view.original, *view.corner, *size] for view in found], dtype=torch.float32)
-    return Latents((torch.cat(mean) - shift) * scale, torch.cat(std) * scale, time_ids)
+    ids = torch.tensor(time_ids, dtype=torch.float32)
+    return Latents((torch.cat(mean) - shift) * scale, torch.cat(std) * scale, ids)
 
 
 @torch.no_grad()
@@ -119,7 +154,7 @@ def latent_batches(
 
     def batch_at(samples: int) -> tuple[Tensor, ...]:
         first = samples + process * size
-        indices = torch.tensor([_shuffled(count, seed, *divmod(first + i, count)) for i in range(size)])
+        indices = torch.tensor([shuffled(count, seed, *divmod(first + i, count)) for i in range(size)])
         generator = torch_generator(seed, 0, first)
         posterior, noise = torch.randn(2, size, *latents.mean.shape[1:], generator=generator)
         times = torch.randint(timesteps, (size,), generator=generator)
@@ -128,9 +163,26 @@ def latent_batches(
     return batch_at
 
 
-def _shuffled(count: int, seed: int, epoch: int, place: int) -> int:
+def shuffled(count: int, seed: int, epoch: int, place: int) -> int:
     """Which view comes at ``place`` of an epoch: each once, in a new order every time."""
     return int(torch.randperm(count, generator=torch_generator(seed, 1, epoch))[place])
+
+
+@contextmanager
+def frozen(model: Any, gradient_checkpointing: bool = False) -> Iterator[None]:
+    """No parameter of ``model`` asks for gradients meanwhile; afterwards all is as before."""
+    required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    turns_on = gradient_checkpointing and not model.is_gradient_checkpointing
+    try:
+        model.requires_grad_(False)
+        if turns_on:
+            model.enable_gradient_checkpointing()
+        yield
+    finally:
+        if turns_on:
+            model.disable_gradient_checkpointing()
+        for parameter, value in required:
+            parameter.requires_grad_(value)
 
 
 def training_scheduler(pipe: Any) -> DDPMScheduler:

@@ -56,13 +56,20 @@ def read_images(images: Any) -> list[Image.Image]:
             raise ValueError(f"images: the folder {folder} holds no picture ({', '.join(SUFFIXES)})")
     if isinstance(images, Image.Image) or not isinstance(images, Iterable):
         raise TypeError(f"images: must be a folder, or a sequence of files or PIL images; got {type(images).__name__}")
-    listed = [_read(image) for image in images]
+    listed = [read_image(image) for image in images]
     if not listed:
         raise ValueError("images: needs at least one picture; got none")
     return listed
 
 
-def _read(image: Any) -> Image.Image:
+def read_image(image: Any) -> Image.Image:
+    """One picture as RGB, turned as its camera meant it.
+
+    Raises:
+        TypeError: Neither a file nor a PIL image.
+        FileNotFoundError: A file that is not there.
+        ValueError: A file that cannot be read as a picture.
+    """
     if isinstance(image, (str, Path)):
         if not Path(image).is_file():
             raise FileNotFoundError(f"images: there is no file {image}")

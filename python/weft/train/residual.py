@@ -13,9 +13,11 @@ from weft.attach.projections import GatedProjections
 from weft.methods.residual import Residual
 from weft.train.accelerator import Precision, make_accelerator
 from weft.train.diffusion import (
+    check_denoiser,
     check_words,
     encode_captions,
     encode_views,
+    frozen,
     latent_batches,
     native_size,
     training_scheduler,
@@ -100,14 +102,7 @@ def fit_residual(
     folder = None if folder is None else Path(folder)
     _check(config, folder)
     base = base_model(pipe, base_name)
-    if not hasattr(pipe, "encode_prompt"):
-        raise TypeError(f"fit_residual: needs a pipeline, for its text encoder; got {type(pipe).__name__}")
-    channels, latent = pipe.unet.config.in_channels, pipe.vae.config.latent_channels
-    if channels != latent:
-        raise ValueError(
-            f"fit_residual: needs a text-to-image model, whose UNet takes the {latent} channels of a latent; this one "
-            f"takes {channels}, as for inpainting; train on its text-to-image model, the result fits both"
-        )
+    check_denoiser(pipe, who="fit_residual")
     words = {"identifier": identifier, "class_word": class_word}
     caption = _filled(config.caption, words)
     check_words(pipe, words, caption, who="fit_residual")
@@ -132,16 +127,11 @@ def fit_residual(
         )
 
     unet = pipe.unet
-    required = [(parameter, parameter.requires_grad) for parameter in unet.parameters()]
-    had_checkpointing = unet.is_gradient_checkpointing
     with GatedProjections(unet) as projections:
         objective = ResidualObjective(
             unet, projections, scheduler, text, init=config.init, rank_share=config.rank_share, seed=config.seed
         )
-        try:
-            unet.requires_grad_(False)
-            if config.gradient_checkpointing and not had_checkpointing:
-                unet.enable_gradient_checkpointing()
+        with frozen(unet, config.gradient_checkpointing):
             fit(
                 "residual",
                 objective,
@@ -168,11 +158,6 @@ def fit_residual(
                 },
                 after_step=draw,
             )
-        finally:
-            if config.gradient_checkpointing and not had_checkpointing:
-                unet.disable_gradient_checkpointing()
-            for parameter, value in required:
-                parameter.requires_grad_(value)
     for tracker in accelerator.trackers:
         tracker.finish()
     down, up = objective.factors()

@@ -1,0 +1,245 @@
+"""``fit_soft_tokens``: learn tokens by which a frozen model follows its prompts more closely (SoftREPA)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from tqdm.auto import tqdm
+
+import weft
+from weft.attach.base_model import base_model
+from weft.methods.soft_tokens import SoftTokens
+from weft.train.accelerator import Precision, make_accelerator
+from weft.train.diffusion import (
+    Latents,
+    check_captions,
+    check_denoiser,
+    encode_captions,
+    encode_views,
+    frozen,
+    native_size,
+    shuffled,
+    training_scheduler,
+)
+from weft.train.images import View, views
+from weft.train.loop import LoopConfig, fit
+from weft.train.pairs import Pair, digest, read_pairs
+from weft.train.randomness import torch_generator
+from weft.train.soft_tokens_objective import SoftTokensObjective, TrainedTokens
+from weft.train.validation import validation
+
+Init = Literal["start", "copies", "normal"]
+
+
+@dataclass(frozen=True)
+class SoftTokensConfig:
+    """Every number of ``fit_soft_tokens``; the defaults are those of the released code for Stable Diffusion 1.5,
+    but for ``init``.
+    """
+
+    loop: LoopConfig = field(
+        default_factory=lambda: LoopConfig(steps=5000, learning_rate=1e-3, batch_size=8, weight_decay=1e-4)
+    )
+    tokens: int = 4
+    time_buckets: int | None = 100  # stretches of the schedule with offsets of their own; None: there are none
+    blocks: tuple[str, ...] = ("down_blocks",)
+    # "start": copies of the empty prompt's start token, as large as the model is used to, plus N(0, 0.02^2);
+    # "copies": as released, which can never differ from each other and are one token four times; "normal"
+    init: Init = "start"
+    denoising_weight: float = 10.0  # of the error of matching pairs, beside the contrast
+    logit_scale: float = 4.0
+    logit_width: float = 0.07
+    shared_noise: bool = True  # one noise for all pictures of a batch; they share the timestep in any case
+    rows_at_once: int | None = None  # pictures in one pass, against all captions; None: all. Less memory, same result
+    resolution: int | None = None  # pixels; None: the model's own
+    most_missing: float = 0.01  # share of pairs without a picture or caption that are passed over
+    seed: int = 0
+    precision: Precision = "auto"  # compute; tokens stay fp32. auto: bf16 or fp16 on a GPU, none on a CPU
+    gradient_checkpointing: bool = False
+    validate_every: int | None = None  # steps; pictures go to folder/validation
+    validation_prompts: tuple[str, ...] = ()
+    validation_steps: int = 25  # of the sampler
+    tensorboard: bool = False  # logs to folder/tensorboard
+
+
+def fit_soft_tokens(
+    pipe: Any,
+    pairs: Any,
+    *,
+    config: SoftTokensConfig | None = None,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    accelerator: Accelerator | None = None,
+    base_name: str | None = None,
+) -> SoftTokens:
+    """Learn tokens that make every picture of ``pairs`` easier to denoise with its own caption than with others.
+
+    The model stays frozen and is given back as it was. Latents are encoded once.
+
+    Args:
+        pipe: A Stable Diffusion 1.x, 2.x or XL pipeline of diffusers. With fp16 weights train on a GPU.
+        pairs: Pictures with captions: a folder with ``metadata.jsonl`` or with a text file beside every picture, a
+            sequence of (picture, caption), or a dataset of the datasets library with columns "image" and "text".
+        config: Numbers; None for the released ones.
+        folder: Keeps checkpoints, log and validation pictures. None keeps nothing, and then Ctrl-C raises at once.
+        resume: Go on from the checkpoint in ``folder``; on a CPU with the same bits as if nothing had happened.
+        accelerator: Device, precision and processes; None makes one for the device of ``pipe``. The captions of all
+            processes are compared with each picture.
+        base_name: Name of the model to keep with the result; None for what diffusers remembers.
+
+    Returns:
+        The tokens, fp32 on the CPU; their moving average where the loop keeps one.
+
+    Raises:
+        TypeError: Not a pipeline, or pairs that are none.
+        FileNotFoundError: A folder that is not there.
+        ValueError: Too few pairs or too many without picture or caption, captions that are all equal or too long, a
+            batch of one, an option out of range, a model of another family, or a checkpoint of another run.
+        weft.train.Diverged: The loss is not finite; the last good checkpoint is kept.
+        weft.train.Interrupted: Ctrl-C or SIGTERM with ``folder``; the checkpoint has been written.
+
+    Source:
+        Lee et al. 2025, arXiv:2503.08250, as in its released code.
+    """
+    config = config or SoftTokensConfig()
+    folder = None if folder is None else Path(folder)
+    _check(config, folder)
+    base = base_model(pipe, base_name)
+    check_denoiser(pipe, who="fit_soft_tokens")
+    found = read_pairs(pairs, most_missing=config.most_missing, who="fit_soft_tokens")
+    check_captions(pipe, [caption for pair in found for caption in pair.captions], who="fit_soft_tokens")
+    if accelerator is None:
+        accelerator = make_accelerator(pipe.device, config.precision, folder, tensorboard=config.tensorboard)
+    scheduler = training_scheduler(pipe)
+    pipe.to(accelerator.device)
+    size = config.resolution or native_size(pipe)
+    progress = tqdm(found, desc="encoding", unit="picture", disable=not accelerator.is_local_main_process)
+    latents = encode_views(pipe, _views(progress, size))
+    start = _start(pipe, config, base.name)
+    draw = None
+    if config.validate_every is not None and folder is not None:
+        draw = validation(
+            pipe,
+            list(config.validation_prompts) or [found[0].captions[0]],
+            folder / "validation",
+            every=config.validate_every,
+            last=config.loop.end,
+            sampler_steps=config.validation_steps,
+            seed=config.seed,
+        )
+    control = TrainedTokens(config.blocks)
+    with weft.attach(pipe, control), frozen(pipe.unet, config.gradient_checkpointing):
+        objective = SoftTokensObjective(
+            pipe.unet,
+            control,
+            scheduler,
+            start,
+            accelerator=accelerator,
+            denoising_weight=config.denoising_weight,
+            logit_scale=config.logit_scale,
+            logit_width=config.logit_width,
+            rows_at_once=config.rows_at_once,
+        )
+        average = fit(
+            "soft tokens",
+            objective,
+            _batches(pipe, found, latents, config, scheduler.config.num_train_timesteps, accelerator.process_index),
+            config.loop,
+            accelerator,
+            folder,
+            resume=resume,
+            identity={
+                "base_model": base.name,
+                "pairs": digest(found),
+                "resolution": size,
+                "seed": config.seed,
+                **{name: getattr(config, name) for name in _IDENTITY},
+            },
+            after_step=draw,
+        )
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    return objective.learnt(average)
+
+
+# fields of the configuration that make another run
+_IDENTITY = (
+    *("tokens", "time_buckets", "blocks", "init", "denoising_weight", "logit_scale", "logit_width", "shared_noise"),
+)
+
+
+def _views(pairs: Sequence[Pair], size: int) -> Iterator[View]:
+    """The middle of every picture, read as it is asked for."""
+    for pair in pairs:
+        yield views([pair.read()], size)[0]
+
+
+def _start(pipe: Any, config: SoftTokensConfig, base_name: str) -> SoftTokens:
+    """The tokens that training begins with."""
+    generator = torch_generator(config.seed, 0)
+    start = encode_captions(pipe, [""]).states[0, 0].float().cpu()
+    noise = 0.02 * torch.randn(config.tokens, len(start), generator=generator)
+    tokens = {"start": start + noise, "copies": start.expand_as(noise).clone(), "normal": noise}[config.init]
+    offsets = None
+    if config.time_buckets is not None:
+        offsets = 0.02 * torch.randn(config.time_buckets, len(start), generator=generator)
+    return SoftTokens(tokens, offsets, config.blocks, base_name)
+
+
+def _batches(
+    pipe: Any, pairs: Sequence[Pair], latents: Latents, config: SoftTokensConfig, timesteps: int, process: int
+) -> Callable[[int], tuple[Tensor, ...]]:
+    """The function from the samples seen to the next batch of a process; see ``SoftTokensObjective.forward``.
+
+    Every picture comes once an epoch, each time with one of its captions and with other noise.
+    """
+    count, size = len(pairs), config.loop.batch_size
+    texts = dict.fromkeys(caption for pair in pairs for caption in pair.captions)
+    numbers = {caption: number for number, caption in enumerate(texts)}
+
+    def batch_at(samples: int) -> tuple[Tensor, ...]:
+        first = samples + process * size
+        indices = torch.tensor([shuffled(count, config.seed, *divmod(first + i, count)) for i in range(size)])
+        generator = torch_generator(config.seed, 2, first)
+        posterior, noise = torch.randn(2, size, *latents.mean.shape[1:], generator=generator)
+        time = torch.randint(timesteps, (1,), generator=generator)
+        which = torch.randint(2**31, (size,), generator=generator).tolist()
+        captions = [
+            pairs[i].captions[n % len(pairs[i].captions)] for i, n in zip(indices.tolist(), which, strict=True)
+        ]
+        text = encode_captions(pipe, captions)
+        pooled = text.states.new_empty(size, 0) if text.pooled is None else text.pooled
+        noise = noise[:1] if config.shared_noise else noise
+        words = torch.tensor([numbers[caption] for caption in captions])
+        return latents.sample(indices, posterior), noise, time, text.states, pooled, latents.time_ids[indices], words
+
+    return batch_at
+
+
+def _check(config: SoftTokensConfig, folder: Path | None) -> None:
+    if config.loop.batch_size < 2:
+        raise ValueError(
+            f"fit_soft_tokens: `batch_size` must be at least 2, or no picture has a wrong caption; got "
+            f"{config.loop.batch_size}"
+        )
+    for name in ("tokens", "time_buckets", "rows_at_once", "validate_every"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise ValueError(f"fit_soft_tokens: `{name}` must be at least 1; got {value}")
+    for name in ("logit_scale", "logit_width"):
+        if not getattr(config, name) > 0:
+            raise ValueError(f"fit_soft_tokens: `{name}` must be above 0; got {getattr(config, name)}")
+    if not config.denoising_weight >= 0:
+        raise ValueError(f"fit_soft_tokens: `denoising_weight` must not be negative; got {config.denoising_weight}")
+    if config.init not in ("start", "copies", "normal"):
+        raise ValueError(f"fit_soft_tokens: `init` must be 'start', 'copies' or 'normal'; got {config.init!r}")
+    if config.resolution is not None and (config.resolution < 8 or config.resolution % 8):
+        raise ValueError(f"fit_soft_tokens: `resolution` must be a multiple of 8 pixels; got {config.resolution}")
+    if folder is None and (config.validate_every is not None or config.tensorboard):
+        raise ValueError("fit_soft_tokens: validation pictures and tensorboard logs need `folder`; got None")

@@ -1,0 +1,220 @@
+"""``fit_soft_tokens`` on tiny pipelines: its loss against a plain loop, what is trained, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_pipelines as tiny
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+import weft
+from weft.train.diffusion import encode_captions, frozen, training_scheduler
+from weft.train.loop import LoopConfig
+from weft.train.soft_tokens import SoftTokensConfig, fit_soft_tokens
+from weft.train.soft_tokens_objective import SoftTokensObjective, TrainedTokens
+
+CONFIG = SoftTokensConfig(
+    loop=LoopConfig(steps=4, learning_rate=1e-2, batch_size=2, checkpoint_every=2), time_buckets=10, precision="no"
+)
+CAPTIONS = ("a red circle", "a blue square", "a green ball", "a red square")
+
+
+def pairs() -> list[tuple[Image.Image, str]]:
+    return [(Image.new("RGB", (40, 36), (60 * i, 200, 30)), caption) for i, caption in enumerate(CAPTIONS)]
+
+
+def fitted(pipe: Any, changes: Any = None, **run: Any) -> weft.SoftTokens:
+    return fit_soft_tokens(pipe, run.pop("pairs", pairs()), config=replace(CONFIG, **(changes or {})), **run)
+
+
+def batch(pipe: Any, captions: tuple[str, ...] = CAPTIONS) -> dict[str, Tensor]:
+    generator, count = torch.Generator().manual_seed(0), len(captions)
+    text = encode_captions(pipe, captions)
+    return {
+        "latents": torch.randn(count, 4, 16, 16, generator=generator),
+        "noise": torch.randn(1, 4, 16, 16, generator=generator),
+        "timestep": torch.tensor([300]),
+        "states": text.states,
+        "pooled": text.states.new_empty(count, 0) if text.pooled is None else text.pooled,
+        "time_ids": torch.rand(count, 6, generator=generator),
+        "captions": torch.tensor([captions.index(caption) for caption in captions]),
+    }
+
+
+def start(width: int = 32) -> weft.SoftTokens:
+    generator = torch.Generator().manual_seed(3)
+    offsets = torch.randn(10, width, generator=generator)
+    return weft.SoftTokens(torch.randn(2, width, generator=generator), offsets)
+
+
+def by_pairs(pipe: Any, soft: weft.SoftTokens, given: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss by a pass of the stock network for every picture and caption, and its gradients.
+
+    Layers of the down blocks get a longer text.
+    """
+    tokens, offsets = soft.tokens.clone().requires_grad_(), soft.offsets.clone().requires_grad_()
+    shown = tokens + offsets[int(given["timestep"]) // 100]
+
+    def lengthen(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        text = torch.cat([kwargs["encoder_hidden_states"], shown[None]], 1)
+        return args, {**kwargs, "encoder_hidden_states": text}
+
+    layers = [m for n, m in pipe.unet.named_modules() if n.startswith("down_blocks") and n.endswith("attn2")]
+    hooks = [layer.register_forward_pre_hook(lengthen, with_kwargs=True) for layer in layers]
+    scheduler, rows = training_scheduler(pipe), []
+    for latent, ids in zip(given["latents"], given["time_ids"], strict=True):
+        noisy = scheduler.add_noise(latent[None], given["noise"], given["timestep"])
+        errors = []
+        for state, pooled in zip(given["states"], given["pooled"], strict=True):
+            added = {"added_cond_kwargs": {"text_embeds": pooled[None], "time_ids": ids[None]}} if len(pooled) else {}
+            found = pipe.unet(noisy, given["timestep"], state[None], **added).sample
+            errors.append((found - given["noise"]).square().mean())
+        rows.append(torch.stack(errors))
+    for hook in hooks:
+        hook.remove()
+    error = torch.stack(rows)
+    loss = F.cross_entropy(4.0 * torch.exp(-error / 0.07), torch.arange(len(error))) + 10.0 * error.diagonal().mean()
+    loss.backward()
+    return loss, tokens.grad, offsets.grad
+
+
+@pytest.mark.parametrize("rows_at_once", [None, 1, 3])
+@pytest.mark.parametrize("kind", ["sd1", "sdxl"])
+def test_the_loss_is_that_of_a_pass_for_every_pair(kind: str, rows_at_once: int | None, tmp_path: Path) -> None:
+    """Loss and gradients, whole and in chunks."""
+    pipe, width = tiny.build(kind, tmp_path), {"sd1": 32, "sdxl": 64}[kind]
+    with torch.no_grad():  # a prediction near the noise, or every logit would be 0
+        pipe.unet.conv_out.weight.mul_(0.05)
+    soft, given = start(width), batch(pipe)
+    # the error of a prediction of nothing is 1, far beyond 0.07
+    given["noise"] = given["noise"] * 0.2
+    with frozen(pipe.unet):
+        expected = by_pairs(pipe, soft, given)
+        control = TrainedTokens(soft.blocks)
+        scheduler = training_scheduler(pipe)
+        made = {"accelerator": Accelerator(cpu=True), "rows_at_once": rows_at_once}
+        objective = SoftTokensObjective(pipe.unet, control, scheduler, soft, **made)
+        passes: list[Tensor] = []
+        with weft.attach(pipe, control):
+            pipe.unet.register_forward_hook(lambda module, args, out: passes.append(args[0]))
+            found = objective(**given)
+            found["loss"].backward()
+    torch.testing.assert_close(found["loss"], expected[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(objective.tokens.grad, expected[1], atol=1e-7, rtol=2e-3)
+    torch.testing.assert_close(objective.offsets.grad, expected[2], atol=1e-7, rtol=2e-3)
+    assert expected[1].abs().max() > 1e-5
+    assert [len(sample) for sample in passes] == {None: [16], 1: [4] * 4, 3: [12, 4]}[rows_at_once]
+    assert all(parameter.grad is None for parameter in pipe.unet.parameters())
+
+
+def test_a_caption_is_projected_once_for_all_pictures(tmp_path: Path) -> None:
+    pipe = tiny.sd1(tmp_path)
+    soft = start()
+    with frozen(pipe.unet):
+        control = TrainedTokens(soft.blocks)
+        made = {"accelerator": Accelerator(cpu=True), "rows_at_once": 1}
+        objective = SoftTokensObjective(pipe.unet, control, training_scheduler(pipe), soft, **made)
+        with weft.attach(pipe, control) as attachment:
+            objective(**batch(pipe))
+            found = attachment.text_cache
+            assert (found.misses, found.hits) == (7, 3 * 7), "7 layers, four chunks of one picture"
+
+
+def test_equal_captions_are_no_rivals(tmp_path: Path) -> None:
+    pipe = tiny.sd1(tmp_path)
+    soft = start()
+    with frozen(pipe.unet):
+        control = TrainedTokens(soft.blocks)
+        objective = SoftTokensObjective(
+            pipe.unet, control, training_scheduler(pipe), soft, accelerator=Accelerator(cpu=True)
+        )
+        with weft.attach(pipe, control):
+            twice = objective(**batch(pipe, ("a red circle", "a red circle")))
+    assert float(twice["contrastive"].abs()) < 1e-6
+
+
+@pytest.mark.parametrize("kind", ["sd1", "sd2", "sdxl"])
+def test_learns_and_leaves_the_model_as_it_was(kind: str, tmp_path: Path) -> None:
+    pipe = tiny.build(kind, tmp_path / "model")
+    stock = tiny.generate(pipe, kind)
+    before = {name: (id(value), value.requires_grad) for name, value in pipe.unet.named_parameters()}
+    soft = fitted(pipe, {"gradient_checkpointing": True}, folder=tmp_path / "run")
+    assert soft.tokens.shape == (4, {"sdxl": 64}.get(kind, 32)) and soft.offsets is not None
+    assert {name: (id(value), value.requires_grad) for name, value in pipe.unet.named_parameters()} == before
+    assert (tiny.generate(pipe, kind) == stock).all()
+    assert soft.tokens[0].ne(soft.tokens[1]).any()
+    row = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])
+    assert {"loss", "contrastive", "denoising", "error_negative", "accuracy", "token_norm"} <= row.keys()
+    with weft.attach(pipe, soft):
+        assert (tiny.generate(pipe, kind) != stock).any()
+
+
+def test_released_copies_stay_one_token(tmp_path: Path) -> None:
+    """Equal tokens have equal gradients for ever; ours begin apart."""
+    pipe = tiny.sd1(tmp_path)
+    copies, ours = fitted(pipe, {"init": "copies"}), fitted(pipe)
+    assert all(torch.equal(token, copies.tokens[0]) for token in copies.tokens)
+    assert not torch.equal(ours.tokens[0], ours.tokens[1])
+
+
+def test_resuming_ends_with_the_same_bits(tmp_path: Path) -> None:
+    pipe = tiny.sd1(tmp_path / "model")
+    straight = fitted(pipe)
+    half = replace(CONFIG.loop, steps=2)
+    fitted(pipe, {"loop": half}, folder=tmp_path / "run")
+    resumed = fitted(pipe, folder=tmp_path / "run", resume=True)
+    assert torch.equal(resumed.tokens, straight.tokens)
+    assert resumed.offsets is not None and straight.offsets is not None
+    assert torch.equal(resumed.offsets, straight.offsets)
+    with pytest.raises(ValueError, match="`tokens` was 4, is 3"):
+        fitted(pipe, {"tokens": 3}, folder=tmp_path / "run", resume=True)
+
+
+def test_pictures_drawn_meanwhile_show_the_tokens(tmp_path: Path) -> None:
+    pipe = tiny.sd1(tmp_path / "model")
+    changes = {"validate_every": 2, "validation_prompts": ("a red circle",), "validation_steps": 2}
+    soft = fitted(pipe, changes, folder=tmp_path / "run")
+    drawn = sorted((tmp_path / "run" / "validation").iterdir())
+    assert [path.name for path in drawn] == ["step00002-0.png", "step00004-0.png"]
+    with weft.attach(pipe, soft), torch.no_grad():
+        generator = torch.Generator().manual_seed(0)
+        again = pipe("a red circle", num_inference_steps=2, generator=generator).images[0]
+    assert Image.open(drawn[1]).tobytes() == again.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loop": replace(CONFIG.loop, batch_size=1)}, "`batch_size` must be at least 2"),
+        ({"tokens": 0}, "`tokens` must be at least 1"),
+        ({"time_buckets": 0}, "`time_buckets` must be at least 1"),
+        ({"rows_at_once": 0}, "`rows_at_once` must be at least 1"),
+        ({"logit_width": 0.0}, "`logit_width` must be above 0"),
+        ({"denoising_weight": -1.0}, "`denoising_weight` must not be negative"),
+        ({"init": "ones"}, "`init` must be 'start', 'copies' or 'normal'"),
+        ({"resolution": 20}, "`resolution` must be a multiple of 8"),
+        ({"validate_every": 1}, "need `folder`"),
+        ({"blocks": ("head",)}, "`blocks` must be of"),
+    ],
+)
+def test_bad_numbers(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        fitted(tiny.sd1(tmp_path), changes)
+
+
+def test_other_models_and_captions(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="as for inpainting"):
+        fitted(tiny.inpaint(tmp_path))
+    with pytest.raises(TypeError, match="needs a pipeline"):
+        fitted(tiny.unet())
+    long = [(image, f"{caption} and ball ball ball ball ball ball ball ball ball ball") for image, caption in pairs()]
+    with pytest.raises(ValueError, match="must fit the text encoder's 16 tokens"):
+        fitted(tiny.sd1(tmp_path), pairs=long)
