@@ -27,8 +27,8 @@ class _Recorder:
         probabilities = (query @ key.transpose(1, 2) * attn.scale).softmax(-1)
         self.kept.append(probabilities.view(-1, attn.heads, *probabilities.shape[1:]).mean(1))
         out = attn.batch_to_head_dim(probabilities @ value)
-        projected: Tensor = attn.to_out[1](attn.to_out[0](out))
-        return projected / attn.rescale_output_factor
+        projected: Tensor = attn.to_out[1](attn.to_out[0](out)) / attn.rescale_output_factor
+        return projected
 
 
 def median_mask(values: Tensor) -> Tensor:
