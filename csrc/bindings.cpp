@@ -5,8 +5,10 @@
 #include <array>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "attention/attention.h"
+#include "lowrank_linear/lowrank_linear.h"
 #include "weft/build_config.h"
 #include "weft/cpu_features.h"
 #include "weft/parallel.h"
@@ -108,6 +110,24 @@ void attention_fwd_cpu(const Pointers& pointers, const AllStrides& strides, cons
   weft::attention_fwd_cpu(p, isa);
 }
 
+using Stack = std::array<int64_t, 4>;  // pointer (0 = absent), strides of batch, row, column
+
+weft::Matrices matrices(const Stack& s) { return {pointer<void>(s[0]), s[1], s[2], s[3]}; }
+
+void lowrank_linear_fwd_cpu(const std::array<Stack, 8>& stacks, int64_t bias, const std::array<int64_t, 4>& sizes,
+                            const std::vector<int64_t>& ranks, int dtype, int num_threads, const std::string& isa) {
+  weft::LowrankLinearParams p;
+  weft::Matrices* const places[] = {&p.x, &p.weight, &p.down, &p.up, &p.gate, &p.residual, &p.base, &p.out};
+  for (size_t i = 0; i < stacks.size(); ++i) *places[i] = matrices(stacks[i]);
+  p.bias = pointer<void>(bias);
+  const auto& [B, N, Cin, Cout] = sizes;
+  p.B = B, p.N = N, p.Cin = Cin, p.Cout = Cout;
+  p.ranks = ranks;
+  p.dtype = static_cast<weft::Dtype>(dtype);
+  p.num_threads = num_threads;
+  weft::lowrank_linear_fwd_cpu(p, isa);
+}
+
 #ifdef WEFT_HAS_CUDA
 void attention_fwd_cuda(const Pointers& pointers, const AllStrides& strides, const Sizes& sizes, const Tables& tables,
                         int64_t maps, float scale, int dtype, int64_t workspace, int64_t workspace_bytes, int device,
@@ -144,6 +164,11 @@ PYBIND11_MODULE(_native, m) {
         "Fills out and maps. pointers and strides: q, k, v, out; sizes: B, Nq, Nk, H, D, M, Lq, Lk; tables: (pointer, "
         "batch stride) of alpha, beta, gamma, delta, readout, query_labels, key_labels, key_padding; dtype: 0 fp32, "
         "1 fp16, 2 bf16.");
+  m.def("lowrank_linear_fwd_cpu", &lowrank_linear_fwd_cpu, py::arg("stacks"), py::arg("bias"), py::arg("sizes"),
+        py::arg("ranks"), py::arg("dtype"), py::arg("num_threads"), py::arg("isa") = "auto",
+        py::call_guard<py::gil_scoped_release>(),
+        "Fills out. stacks: (pointer, strides of batch, row and column) of x, weight, down, up, gate, residual, base, "
+        "out; a pointer of 0 is an absent one; sizes: B, N, Cin, Cout; dtype: 0 fp32, 1 fp16, 2 bf16.");
 #ifdef WEFT_HAS_CUDA
   m.def("attention_fwd_cuda", &attention_fwd_cuda, py::arg("pointers"), py::arg("strides"), py::arg("sizes"),
         py::arg("tables"), py::arg("maps"), py::arg("scale"), py::arg("dtype"), py::arg("workspace"),

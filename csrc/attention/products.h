@@ -1,8 +1,8 @@
 // How the two products are formed: in which units K, V, q and the weights lie, and which instructions multiply them.
 #pragma once
 
-#include "attention/gemm.h"
 #include "attention/pack.h"
+#include "weft/gemm.h"
 #if defined(__AMX_BF16__) || defined(WEFT_EMULATE_AMX)
 #include "attention/gemm_amx.h"
 #endif
@@ -24,21 +24,16 @@ constexpr const float* kNoDecay = kOnes.values;
 
 // fp32 multiply-add; 16-bit inputs are widened when packed.
 struct FloatProducts : FloatUnits {
-  using Wide = Vec;
   static constexpr int kRowStep = 1, kDepthStep = 1, kKeyStep = kLanes, kWidthStep = kLanes;
   struct Scope {};
-
-  static Wide load(const float* p) { return weft::load(p); }
-  static Wide spread(const float* p) { return splat(*p); }
-  static Vec dot(Vec acc, Wide a, Wide b) { return fmadd(a, b, acc); }
 
   static void product(int64_t rows, int64_t width, const float* a, int64_t stride_a, const float* b, int64_t stride_b,
                       int64_t depth, float* c, int64_t stride_c, const float* decay) {
     const int64_t chain = depth > kLongestChain ? (depth + 1) / 2 : depth;
-    gemm<FloatProducts>(rows, vectors(width), a, stride_a, b, stride_b, chain, c, stride_c, decay);
+    gemm<FloatDot>(rows, vectors(width), a, stride_a, b, stride_b, chain, c, stride_c, decay);
     if (chain < depth) {
-      gemm<FloatProducts>(rows, vectors(width), a + chain, stride_a, b + chain * stride_b, stride_b, depth - chain, c,
-                          stride_c, kNoDecay);
+      gemm<FloatDot>(rows, vectors(width), a + chain, stride_a, b + chain * stride_b, stride_b, depth - chain, c,
+                     stride_c, kNoDecay);
     }
   }
 };
@@ -46,17 +41,12 @@ struct FloatProducts : FloatUnits {
 #if defined(__AVX512BF16__)
 // bf16 pairs, accumulated in fp32.
 struct PairProducts : PairUnits {
-  using Wide = Pairs;
   static constexpr int kRowStep = 1, kDepthStep = 1, kKeyStep = kLanes, kWidthStep = kLanes;
   struct Scope {};
 
-  static Wide load(const uint32_t* p) { return load_pairs(p); }
-  static Wide spread(const uint32_t* p) { return splat_pair(p); }
-  static Vec dot(Vec acc, Wide a, Wide b) { return dot_pairs(acc, a, b); }
-
   static void product(int64_t rows, int64_t width, const uint32_t* a, int64_t stride_a, const uint32_t* b,
                       int64_t stride_b, int64_t depth, float* c, int64_t stride_c, const float* decay) {
-    gemm<PairProducts>(rows, vectors(width), a, stride_a, b, stride_b, depth, c, stride_c, decay);
+    gemm<PairDot>(rows, vectors(width), a, stride_a, b, stride_b, depth, c, stride_c, decay);
   }
 };
 #endif

@@ -1,7 +1,8 @@
-"""The CPU backend of ``lowrank_linear``: BLAS products, accumulated in place into one result.
+"""The CPU backend of ``lowrank_linear``: the C++ kernel, or where BLAS is faster its products, accumulated in place.
 
-An image is written as an image, with no transposition afterwards. A concept whose gate is zero for a whole sample
-costs nothing there; where masks open few rows, fp32 computes only these.
+By either way an image is written as an image, with no transposition afterwards, and concepts whose gate is zero cost
+little or nothing: the kernel passes over those closed for a tile of rows, BLAS over those closed for a sample; where
+masks open few rows, BLAS computes only these in fp32.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from weft.kernels.lowrank_linear.reference import expand_gate
+from weft.ops import _lowrank_linear_cpu_fused as fused
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # of all pairs of a row and a concept; up to here gathering rows is faster than products of all (measured with four
@@ -47,12 +49,29 @@ def lowrank_linear_fwd_cpu(
     Returns:
         [B, N, Cout], or [B, Cout, N] if ``channels_first``; contiguous.
     """
+    forward = fused.lowrank_linear_fwd_fused if fused.is_faster(x.dtype) else lowrank_linear_fwd_blas
+    return forward(x, weight, bias, down, up, ranks, gate, residual, base, channels_first)
+
+
+def lowrank_linear_fwd_blas(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    down: Tensor | None,
+    up: Tensor | None,
+    ranks: tuple[int, ...],
+    gate: Tensor | None,
+    residual: Tensor | None,
+    base: Tensor | None,
+    channels_first: bool,
+) -> Tensor:
+    """The same by BLAS alone."""
     if x.dtype == torch.float16:
         # without AVX512-FP16 a half product takes four to ten times as long as widening its operands (README.md)
         weight, bias, down, up, residual, base = (
             None if t is None else t.float() for t in (weight, bias, down, up, residual, base)
         )
-        wide = lowrank_linear_fwd_cpu(x.float(), weight, bias, down, up, ranks, gate, residual, base, channels_first)
+        wide = lowrank_linear_fwd_blas(x.float(), weight, bias, down, up, ranks, gate, residual, base, channels_first)
         return wide.half()
 
     if weight is None:

@@ -6,6 +6,29 @@
 namespace weft {
 namespace {
 
+// What a product is made of: one fp32 value a unit, or two bf16 that are summed together.
+struct FloatDot {
+  using Unit = float;
+  using Wide = Vec;
+  static constexpr int kValues = 1;
+
+  static Wide load(const float* p) { return weft::load(p); }
+  static Wide spread(const float* p) { return splat(*p); }
+  static Vec dot(Vec acc, Wide a, Wide b) { return fmadd(a, b, acc); }
+};
+
+#if defined(__AVX512BF16__)
+struct PairDot {
+  using Unit = uint32_t;
+  using Wide = Pairs;
+  static constexpr int kValues = 2;
+
+  static Wide load(const uint32_t* p) { return load_pairs(p); }
+  static Wide spread(const uint32_t* p) { return splat_pair(p); }
+  static Vec dot(Vec acc, Wide a, Wide b) { return dot_pairs(acc, a, b); }
+};
+#endif
+
 // Widest strip of C, in vectors, that stays in registers, and the rows that go with it: rows * vecs accumulators,
 // vecs of B and one of A must fit.
 constexpr int kMaxVecs = kRegisters == 32 ? 6 : 3;

@@ -1,0 +1,336 @@
+// The forward of lowrank_linear of one instruction set. Compiled once for each, with -DWEFT_ISA naming it.
+//
+// A task is a tile of rows of one sample and a group of strips of columns. x is staged once; x A^T is formed for the
+// concepts that the gate opens somewhere in the tile; then, strip by strip, both products are summed in fp32, bias and
+// addends join them, and every value is rounded and written once, as rows or as an image.
+#include <initializer_list>
+
+#include "lowrank_linear/pack.h"
+#include "lowrank_linear/plan.h"
+#include "weft/gemm.h"
+#include "weft/transpose.h"
+
+#if !defined(WEFT_ISA)
+#error "WEFT_ISA names the instruction set this file is compiled for"
+#endif
+
+namespace weft {
+namespace {
+
+#if defined(__AVX512BF16__)
+using BfloatDot = PairDot;
+#else
+using BfloatDot = FloatDot;
+#endif
+
+// Longest sum of products in one register: beyond it a chain loses more than a BLAS does.
+constexpr int64_t kLongestChain = 256;
+
+constexpr int64_t kMostRows = 192 + kRowSlack;
+struct Ones {
+  float values[kMostRows];
+  constexpr Ones() : values() {
+    for (float& value : values) value = 1.0f;
+  }
+};
+constexpr Ones kOnes;
+
+// A worker's memory, cut up.
+template <class Dot>
+struct Scratch {
+  using Unit = typename Dot::Unit;
+  Unit* x;        // [rows, depth]
+  Unit* h;        // [rows, rank_units]: x A^T * G
+  float* sums;    // [rows, kStrip]
+  float* image;   // [kSquare, rows], where the result is an image
+  int64_t* runs;  // [ranks / kSquare, 2]: begin and end of ranks that are open
+  int64_t bytes;
+
+  Scratch(const LowrankLinearPlan& plan, char* base) {
+    const int64_t rows = plan.rows + kRowSlack;
+    int64_t at = 0;
+    const auto take = [&at, base](int64_t size) {
+      char* here = base ? base + at : nullptr;
+      at += (size + 63) / 64 * 64;
+      return here;
+    };
+    x = reinterpret_cast<Unit*>(take(rows * plan.depth * 4));
+    h = reinterpret_cast<Unit*>(take(rows * plan.rank_units * 4));
+    sums = reinterpret_cast<float*>(take(rows * kStrip * 4));
+    image = reinterpret_cast<float*>(take(rows * kSquare * 4));
+    runs = reinterpret_cast<int64_t*>(take(plan.ranks / kSquare * 16));
+    bytes = at;
+  }
+};
+
+// c = a b, or c += a b; `vecs` vectors of a strip.
+template <class Dot>
+void product(int64_t rows, int64_t vecs, const typename Dot::Unit* a, int64_t stride_a, const typename Dot::Unit* b,
+             int64_t depth, float* c, bool onto) {
+  const int64_t longest = kLongestChain / Dot::kValues;
+  const int64_t parts = (depth + longest - 1) / longest, chain = (depth + parts - 1) / parts;
+  for (int64_t i = 0; i < depth; i += chain) {
+    gemm<Dot>(rows, vecs, a + i, stride_a, b + i * kStrip, kStrip, smaller_of(chain, depth - i), c, kStrip,
+              onto || i ? kOnes.values : nullptr);
+  }
+}
+
+// A masked access costs several of a plain one on some processors, so only the ends of rows are.
+template <class T>
+inline Vec load_part(const T* p, int64_t n) {
+  return n >= kLanes ? load(p) : load_first(p, static_cast<int>(n));
+}
+
+template <class T>
+inline void store_part(T* p, Vec x, int64_t n) {
+  if (n >= kLanes) {
+    store(p, x);
+  } else {
+    store_first(p, x, static_cast<int>(n));
+  }
+}
+
+template <class Dot, class T>
+class Tile {
+  using Unit = typename Dot::Unit;
+
+ public:
+  Tile(const LowrankLinearPlan& plan, int64_t task, char* memory)
+      : plan_(plan), p_(plan.params), scratch_(plan, memory) {
+    const int64_t tile = task / plan.groups;
+    group_ = task % plan.groups;
+    sample_ = tile / plan.tiles;
+    first_row_ = tile % plan.tiles * plan.rows;
+    rows_ = smaller_of(p_.N - first_row_, plan.rows);
+  }
+
+  void run() {
+    find_open_ranks();
+    if (p_.weight.data || runs_)
+      Packer<Dot, T>(p_.x, sample_, first_row_, rows_, p_.Cin).stage(scratch_.x, plan_.depth);
+    for (int64_t i = 0; i < runs_; ++i) project_down(scratch_.runs[2 * i], scratch_.runs[2 * i + 1]);
+    const int64_t begin = group_ * plan_.strips_per_group;
+    const int64_t end = smaller_of(begin + plan_.strips_per_group, plan_.strips);
+    prefetch(begin, end);
+    for (int64_t strip = begin; strip < end; ++strip) {
+      prefetch(strip + 1, end);
+      const int64_t columns = columns_of(strip);
+      sum_products(strip, columns);
+      if (p_.out.column == 1) {
+        store_rows(strip * kStrip, columns);
+      } else {
+        store_image(strip * kStrip, columns);
+      }
+    }
+  }
+
+ private:
+  int64_t columns_of(int64_t strip) const { return smaller_of(kStrip, p_.Cout - strip * kStrip); }
+
+  const float* gate_of(int64_t row) const {
+    return static_cast<const float*>(p_.gate.data) + sample_ * p_.gate.batch + (first_row_ + row) * p_.gate.row;
+  }
+
+  bool is_open(int64_t which) const {
+    if (!p_.gate.data) return true;
+    const int64_t different = p_.gate.row ? rows_ : 1;
+    for (int64_t r = 0; r < different; ++r) {
+      if (gate_of(r)[which * p_.gate.column] != 0.0f) return true;
+    }
+    return false;
+  }
+
+  // Whole squares of ranks, of which some are of a concept that is open.
+  void find_open_ranks() {
+    int64_t rank = 0, end = 0;
+    for (size_t which = 0; which < p_.ranks.size(); rank += p_.ranks[which++]) {
+      if (!is_open(which)) continue;
+      const int64_t from = rank / kSquare * kSquare;
+      if (!runs_ || from > end) scratch_.runs[2 * runs_++] = from;
+      end = (rank + p_.ranks[which] + kSquare - 1) / kSquare * kSquare;
+      scratch_.runs[2 * runs_ - 1] = end;
+    }
+  }
+
+  // h = x A^T * G for ranks [begin, end)
+  void project_down(int64_t begin, int64_t end) {
+    for (int64_t strip = begin / kStrip; strip * kStrip < end; ++strip) {
+      const int64_t from = begin > strip * kStrip ? begin : strip * kStrip;
+      const int64_t count = smaller_of(end, (strip + 1) * kStrip) - from;
+      const Unit* matrix = reinterpret_cast<const Unit*>(plan_.packed_down) + strip * plan_.depth * kStrip;
+      product<Dot>(rows_, vectors(count), scratch_.x, plan_.depth, matrix + from % kStrip, plan_.depth, scratch_.sums,
+                   false);
+      for (int64_t r = 0; r < rows_; ++r) {
+        float* row = scratch_.sums + r * kStrip;
+        if (p_.gate.data) {
+          for (int64_t i = 0; i < count; i += kSquare) apply_gate(gate_of(r), from + i, row + i);
+        }
+        stage_hidden(row, count, scratch_.h + r * plan_.rank_units + from / Dot::kValues);
+      }
+    }
+  }
+
+  // A square of ranks times the gates of their concepts; 0 beyond R.
+  void apply_gate(const float* gate, int64_t rank, float* h) const {
+    const int32_t* concepts = plan_.concept_of_rank + rank;
+    if (concepts[0] == concepts[kSquare - 1]) {
+      const Vec factor = splat(gate[concepts[0] * p_.gate.column]);
+      for (int64_t i = 0; i < kSquare; i += kLanes) store(h + i, mul(load(h + i), factor));
+      return;
+    }
+    for (int64_t i = 0; i < kSquare; ++i) h[i] = concepts[i] < 0 ? 0.0f : h[i] * gate[concepts[i] * p_.gate.column];
+  }
+
+  static void stage_hidden(const float* row, int64_t count, float* to) { copy_line(row, count, to, count); }
+  static void stage_hidden(const float* row, int64_t count, uint32_t* to) {
+    for (int64_t i = 0; i < count; i += kLanes) store(reinterpret_cast<Bfloat*>(to) + i, load(row + i));
+  }
+
+  void sum_products(int64_t strip, int64_t columns) {
+    const int64_t vecs = vectors(columns);
+    bool onto = false;
+    if (p_.weight.data) {
+      const Unit* matrix = reinterpret_cast<const Unit*>(plan_.packed_weight) + strip * plan_.depth * kStrip;
+      product<Dot>(rows_, vecs, scratch_.x, plan_.depth, matrix, plan_.depth, scratch_.sums, false);
+      onto = true;
+    }
+    const Unit* matrix = reinterpret_cast<const Unit*>(plan_.packed_up) + strip * plan_.rank_units * kStrip;
+    for (int64_t i = 0; i < runs_; ++i) {
+      const int64_t begin = scratch_.runs[2 * i] / Dot::kValues, end = scratch_.runs[2 * i + 1] / Dot::kValues;
+      product<Dot>(rows_, vecs, scratch_.h + begin, plan_.rank_units, matrix + begin * kStrip, end - begin,
+                   scratch_.sums, onto);
+      onto = true;
+    }
+    if (!onto) memset(scratch_.sums, 0, rows_ * kStrip * 4);
+  }
+
+  // The part of [B, N, Cout] that begins at a row and a column; null where the matrix is absent.
+  const T* part_of(const Matrices& matrix, int64_t row, int64_t column) const {
+    if (!matrix.data) return nullptr;
+    return static_cast<const T*>(matrix.data) + sample_ * matrix.batch + (first_row_ + row) * matrix.row +
+           column * matrix.column;
+  }
+
+  // What a strip reads and writes of [B, N, Cout] is a few cache lines of each row, which no processor foresees: it
+  // waited for them as long as the products took where W has 320 columns.
+  // Always inlined: gcc takes a function that only prefetches for one without effect, and drops the call.
+  __attribute__((always_inline)) void prefetch(int64_t strip, int64_t end) const {
+    if (strip >= end) return;
+    constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
+    const bool by_row = p_.out.column == 1;
+    const int64_t lines = by_row ? rows_ : columns_of(strip), length = by_row ? columns_of(strip) : rows_;
+    for (const Matrices* matrix : {&p_.residual, &p_.base, &p_.out}) {
+      const T* corner = part_of(*matrix, 0, strip * kStrip);
+      const int64_t stride = by_row ? matrix->row : matrix->column;
+      for (int64_t line = 0; corner && line < lines; ++line) {
+        for (int64_t i = 0; i < length; i += kLine) __builtin_prefetch(corner + line * stride + i);
+      }
+    }
+  }
+
+  void store_rows(int64_t first, int64_t columns) {
+    const T* bias = p_.bias ? static_cast<const T*>(p_.bias) + first : nullptr;
+    for (int64_t r = 0; r < rows_; ++r) {
+      const float* sums = scratch_.sums + r * kStrip;
+      const T *residual = part_of(p_.residual, r, first), *base = part_of(p_.base, r, first);
+      T* out = const_cast<T*>(part_of(p_.out, r, first));
+      for (int64_t j = 0; j < columns; j += kLanes) {
+        const int64_t left = columns - j;
+        Vec y = load(sums + j);
+        if (bias) y = add(y, load_part(bias + j, left));
+        if (base) y = add(y, load_part(base + j, left));
+        if (residual) y = add(y, load_part(residual + j, left));
+        store_part(out + j, y, left);
+      }
+    }
+  }
+
+  // Whole lines of an image, a square of columns at a time: of channels that lie a power of two apart, few lines fit
+  // into a cache together.
+  void store_image(int64_t first, int64_t columns) {
+    const int64_t stride = plan_.rows;
+    for (int64_t corner = 0; corner < columns; corner += kSquare) {
+      for (int64_t r = 0; r < rows_; r += kSquare) {
+        transpose(scratch_.sums + r * kStrip + corner, kStrip, scratch_.image + r, stride);
+      }
+      for (int64_t c = 0; c < kSquare && corner + c < columns; ++c) {
+        const int64_t column = first + corner + c;
+        const T *residual = part_of(p_.residual, 0, column), *base = part_of(p_.base, 0, column);
+        const Vec bias = p_.bias ? load_part(static_cast<const T*>(p_.bias) + column, 1) : splat(0.0f);
+        const Vec offset = splat(reduce_add(bias));
+        T* out = const_cast<T*>(part_of(p_.out, 0, column));
+        for (int64_t r = 0; r < rows_; r += kLanes) {
+          const int64_t left = rows_ - r;
+          Vec y = load(scratch_.image + c * stride + r);
+          if (p_.bias) y = add(y, offset);
+          if (base) y = add(y, load_part(base + r, left));
+          if (residual) y = add(y, load_part(residual + r, left));
+          store_part(out + r, y, left);
+        }
+      }
+    }
+  }
+
+  const LowrankLinearPlan& plan_;
+  const LowrankLinearParams& p_;
+  Scratch<Dot> scratch_;
+  int64_t group_, sample_, first_row_, rows_, runs_ = 0;
+};
+
+template <class Dot, class T>
+void pack_strip(const LowrankLinearPlan& plan, int64_t task) {
+  using Unit = typename Dot::Unit;
+  const LowrankLinearParams& p = plan.params;
+  if (p.weight.data) {
+    if (task < plan.strips) {
+      const int64_t first = task * kStrip;
+      return Packer<Dot, T>(p.weight, 0, first, smaller_of(kStrip, p.Cout - first), p.Cin)
+          .pack(reinterpret_cast<Unit*>(plan.packed_weight) + task * plan.depth * kStrip, plan.depth);
+    }
+    task -= plan.strips;
+  }
+  if (task < plan.rank_strips) {
+    const int64_t first = task * kStrip;
+    return Packer<Dot, T>(p.down, 0, first, smaller_of(kStrip, plan.R - first), p.Cin)
+        .pack(reinterpret_cast<Unit*>(plan.packed_down) + task * plan.depth * kStrip, plan.depth);
+  }
+  task -= plan.rank_strips;
+  const int64_t first = task * kStrip;
+  Packer<Dot, T>(p.up, 0, first, smaller_of(kStrip, p.Cout - first), plan.R)
+      .pack(reinterpret_cast<Unit*>(plan.packed_up) + task * plan.rank_units * kStrip, plan.rank_units);
+}
+
+int64_t unit_values(Dtype dtype) { return dtype == Dtype::kBfloat16 ? BfloatDot::kValues : 1; }
+
+int64_t scratch_bytes(const LowrankLinearPlan& plan) { return Scratch<FloatDot>(plan, nullptr).bytes; }
+
+void pack(const LowrankLinearPlan& plan, int64_t task) {
+  switch (plan.params.dtype) {
+    case Dtype::kFloat32:
+      return pack_strip<FloatDot, float>(plan, task);
+    case Dtype::kFloat16:
+      return pack_strip<FloatDot, Half>(plan, task);
+    case Dtype::kBfloat16:
+      return pack_strip<BfloatDot, Bfloat>(plan, task);
+  }
+}
+
+void project(const LowrankLinearPlan& plan, int64_t task, char* scratch) {
+  switch (plan.params.dtype) {
+    case Dtype::kFloat32:
+      return Tile<FloatDot, float>(plan, task, scratch).run();
+    case Dtype::kFloat16:
+      return Tile<FloatDot, Half>(plan, task, scratch).run();
+    case Dtype::kBfloat16:
+      return Tile<BfloatDot, Bfloat>(plan, task, scratch).run();
+  }
+}
+
+}  // namespace
+
+#define WEFT_JOIN(a, b) a##b
+#define WEFT_EXPORT(isa) WEFT_JOIN(lowrank_linear_kernels_, isa)
+extern const LowrankLinearKernels WEFT_EXPORT(WEFT_ISA);
+const LowrankLinearKernels WEFT_EXPORT(WEFT_ISA) = {unit_values, scratch_bytes, pack, project};
+
+}  // namespace weft
