@@ -4,31 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from PIL import Image, ImageDraw
 
 import weft
 from weft import cli, shapes
-from weft.commands.train import TrainResidual, train_residual
+from weft.commands.train_residual import TrainResidual, train_residual
 from weft.train.residual_objective import ResidualObjective
 
-
-@pytest.fixture(autouse=True)
-def quiet_machine() -> Iterator[None]:
-    """One thread, and an accelerator of each test's own."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("quiet_machine")
 
 
 @pytest.fixture

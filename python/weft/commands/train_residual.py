@@ -1,0 +1,121 @@
+"""``weft train residual``: one object, from a few pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+
+import weft
+from weft.commands.loading import EMBEDDED
+from weft.commands.training import check_out, prepare
+
+Strings = Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT [TEXT ...]")]
+
+
+@dataclass(frozen=True)
+class TrainResidual:
+    """Teach a frozen model one object from a few pictures (Personalized Residuals); the file is a LoRA as well."""
+
+    images: Path
+    """Folder with pictures of the object; four to eight are plenty."""
+    class_word: str
+    """What the object is one of, such as dog."""
+    identifier: str = "V*"
+    """How prompts name the object, before the class word; text that means nothing to the model yet."""
+    out: Path = Path("residual.safetensors")
+    """The file to write."""
+    run: Path | None = None
+    """Folder for checkpoints, log and validation pictures; beside --out if not given."""
+    resume: bool = False
+    """Go on from the last checkpoint of the run."""
+    model: str = EMBEDDED
+    """'embedded', a diffusers folder, or a model id (Stable Diffusion 1.x, 2.x, XL)."""
+    steps: int = 150
+    """Updates of the factors."""
+    learning_rate: float = 1e-3
+    """Of AdamW."""
+    batch_size: int = 4
+    """Pictures in one pass on one device."""
+    accumulation: int = 1
+    """Passes per update."""
+    init: Literal["lora", "random"] = "lora"
+    """lora begins at the base model; random does not."""
+    resolution: int | None = None
+    """Pixels; the model's own if not given."""
+    crops: int = 1
+    """Squares of each picture: its centre, and random ones."""
+    flip: bool = False
+    """Mirror images too."""
+    seed: int = 0
+    """Of the start, the noise and the order."""
+    checkpoint_every: int = 50
+    """Steps between checkpoints."""
+    validate_every: int | None = None
+    """Steps between validation pictures; none if not given."""
+    validation_prompts: Strings = ()
+    """What they show; write {identifier} and {class_word} for the object."""
+    tensorboard: bool = False
+    """Log to a folder that tensorboard reads."""
+    precision: Literal["auto", "no", "fp16", "bf16"] = "auto"
+    """Of computing; auto is bf16 or fp16 on a GPU. The factors stay float32."""
+    gradient_checkpointing: bool = False
+    """Less memory, more time."""
+    half: bool = False
+    """Store float16, half the size."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:1; under `accelerate launch` each process takes its own."""
+
+
+def train_residual(options: TrainResidual) -> str:
+    """Carry out ``weft train residual``."""
+    from weft.train.images import read_images
+    from weft.train.loop import LoopConfig
+    from weft.train.residual import ResidualConfig, fit_residual
+
+    check_out(options.out, who="train residual")
+    config = ResidualConfig(
+        loop=LoopConfig(
+            steps=options.steps,
+            learning_rate=options.learning_rate,
+            batch_size=options.batch_size,
+            accumulation=options.accumulation,
+            checkpoint_every=options.checkpoint_every,
+        ),
+        init=options.init,
+        resolution=options.resolution,
+        crops=options.crops,
+        flip=options.flip,
+        seed=options.seed,
+        precision=options.precision,
+        gradient_checkpointing=options.gradient_checkpointing,
+        validate_every=options.validate_every,
+        validation_prompts=options.validation_prompts,
+        tensorboard=options.tensorboard,
+    )
+    images = read_images(options.images)
+    made = prepare(options, who="train residual")
+    residual = fit_residual(
+        made.pipe,
+        images,
+        options.class_word,
+        options.identifier,
+        config=config,
+        folder=made.run,
+        resume=options.resume,
+        accelerator=made.accelerator,
+        base_name=EMBEDDED if options.model == EMBEDDED else None,
+    )
+    made.accelerator.end_training()
+    if not made.accelerator.is_main_process:
+        return ""
+    out = options.out
+    residual.save(out, torch.float16 if options.half else torch.float32)
+    numbers = sum(factor.numel() for factor in (*residual.down.values(), *residual.up.values()))
+    return (
+        f"residual: {out} ({numbers:,} numbers in {len(residual.down)} layers, {out.stat().st_size / 1e6:.2f} MB); "
+        f'say "{residual.phrase}" in a prompt; run: {made.run}; weft {weft.__version__}'
+    )

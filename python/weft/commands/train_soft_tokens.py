@@ -1,0 +1,116 @@
+"""``weft train soft-tokens``: tokens by which a model follows its prompts more closely."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+import weft
+from weft.commands.loading import EMBEDDED
+from weft.commands.training import check_out, prepare
+
+Strings = Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT [TEXT ...]")]
+
+
+@dataclass(frozen=True)
+class TrainSoftTokens:
+    """Learn a few tokens by which a frozen model follows its prompts more closely (SoftREPA)."""
+
+    pairs: Path
+    """Folder of pictures with captions: metadata.jsonl, or a text file beside every picture."""
+    out: Path = Path("soft-tokens.safetensors")
+    """The file to write."""
+    run: Path | None = None
+    """Folder for checkpoints, log and validation pictures; beside --out if not given."""
+    resume: bool = False
+    """Go on from the last checkpoint of the run."""
+    model: str = EMBEDDED
+    """'embedded', a diffusers folder, or a model id (Stable Diffusion 1.x, 2.x, XL)."""
+    steps: int = 5000
+    """Updates of the tokens."""
+    learning_rate: float = 1e-3
+    """Of AdamW."""
+    batch_size: int = 8
+    """Pictures on one device in one step, each against the captions of all."""
+    rows_at_once: int | None = None
+    """Pictures in one pass of the model, against all captions; fewer need less memory, for the same result."""
+    tokens: int = 4
+    """How many."""
+    time_buckets: int = 100
+    """Stretches of the noise schedule with offsets of their own; 0 for none."""
+    blocks: tuple[Literal["down_blocks", "mid_block", "up_blocks"], ...] = ("down_blocks",)
+    """Parts of the model that see them."""
+    init: Literal["start", "copies", "normal"] = "start"
+    """start is copies of the start token with some noise; copies, as published, stay equal for ever."""
+    denoising_weight: float = 10.0
+    """Of the error of matching pairs, beside the contrast."""
+    resolution: int | None = None
+    """Pixels; the model's own if not given."""
+    seed: int = 0
+    """Of the start, the noise and the order."""
+    checkpoint_every: int = 100
+    """Steps between checkpoints."""
+    validate_every: int | None = None
+    """Steps between validation pictures; none if not given."""
+    validation_prompts: Strings = ()
+    """What they show."""
+    tensorboard: bool = False
+    """Log to a folder that tensorboard reads."""
+    precision: Literal["auto", "no", "fp16", "bf16"] = "auto"
+    """Of computing; auto is bf16 or fp16 on a GPU. The tokens stay float32."""
+    gradient_checkpointing: bool = False
+    """Less memory, more time."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:1; under `accelerate launch` each process takes its own."""
+
+
+def train_soft_tokens(options: TrainSoftTokens) -> str:
+    """Carry out ``weft train soft-tokens``."""
+    from weft.train.loop import LoopConfig
+    from weft.train.soft_tokens import SoftTokensConfig, fit_soft_tokens
+
+    check_out(options.out, who="train soft-tokens")
+    config = SoftTokensConfig(
+        loop=LoopConfig(
+            steps=options.steps,
+            learning_rate=options.learning_rate,
+            batch_size=options.batch_size,
+            weight_decay=1e-4,
+            checkpoint_every=options.checkpoint_every,
+        ),
+        tokens=options.tokens,
+        time_buckets=options.time_buckets or None,
+        blocks=options.blocks,
+        init=options.init,
+        denoising_weight=options.denoising_weight,
+        rows_at_once=options.rows_at_once,
+        resolution=options.resolution,
+        seed=options.seed,
+        precision=options.precision,
+        gradient_checkpointing=options.gradient_checkpointing,
+        validate_every=options.validate_every,
+        validation_prompts=options.validation_prompts,
+        tensorboard=options.tensorboard,
+    )
+    made = prepare(options, who="train soft-tokens")
+    soft = fit_soft_tokens(
+        made.pipe,
+        options.pairs,
+        config=config,
+        folder=made.run,
+        resume=options.resume,
+        accelerator=made.accelerator,
+        base_name=EMBEDDED if options.model == EMBEDDED else None,
+    )
+    made.accelerator.end_training()
+    if not made.accelerator.is_main_process:
+        return ""
+    soft.save(options.out)
+    numbers = soft.tokens.numel() + (0 if soft.offsets is None else soft.offsets.numel())
+    return (
+        f"soft tokens: {options.out} ({len(soft.tokens)} tokens, {numbers:,} numbers); attach "
+        f"weft.SoftTokens.load(...); run: {made.run}; weft {weft.__version__}"
+    )

@@ -1,0 +1,71 @@
+"""What every ``weft train`` of a diffusion pipeline begins with: where it writes, on what it runs, and the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from weft._files import output_folder
+from weft.commands.loading import choose_device, load_pipeline
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from weft.train.accelerator import Precision
+
+# of the frozen model, by the precision that it computes in
+WEIGHTS_DTYPE = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class Options(Protocol):
+    """Options that these commands share."""
+
+    @property
+    def out(self) -> Path: ...
+    @property
+    def run(self) -> Path | None: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def precision(self) -> Precision: ...
+    @property
+    def tensorboard(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What training needs: the folder of the run, the accelerator, and the pipeline on its device."""
+
+    run: Path
+    accelerator: Accelerator
+    pipe: Any
+
+
+def check_out(out: Path, *, who: str) -> None:
+    """Refuse a file of another kind than safetensors."""
+    if out.suffix != ".safetensors" or out.is_dir():
+        raise ValueError(f"{who}: --out must be a file that ends in .safetensors; got {out}")
+
+
+def prepare(options: Options, *, who: str) -> Prepared:
+    """Make the folders and load the model.
+
+    Raises:
+        OSError: Nothing can be written there; found out before the model is loaded.
+        ValueError: An unknown device, or a model that cannot be loaded.
+    """
+    from weft.train.accelerator import make_accelerator
+
+    output_folder(options.out.parent, who=who)
+    run = output_folder(options.run or options.out.with_suffix(".run"), who=who)
+    device = choose_device(options.device)
+    # before the model: under `accelerate launch` it makes each process's GPU the current one
+    accelerator = make_accelerator(device, options.precision, run, tensorboard=options.tensorboard)
+    pipe = load_pipeline(options.model, WEIGHTS_DTYPE[accelerator.mixed_precision], device)
+    pipe.set_progress_bar_config(disable=True)
+    return Prepared(run, accelerator, pipe)

@@ -1,0 +1,79 @@
+"""``weft train soft-tokens`` as a user meets it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+import weft
+from weft import cli, shapes
+from weft.commands.train_soft_tokens import TrainSoftTokens, train_soft_tokens
+
+pytestmark = pytest.mark.usefixtures("quiet_machine")
+
+CAPTIONS = {"circle": "a red circle", "square": "a red square", "both": "a red circle and a blue square"}
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    """Three pictures with a text file beside each."""
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    for number, (name, caption) in enumerate(CAPTIONS.items()):
+        picture = Image.new("RGB", (64, 64), (20, 30, 40))
+        ImageDraw.Draw(picture).ellipse((10, 10, 30 + 5 * number, 30 + 5 * number), fill=(200, 30, 30))
+        picture.save(folder / f"{name}.png")
+        (folder / f"{name}.txt").write_text(caption + "\n")
+    return folder
+
+
+def options(pairs: Path, **changes: object) -> TrainSoftTokens:
+    out = pairs.parent / "out" / "soft.safetensors"
+    return TrainSoftTokens(**{"pairs": pairs, "out": out, "steps": 2, "batch_size": 3, "rows_at_once": 1, **changes})
+
+
+def test_trains_and_writes_what_can_be_attached(pairs: Path) -> None:
+    said = train_soft_tokens(options(pairs))
+    path = pairs.parent / "out" / "soft.safetensors"
+    assert str(path) in said and "4 tokens" in said
+    soft, pipe = weft.SoftTokens.load(path), shapes.pipeline()
+    assert soft.base_name == "embedded" and soft.offsets is not None
+
+    def draw() -> object:
+        generator = torch.Generator().manual_seed(0)
+        return pipe("a red circle", num_inference_steps=2, generator=generator, output_type="latent").images
+
+    stock = draw()
+    with weft.attach(pipe, soft):
+        assert not torch.equal(draw(), stock)  # type: ignore[arg-type]
+
+
+def test_resumes(pairs: Path) -> None:
+    train_soft_tokens(options(pairs, out=pairs / "straight.safetensors", steps=3))
+    train_soft_tokens(options(pairs))
+    train_soft_tokens(options(pairs, steps=3, resume=True))
+    straight = weft.SoftTokens.load(pairs / "straight.safetensors")
+    resumed = weft.SoftTokens.load(pairs.parent / "out" / "soft.safetensors")
+    assert torch.equal(straight.tokens, resumed.tokens)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch-size", "1"], "`batch_size` must be at least 2"),
+        (["--out", "soft.pth"], "--out must be a file that ends in .safetensors; got soft.pth"),
+        (["--pairs", "nowhere"], "pairs must be a folder; there is none at nowhere"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    pairs: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["--out", str(pairs.parent / "out" / "soft.safetensors")]
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["train", "soft-tokens", "--pairs", str(pairs), *out, *arguments])
+    assert stop.value.code == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("weft: error: ") and message in line
