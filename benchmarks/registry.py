@@ -119,6 +119,7 @@ OPS = {
     "regions": "benchmarks.cases.regions",
     "maskdiffusion": "benchmarks.cases.maskdiffusion",
     "localized_residuals": "benchmarks.cases.localized_residuals",
+    "soft_tokens": "benchmarks.cases.soft_tokens",
 }
 
 

@@ -13,9 +13,9 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 import weft
+from weft.testing.soft_tokens_eager import contrastive_loss_of, errors_by_pairs, longer_text
 from weft.train.diffusion import encode_captions, frozen, training_scheduler
 from weft.train.loop import LoopConfig
 from weft.train.soft_tokens import SoftTokensConfig, fit_soft_tokens
@@ -56,33 +56,13 @@ def start(width: int = 32) -> weft.SoftTokens:
 
 
 def by_pairs(pipe: Any, soft: weft.SoftTokens, given: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """The loss by a pass of the stock network for every picture and caption, and its gradients.
-
-    Layers of the down blocks get a longer text.
-    """
+    """The loss by a pass of the stock network for every picture and caption, and its gradients."""
+    assert soft.offsets is not None
     tokens, offsets = soft.tokens.clone().requires_grad_(), soft.offsets.clone().requires_grad_()
-    shown = tokens + offsets[int(given["timestep"]) // 100]
-
-    def lengthen(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        text = torch.cat([kwargs["encoder_hidden_states"], shown[None]], 1)
-        return args, {**kwargs, "encoder_hidden_states": text}
-
-    layers = [m for n, m in pipe.unet.named_modules() if n.startswith("down_blocks") and n.endswith("attn2")]
-    hooks = [layer.register_forward_pre_hook(lengthen, with_kwargs=True) for layer in layers]
-    scheduler, rows = training_scheduler(pipe), []
-    for latent, ids in zip(given["latents"], given["time_ids"], strict=True):
-        noisy = scheduler.add_noise(latent[None], given["noise"], given["timestep"])
-        errors = []
-        for state, pooled in zip(given["states"], given["pooled"], strict=True):
-            added = {"added_cond_kwargs": {"text_embeds": pooled[None], "time_ids": ids[None]}} if len(pooled) else {}
-            found = pipe.unet(noisy, given["timestep"], state[None], **added).sample
-            errors.append((found - given["noise"]).square().mean())
-        rows.append(torch.stack(errors))
-    for hook in hooks:
-        hook.remove()
-    error = torch.stack(rows)
-    loss = F.cross_entropy(4.0 * torch.exp(-error / 0.07), torch.arange(len(error))) + 10.0 * error.diagonal().mean()
-    loss.backward()
+    with longer_text(pipe.unet, tokens + offsets[int(given["timestep"]) // 100]):
+        loss = contrastive_loss_of(errors_by_pairs(pipe.unet, training_scheduler(pipe), given))
+        loss.backward()
+    assert tokens.grad is not None and offsets.grad is not None
     return loss, tokens.grad, offsets.grad
 
 
