@@ -41,12 +41,12 @@ def pairwise_error_backward_reference(
         wanted: Whether dpred, and whether dtarget is asked for.
 
     Returns:
-        dpred and dtarget, each shaped as its input and in its dtype; [0] where it is not wanted.
+        dpred and dtarget, each shaped and laid out as its input and in its dtype; [0] where it is not wanted.
     """
     dpred = _difference(pred, target) * (derror * (2 / target[0].numel())).view(*derror.shape, *[1] * (pred.ndim - 2))
     return (
-        dpred.to(pred.dtype) if wanted[0] else pred.new_empty(0),
-        -dpred.sum(1).to(target.dtype) if wanted[1] else target.new_empty(0),
+        torch.empty_like(pred).copy_(dpred) if wanted[0] else pred.new_empty(0),
+        torch.empty_like(target).copy_(-dpred.sum(1)) if wanted[1] else target.new_empty(0),
     )
 
 

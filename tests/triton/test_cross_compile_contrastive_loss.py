@@ -24,7 +24,7 @@ KERNELS = {f"_contrastive_loss_{name}_kernel" for name in ("fwd", "bwd_pairs", "
 SHARED = {80: 166912, 86: 101376, 89: 101376, 90: 232448, 100: 232448, 120: 101376}
 # bytes a thread may keep in local memory: next to nothing, but more where features are no whole number of steps and
 # every relation of pairs is asked for at once
-STACK = 16
+STACK = 32
 STACK_OF_EVERYTHING = 512
 
 

@@ -32,8 +32,8 @@ def pairwise_error_bwd_cpu(
 ) -> tuple[Tensor, Tensor]:
     """The gradients of ``pairwise_error_backward_reference``, likewise."""
     factors = (derror * (2 / target[0].numel())).view(*derror.shape, *[1] * (pred.ndim - 2))
-    dpred = torch.empty(pred.shape, dtype=pred.dtype) if wanted[0] else pred.new_empty(0)
-    dtarget = torch.zeros(target.shape, dtype=derror.dtype) if wanted[1] else derror.new_empty(0)
+    dpred = torch.empty_like(pred) if wanted[0] else pred.new_empty(0)
+    dtarget = torch.zeros_like(target, dtype=derror.dtype) if wanted[1] else derror.new_empty(0)
     for row, columns in _parts(pred):
         through = pred[row, columns].to(derror.dtype) - target[row].to(derror.dtype)
         through *= factors[row, columns]

@@ -14,6 +14,8 @@ from weft._dispatch import Backend, Op, named_in_trace, requested_backend
 from weft.kernels.pairwise_error.reference import pairwise_error_backward_reference, pairwise_error_reference
 from weft.ops import _pairwise_error_checks as checks
 from weft.ops import _pairwise_error_cpu as cpu
+from weft.ops import _pairwise_error_triton as gpu
+from weft.ops._triton import is_interpreted
 
 
 def pairwise_error(pred: Tensor, target: Tensor, *, backend: str | None = None) -> Tensor:
@@ -37,8 +39,10 @@ def pairwise_error(pred: Tensor, target: Tensor, *, backend: str | None = None) 
         ValueError: A shape or device that does not fit, or an unknown ``backend``.
         BackendUnavailableError: The named backend refuses this call, or none accepts it.
 
-    Gradients: pred, target; only what is asked for is computed. The same bits on every run.
-    Backends: cpu (any float dtype), reference (any device and float dtype; forms all differences).
+    Gradients: pred, target, laid out as they are; only what is asked for is computed. The same bits on every run.
+    Backends: triton (NVIDIA sm_80 or newer; float32, bfloat16, float16; copies what no stride leads through, such as
+        a crop; by name also on the CPU where TRITON_INTERPRET=1), cpu (any float dtype), reference (any device and
+        float dtype; forms all differences).
 
     Source:
         SoftREPA (arXiv:2503.08250); definition in ``weft.kernels.pairwise_error.reference``.
@@ -89,6 +93,10 @@ def _needs_operator(pred: Tensor, target: Tensor) -> bool:
 # --- backends ---------------------------------------------------------------------------------------------------
 
 
+def _refuse_triton(pred: Tensor, *rest: Any) -> list[str]:
+    return gpu.refuse(pred)
+
+
 def _refuse_cpu(pred: Tensor, *rest: Any) -> list[str]:
     return cpu.refuse(pred)
 
@@ -100,6 +108,13 @@ def _refuse_reference(*arguments: Any) -> list[str]:
 PAIRWISE_ERROR = Op(
     "pairwise_error",
     (
+        Backend(
+            "triton",
+            _refuse_triton,
+            gpu.pairwise_error_fwd_triton,
+            gpu.pairwise_error_bwd_triton,
+            only_by_name=is_interpreted,
+        ),
         Backend("cpu", _refuse_cpu, cpu.pairwise_error_fwd_cpu, cpu.pairwise_error_bwd_cpu),
         Backend("reference", _refuse_reference, pairwise_error_reference, pairwise_error_backward_reference),
     ),
@@ -136,7 +151,8 @@ def _pairwise_error_backward_operator(derror, pred, target, pred_wanted, target_
 
 @_pairwise_error_backward_operator.register_fake
 def _(derror, pred, target, pred_wanted, target_wanted, backend):  # type: ignore[no-untyped-def]
-    return tuple(x.new_empty(x.shape if wanted else 0) for x, wanted in ((pred, pred_wanted), (target, target_wanted)))
+    wanted = ((pred, pred_wanted), (target, target_wanted))
+    return tuple(torch.empty_like(x) if want else x.new_empty(0) for x, want in wanted)
 
 
 def _save_for_backward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
