@@ -1,8 +1,8 @@
 // The forward of lowrank_linear of one instruction set. Compiled once for each, with -DWEFT_ISA naming it.
 //
-// A task is a tile of rows of one sample and a group of strips of columns. x is staged once; x A^T is formed for the
-// concepts that the gate opens somewhere in the tile; then, strip by strip, both products are summed in fp32, bias and
-// addends join them, and every value is rounded and written once, as rows or as an image.
+// A task is a tile of rows of one sample and a group of strips of columns. x is staged once; x A^T is formed for what
+// the gate opens in the tile, all rows at once or each concept at its own; then, strip by strip, both products are
+// summed in fp32, bias and addends join them, and every value is rounded and written once, as rows or as an image.
 #include <initializer_list>
 
 #include "lowrank_linear/pack.h"
@@ -26,6 +26,9 @@ using BfloatDot = FloatDot;
 // Longest sum of products in one register: beyond it a chain loses more than a BLAS does.
 constexpr int64_t kLongestChain = 256;
 
+// Rows that a product of few columns takes at a time.
+constexpr int64_t kRowStep = rows_for(1);
+
 constexpr int64_t kMostRows = 192 + kRowSlack;
 struct Ones {
   float values[kMostRows];
@@ -35,30 +38,49 @@ struct Ones {
 };
 constexpr Ones kOnes;
 
+// Some ranks at some rows of a tile: what the second product adds in one go.
+template <class Unit>
+struct Term {
+  int64_t begin, end;   // ranks, whole squares
+  int64_t which;        // the one concept whose ranks count; -1 for all
+  const int32_t* rows;  // null for all of the tile
+  int64_t count;        // of rows
+  Unit* h;              // [count, stride]: x A^T * G
+  int64_t stride;
+};
+
 // A worker's memory, cut up.
 template <class Dot>
 struct Scratch {
   using Unit = typename Dot::Unit;
-  Unit* x;        // [rows, depth]
-  Unit* h;        // [rows, rank_units]: x A^T * G
-  float* sums;    // [rows, kStrip]
-  float* image;   // [kSquare, rows], where the result is an image
-  int64_t* runs;  // [ranks / kSquare, 2]: begin and end of ranks that are open
+  Unit* x;             // [rows, depth]
+  Unit* gathered;      // [rows, depth]: some of them
+  Unit* h;             // [rows, rank_units], of all terms together
+  float* sums;         // [rows, kStrip]
+  float* term_sums;    // [rows, kStrip]
+  float* image;        // [kSquare, rows], where the result is an image
+  int32_t* open_rows;  // [concepts, rows], one list after the other
+  Term<Unit>* terms;   // of concepts or of squares of ranks, whichever are more
   int64_t bytes;
 
   Scratch(const LowrankLinearPlan& plan, char* base) {
-    const int64_t rows = plan.rows + kRowSlack;
+    const int64_t rows = plan.rows + kRowSlack, concepts = static_cast<int64_t>(plan.params.ranks.size());
+    const int64_t terms_at_most = larger_of(concepts, plan.ranks / kSquare);
     int64_t at = 0;
     const auto take = [&at, base](int64_t size) {
       char* here = base ? base + at : nullptr;
       at += (size + 63) / 64 * 64;
       return here;
     };
+    const bool gathers = plan.params.gate.data && plan.params.gate.row;
     x = reinterpret_cast<Unit*>(take(rows * plan.depth * 4));
+    gathered = reinterpret_cast<Unit*>(take(gathers ? rows * plan.depth * 4 : 0));
     h = reinterpret_cast<Unit*>(take(rows * plan.rank_units * 4));
     sums = reinterpret_cast<float*>(take(rows * kStrip * 4));
+    term_sums = reinterpret_cast<float*>(take(gathers ? rows * kStrip * 4 : 0));
     image = reinterpret_cast<float*>(take(rows * kSquare * 4));
-    runs = reinterpret_cast<int64_t*>(take(plan.ranks / kSquare * 16));
+    open_rows = reinterpret_cast<int32_t*>(take(gathers ? concepts * rows * 4 : 0));
+    terms = reinterpret_cast<Term<Unit>*>(take(terms_at_most * sizeof(Term<Unit>)));
     bytes = at;
   }
 };
@@ -105,10 +127,11 @@ class Tile {
   }
 
   void run() {
-    find_open_ranks();
-    if (p_.weight.data || runs_)
+    find_terms();
+    if (p_.weight.data || terms_) {
       Packer<Dot, T>(p_.x, sample_, first_row_, rows_, p_.Cin).stage(scratch_.x, plan_.depth);
-    for (int64_t i = 0; i < runs_; ++i) project_down(scratch_.runs[2 * i], scratch_.runs[2 * i + 1]);
+    }
+    for (int64_t i = 0; i < terms_; ++i) project_down(scratch_.terms[i]);
     const int64_t begin = group_ * plan_.strips_per_group;
     const int64_t end = smaller_of(begin + plan_.strips_per_group, plan_.strips);
     prefetch(begin, end);
@@ -125,60 +148,104 @@ class Tile {
   }
 
  private:
+  int64_t concepts() const { return static_cast<int64_t>(p_.ranks.size()); }
   int64_t columns_of(int64_t strip) const { return smaller_of(kStrip, p_.Cout - strip * kStrip); }
 
   const float* gate_of(int64_t row) const {
     return static_cast<const float*>(p_.gate.data) + sample_ * p_.gate.batch + (first_row_ + row) * p_.gate.row;
   }
 
-  bool is_open(int64_t which) const {
-    if (!p_.gate.data) return true;
-    const int64_t different = p_.gate.row ? rows_ : 1;
-    for (int64_t r = 0; r < different; ++r) {
-      if (gate_of(r)[which * p_.gate.column] != 0.0f) return true;
-    }
-    return false;
-  }
+  static int64_t first_rank(int64_t rank) { return rank / kSquare * kSquare; }
+  static int64_t last_rank(int64_t rank) { return (rank + kSquare - 1) / kSquare * kSquare; }
 
-  // Whole squares of ranks, of which some are of a concept that is open.
-  void find_open_ranks() {
-    int64_t rank = 0, end = 0;
-    for (size_t which = 0; which < p_.ranks.size(); rank += p_.ranks[which++]) {
-      if (!is_open(which)) continue;
-      const int64_t from = rank / kSquare * kSquare;
-      if (!runs_ || from > end) scratch_.runs[2 * runs_++] = from;
-      end = (rank + p_.ranks[which] + kSquare - 1) / kSquare * kSquare;
-      scratch_.runs[2 * runs_ - 1] = end;
+  // What is open in this tile: each concept at its own rows where that is less work, else all at all rows.
+  void find_terms() {
+    if (!p_.gate.data || !p_.gate.row) {
+      return join_terms([this](int64_t which) { return !p_.gate.data || gate_of(0)[which * p_.gate.column] != 0.0f; });
     }
-  }
-
-  // h = x A^T * G for ranks [begin, end)
-  void project_down(int64_t begin, int64_t end) {
-    for (int64_t strip = begin / kStrip; strip * kStrip < end; ++strip) {
-      const int64_t from = begin > strip * kStrip ? begin : strip * kStrip;
-      const int64_t count = smaller_of(end, (strip + 1) * kStrip) - from;
-      const Unit* matrix = reinterpret_cast<const Unit*>(plan_.packed_down) + strip * plan_.depth * kStrip;
-      product<Dot>(rows_, vectors(count), scratch_.x, plan_.depth, matrix + from % kStrip, plan_.depth, scratch_.sums,
-                   false);
+    int64_t rank = 0, used = 0, apart = 0, together = 0;
+    int32_t* list = scratch_.open_rows;
+    for (int64_t which = 0; which < concepts(); rank += p_.ranks[which++]) {
+      int64_t count = 0;
       for (int64_t r = 0; r < rows_; ++r) {
-        float* row = scratch_.sums + r * kStrip;
+        list[count] = static_cast<int32_t>(r);
+        count += gate_of(r)[which * p_.gate.column] != 0.0f;
+      }
+      if (!count) continue;
+      const int64_t begin = first_rank(rank), end = last_rank(rank + p_.ranks[which]);
+      const int64_t units = (end - begin) / Dot::kValues;
+      scratch_.terms[terms_++] = {begin, end, which, list, count, scratch_.h + used, units};
+      list += count;
+      used += count * units;
+      apart += (count + kRowStep - 1) / kRowStep * kRowStep * (end - begin);
+      together += rows_ * (end - begin);
+    }
+    // gathering rows and adding them where they belong costs half of their products
+    if (3 * apart <= 2 * together) return;
+    const int64_t found = terms_;
+    int64_t next = 0;
+    terms_ = 0;
+    // terms are written over no faster than they are read
+    join_terms([this, found, &next](int64_t which) {
+      return next < found && scratch_.terms[next].which == which ? ++next > 0 : false;
+    });
+  }
+
+  // All rows at once for the ranks of all concepts that are open, in as few runs as their squares allow.
+  template <class IsOpen>
+  void join_terms(IsOpen is_open) {
+    int64_t rank = 0, last = -1;
+    for (int64_t which = 0; which < concepts(); rank += p_.ranks[which++]) {
+      if (!is_open(which)) continue;
+      const int64_t begin = first_rank(rank), end = last_rank(rank + p_.ranks[which]);
+      if (begin <= last) {
+        scratch_.terms[terms_ - 1].end = end;
+      } else {
+        Unit* h = scratch_.h + begin / Dot::kValues;
+        scratch_.terms[terms_++] = {begin, end, -1, nullptr, rows_, h, plan_.rank_units};
+      }
+      last = end;
+    }
+  }
+
+  // h = x A^T * G for the ranks and rows of a term
+  void project_down(const Term<Unit>& term) {
+    const Unit* x = scratch_.x;
+    if (term.rows) {
+      for (int64_t i = 0; i < term.count; ++i) {
+        memcpy(scratch_.gathered + i * plan_.depth, x + term.rows[i] * plan_.depth, plan_.depth * sizeof(Unit));
+      }
+      x = scratch_.gathered;
+    }
+    for (int64_t strip = term.begin / kStrip; strip * kStrip < term.end; ++strip) {
+      const int64_t from = larger_of(term.begin, strip * kStrip);
+      const int64_t count = smaller_of(term.end, (strip + 1) * kStrip) - from;
+      const Unit* matrix = reinterpret_cast<const Unit*>(plan_.packed_down) + strip * plan_.depth * kStrip;
+      product<Dot>(term.count, vectors(count), x, plan_.depth, matrix + from % kStrip, plan_.depth, scratch_.sums,
+                   false);
+      for (int64_t i = 0; i < term.count; ++i) {
+        float* row = scratch_.sums + i * kStrip;
         if (p_.gate.data) {
-          for (int64_t i = 0; i < count; i += kSquare) apply_gate(gate_of(r), from + i, row + i);
+          const float* gate = gate_of(term.rows ? term.rows[i] : i);
+          for (int64_t j = 0; j < count; j += kSquare) apply_gate(gate, term.which, from + j, row + j);
         }
-        stage_hidden(row, count, scratch_.h + r * plan_.rank_units + from / Dot::kValues);
+        stage_hidden(row, count, term.h + i * term.stride + (from - term.begin) / Dot::kValues);
       }
     }
   }
 
-  // A square of ranks times the gates of their concepts; 0 beyond R.
-  void apply_gate(const float* gate, int64_t rank, float* h) const {
+  // A square of ranks times the gates of their concepts; 0 for those of others, where one alone counts, and beyond R.
+  void apply_gate(const float* gate, int64_t which, int64_t rank, float* h) const {
     const int32_t* concepts = plan_.concept_of_rank + rank;
     if (concepts[0] == concepts[kSquare - 1]) {
       const Vec factor = splat(gate[concepts[0] * p_.gate.column]);
       for (int64_t i = 0; i < kSquare; i += kLanes) store(h + i, mul(load(h + i), factor));
       return;
     }
-    for (int64_t i = 0; i < kSquare; ++i) h[i] = concepts[i] < 0 ? 0.0f : h[i] * gate[concepts[i] * p_.gate.column];
+    for (int64_t i = 0; i < kSquare; ++i) {
+      const bool counts = concepts[i] >= 0 && (which < 0 || concepts[i] == which);
+      h[i] = counts ? h[i] * gate[concepts[i] * p_.gate.column] : 0.0f;
+    }
   }
 
   static void stage_hidden(const float* row, int64_t count, float* to) { copy_line(row, count, to, count); }
@@ -195,11 +262,23 @@ class Tile {
       onto = true;
     }
     const Unit* matrix = reinterpret_cast<const Unit*>(plan_.packed_up) + strip * plan_.rank_units * kStrip;
-    for (int64_t i = 0; i < runs_; ++i) {
-      const int64_t begin = scratch_.runs[2 * i] / Dot::kValues, end = scratch_.runs[2 * i + 1] / Dot::kValues;
-      product<Dot>(rows_, vecs, scratch_.h + begin, plan_.rank_units, matrix + begin * kStrip, end - begin,
-                   scratch_.sums, onto);
+    for (int64_t i = 0; i < terms_; ++i) {
+      const Term<Unit>& term = scratch_.terms[i];
+      const Unit* up = matrix + term.begin / Dot::kValues * kStrip;
+      const int64_t depth = (term.end - term.begin) / Dot::kValues;
+      if (!term.rows) {
+        product<Dot>(rows_, vecs, term.h, term.stride, up, depth, scratch_.sums, onto);
+        onto = true;
+        continue;
+      }
+      if (!onto) memset(scratch_.sums, 0, rows_ * kStrip * 4);
       onto = true;
+      product<Dot>(term.count, vecs, term.h, term.stride, up, depth, scratch_.term_sums, false);
+      for (int64_t r = 0; r < term.count; ++r) {
+        const float* from = scratch_.term_sums + r * kStrip;
+        float* to = scratch_.sums + term.rows[r] * kStrip;
+        for (int64_t j = 0; j < vecs * kLanes; j += kLanes) store(to + j, add(load(to + j), load(from + j)));
+      }
     }
     if (!onto) memset(scratch_.sums, 0, rows_ * kStrip * 4);
   }
@@ -274,7 +353,7 @@ class Tile {
   const LowrankLinearPlan& plan_;
   const LowrankLinearParams& p_;
   Scratch<Dot> scratch_;
-  int64_t group_, sample_, first_row_, rows_, runs_ = 0;
+  int64_t group_, sample_, first_row_, rows_, terms_ = 0;
 };
 
 template <class Dot, class T>

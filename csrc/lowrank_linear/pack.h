@@ -12,6 +12,7 @@ namespace weft {
 namespace {
 
 constexpr int64_t smaller_of(int64_t a, int64_t b) { return a < b ? a : b; }
+constexpr int64_t larger_of(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // `count` values of a line as units, then zeros up to `units`.
 template <class T>
