@@ -74,7 +74,7 @@ def loss_of(segments: list[Segment], statistics: list[Tensor]) -> Tensor:
     """The loss, from the statistics of each segment."""
     losses = []
     for segment, found in zip(segments, statistics, strict=True):
-        directions = [_mean_loss(direction) for direction in _directions(segment, found)]
+        directions = [_mean_loss(direction) for direction in directions_of(segment, found)]
         losses.append(torch.stack(directions).mean() * segment.weight)
     return torch.stack(losses).sum()
 
@@ -117,7 +117,7 @@ def pair_weights(segment: Segment, statistics: Tensor) -> tuple[list[Tensor], li
     With the first as w and the second as v, dL/ds_ik = w_i exp(s_ik - MAX_i) - v_i [k is a positive of i], and the
     same of the columns added where they are rows, too.
     """
-    directions = _directions(segment, statistics)
+    directions = directions_of(segment, statistics)
     shares, each = [], []
     for found in directions:
         count = found[COUNT]
@@ -128,7 +128,8 @@ def pair_weights(segment: Segment, statistics: Tensor) -> tuple[list[Tensor], li
     return shares, each
 
 
-def _directions(segment: Segment, statistics: Tensor) -> list[Tensor]:
+def directions_of(segment: Segment, statistics: Tensor) -> list[Tensor]:
+    """The statistics of the rows and, where they are rows too, of the columns."""
     rows = segment.row_ids.shape[1]
     return [statistics[:, :rows], statistics[:, rows:]] if segment.symmetric else [statistics]
 

@@ -7,7 +7,8 @@ from torch import Tensor
 
 def memory_order(x: Tensor) -> list[int]:
     """The axes after the first two, outermost in memory first."""
-    return sorted(range(2, x.ndim), key=lambda axis: -x.stride(axis))
+    strides = x.stride()
+    return sorted(range(2, x.ndim), key=lambda axis: -strides[axis])
 
 
 def as_pairs(pred: Tensor, order: list[int]) -> Tensor:

@@ -21,6 +21,7 @@ from weft.kernels.contrastive_loss.reference import (
     SUM,
     TOTAL,
     Segment,
+    directions_of,
     pair_weights,
 )
 from weft.kernels.contrastive_loss.reference_bwd import Wanted
@@ -118,8 +119,7 @@ class _Weights:
 
     @classmethod
     def of(cls, segment: Segment, statistics: Tensor) -> _Weights:
-        rows = segment.row_ids.shape[1]
-        largest = [statistics[MAX, :rows], statistics[MAX, rows:]] if segment.symmetric else [statistics[MAX]]
+        largest = [found[MAX] for found in directions_of(segment, statistics)]
         return cls(*pair_weights(segment, statistics), largest)
 
 

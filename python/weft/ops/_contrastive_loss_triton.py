@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from weft.kernels.contrastive_loss.reference import MAX, SUM, Segment, pair_weights
+from weft.kernels.contrastive_loss.reference import MAX, SUM, Segment, directions_of, pair_weights
 from weft.kernels.contrastive_loss.reference_bwd import Wanted
 from weft.ops._triton import is_interpreted, refuse_machine
 
@@ -49,7 +49,8 @@ def contrastive_loss_bwd_triton(
 
     wide = torch.float32
     drows = rows.new_zeros(rows.shape, dtype=wide) if wanted.rows else None
-    dcolumns, dtemperature = [], []
+    dcolumns: list[Tensor] = []
+    dtemperature: list[Tensor | None] = []
     for segment, found, wants_columns in zip(segments, statistics, wanted.columns, strict=True):
         dc = rows.new_zeros(segment.columns.shape, dtype=wide) if wants_columns else None
         factors = _factors(segment, found, dloss)
@@ -58,7 +59,9 @@ def contrastive_loss_bwd_triton(
     return (
         rows.new_empty(0) if drows is None else drows.to(rows.dtype),
         dcolumns,
-        torch.stack(dtemperature) if wanted.temperature else rows.new_empty(0, dtype=wide),
+        torch.stack([dt for dt in dtemperature if dt is not None])
+        if wanted.temperature
+        else rows.new_empty(0, dtype=wide),
     )
 
 
@@ -74,7 +77,7 @@ def _factors(segment: Segment, statistics: Tensor, dloss: Tensor) -> Factors:
     from weft.kernels.contrastive_loss.bwd import Factors
 
     shares, each = pair_weights(segment, statistics)
-    lines = statistics.split([len(share) for share in shares], 1)
+    lines = directions_of(segment, statistics)
     # of a line that counts: the same for all lines of a direction
     unit = torch.stack([(share * found[SUM]).amax() for share, found in zip(shares, lines, strict=True)]).abs().amax()
     held = HELD_SCALE / torch.where(unit > 0, unit, 1)

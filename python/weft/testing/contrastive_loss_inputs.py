@@ -196,7 +196,9 @@ def _equal(given: Any, sizes: tuple[int, int]) -> Tensor:
         return torch.zeros(sizes, dtype=torch.bool)
     if isinstance(given, str):
         return torch.eye(*sizes, dtype=torch.bool)
-    return given[0][:, None] == given[1]
+    of_rows, of_columns = given
+    equal: Tensor = of_rows[:, None] == of_columns
+    return equal
 
 
 def _moved(given: Any, device: str) -> Any:
