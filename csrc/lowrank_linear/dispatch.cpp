@@ -1,4 +1,4 @@
-// Chooses the instruction set, lays a call out in memory, and runs its two phases: pack the matrices, project.
+// Chooses the instruction set, lays a call out in memory, and runs its phases: pack, prepare, project.
 #include <algorithm>
 #include <cstdlib>
 #include <memory>
@@ -23,8 +23,9 @@ constexpr int64_t kAlignment = 64;
 // Rows of a tile: x and h of so many stay in the second-level cache while W goes by. W from memory wants more.
 constexpr int64_t kRows = 96, kRowsBesideLargeWeight = 192;
 constexpr int64_t kLargeWeightBytes = int64_t{8} << 20;
-// Tasks a thread should find, so that none waits long for the last.
-constexpr int64_t kTasksPerThread = 3;
+// Up to so many tiles W goes by once, a strip at a time, never packed as a whole: writing it and reading it again took
+// a tenth of the time of 512 rows by 1280 columns.
+constexpr int64_t kFewTiles = 16;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t round_up(int64_t a, int64_t step) { return ceil_div(a, step) * step; }
@@ -48,11 +49,7 @@ LowrankLinearPlan make_plan(const LowrankLinearParams& p, const LowrankLinearKer
   plan.rank_strips = ceil_div(plan.R, kStrip);
   plan.rows = p.weight.data && p.Cin * p.Cout * size_of(p.dtype) > kLargeWeightBytes ? kRowsBesideLargeWeight : kRows;
   plan.tiles = ceil_div(p.N, plan.rows);
-  // what rows there are is cut first: every group of columns makes x A^T again
-  const int64_t wanted = ceil_div(p.num_threads > 1 ? kTasksPerThread * p.num_threads : 1, p.B * plan.tiles);
-  plan.strips_per_group = ceil_div(plan.strips, std::clamp<int64_t>(wanted, 1, plan.strips));
-  plan.groups = ceil_div(plan.strips, plan.strips_per_group);
-  plan.scratch_bytes = kernels.scratch_bytes(plan);
+  plan.by_strip = p.B * plan.tiles <= kFewTiles;
   return plan;
 }
 
@@ -89,9 +86,10 @@ struct Call {
   const LowrankLinearKernels& kernels;
   LowrankLinearPlan plan;
   std::vector<int32_t> concept_of_rank;
+  int64_t tiles, tile_bytes, work_bytes, strip_bytes;
+  int workers;
   Workspace workspace;
-  char* scratch = nullptr;
-  int workers = 1;
+  char *tile_memory = nullptr, *work_memory = nullptr, *strip_memory = nullptr;
 
   Call(const LowrankLinearParams& p, const LowrankLinearKernels& kernels)
       : kernels(kernels), plan(make_plan(p, kernels)) {
@@ -102,17 +100,22 @@ struct Call {
     }
     plan.concept_of_rank = concept_of_rank.data();
 
-    workers = static_cast<int>(std::min<int64_t>(p.num_threads, std::max(tasks(), packings())));
+    tiles = p.B * plan.tiles;
+    tile_bytes = kernels.tile_bytes(plan);
+    work_bytes = kernels.work_bytes(plan);
+    strip_bytes = p.weight.data ? plan.depth * kStrip * 4 : 0;
+    workers = static_cast<int>(std::min<int64_t>(p.num_threads, std::max(tiles, plan.strips + plan.rank_strips)));
     workspace = take_workspace(lay_out(nullptr));
     lay_out(workspace.memory.get());
   }
 
   ~Call() { give_back(std::move(workspace)); }
 
-  int64_t tasks() const { return plan.params.B * plan.tiles * plan.groups; }
-  int64_t packings() const {
-    return (plan.params.weight.data ? plan.strips : 0) + plan.rank_strips + (plan.R ? plan.strips : 0);
+  char* memory_of(int64_t tile, int worker) const {
+    return tile_memory + (plan.by_strip ? tile : worker) * tile_bytes;
   }
+  char* work_of(int worker) const { return work_memory + worker * work_bytes; }
+  void run(int64_t tasks, Task task) { parallel_for(tasks, workers, this, task); }
 
  private:
   // Called twice: from null to learn the size, which it returns, then to hand out the memory.
@@ -123,22 +126,50 @@ struct Call {
       at += round_up(bytes, kAlignment);
       return here;
     };
-    plan.packed_weight = take(plan.params.weight.data ? plan.strips * plan.depth * kStrip * 4 : 0);
+    plan.packed_weight = plan.by_strip ? nullptr : take(plan.strips * strip_bytes);
     plan.packed_down = take(plan.rank_strips * plan.depth * kStrip * 4);
     plan.packed_up = take(plan.R ? plan.strips * plan.rank_units * kStrip * 4 : 0);
-    scratch = take(workers * plan.scratch_bytes);
+    tile_memory = take((plan.by_strip ? tiles : workers) * tile_bytes);
+    work_memory = take(workers * work_bytes);
+    strip_memory = take(plan.by_strip ? workers * strip_bytes : 0);
     return at;
   }
 };
 
-void pack(void* context, int64_t task, int) {
-  const Call& call = *static_cast<Call*>(context);
-  call.kernels.pack(call.plan, task);
+Call& call_of(void* context) { return *static_cast<Call*>(context); }
+
+void pack_weight(void* context, int64_t strip, int) {
+  const Call& call = call_of(context);
+  call.kernels.pack_weight(call.plan, strip, call.plan.packed_weight + strip * call.strip_bytes);
 }
 
-void project(void* context, int64_t task, int worker) {
-  const Call& call = *static_cast<Call*>(context);
-  call.kernels.project(call.plan, task, call.scratch + worker * call.plan.scratch_bytes);
+// The strips of A, then those of B.
+void pack_factors(void* context, int64_t task, int) {
+  const Call& call = call_of(context);
+  if (task < call.plan.rank_strips) return call.kernels.pack_down(call.plan, task);
+  call.kernels.pack_up(call.plan, task - call.plan.rank_strips);
+}
+
+void prepare_tile(void* context, int64_t tile, int worker) {
+  const Call& call = call_of(context);
+  call.kernels.prepare(call.plan, tile, call.memory_of(tile, worker), call.work_of(worker));
+}
+
+void project_tile(void* context, int64_t tile, int worker) {
+  prepare_tile(context, tile, worker);
+  const Call& call = call_of(context);
+  call.kernels.project(call.plan, tile, call.memory_of(tile, worker), call.work_of(worker), call.plan.packed_weight, 0,
+                       call.plan.strips);
+}
+
+void project_strip(void* context, int64_t strip, int worker) {
+  const Call& call = call_of(context);
+  char* const weight = call.strip_memory + worker * call.strip_bytes;
+  if (call.strip_bytes) call.kernels.pack_weight(call.plan, strip, weight);
+  for (int64_t tile = 0; tile < call.tiles; ++tile) {
+    call.kernels.project(call.plan, tile, call.memory_of(tile, worker), call.work_of(worker), weight, strip,
+                         strip + 1);
+  }
 }
 
 }  // namespace
@@ -148,8 +179,14 @@ void lowrank_linear_fwd_cpu(const LowrankLinearParams& params, const std::string
   check_lowrank_linear(params);
   if (params.B == 0 || params.N == 0 || params.Cout == 0) return;
   Call call(params, kernels);
-  parallel_for(call.packings(), call.workers, &call, pack);
-  parallel_for(call.tasks(), call.workers, &call, project);
+  if (call.plan.R) call.run(call.plan.rank_strips + call.plan.strips, pack_factors);
+  if (call.plan.by_strip) {
+    call.run(call.tiles, prepare_tile);
+    call.run(call.plan.strips, project_strip);
+  } else {
+    if (call.strip_bytes) call.run(call.plan.strips, pack_weight);
+    call.run(call.tiles, project_tile);
+  }
 }
 
 }  // namespace weft

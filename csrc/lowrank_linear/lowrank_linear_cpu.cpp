@@ -1,8 +1,8 @@
 // The forward of lowrank_linear of one instruction set. Compiled once for each, with -DWEFT_ISA naming it.
 //
-// A task is a tile of rows of one sample and a group of strips of columns. x is staged once; x A^T is formed for what
-// the gate opens in the tile, all rows at once or each concept at its own; then, strip by strip, both products are
-// summed in fp32, bias and addends join them, and every value is rounded and written once, as rows or as an image.
+// Of a tile of rows of one sample x is staged once, and x A^T is formed for what the gate opens there, all rows at
+// once or each concept at its own. Then, strip of columns by strip, both products are summed in fp32, bias and addends
+// join them, and every value is rounded and written once, as rows or as an image.
 #include <initializer_list>
 
 #include "lowrank_linear/pack.h"
@@ -49,39 +49,65 @@ struct Term {
   int64_t stride;
 };
 
-// A worker's memory, cut up.
+class Cutter {
+ public:
+  explicit Cutter(char* base) : base_(base) {}
+
+  template <class Value>
+  void take(Value** place, int64_t count) {
+    *place = reinterpret_cast<Value*>(base_ ? base_ + at_ : nullptr);
+    at_ += (count * static_cast<int64_t>(sizeof(Value)) + 63) / 64 * 64;
+  }
+  int64_t bytes() const { return at_; }
+
+ private:
+  char* base_;
+  int64_t at_ = 0;
+};
+
+bool gates_rows(const LowrankLinearPlan& plan) { return plan.params.gate.data && plan.params.gate.row; }
+
+// What is kept of a tile between its preparation and its last strip.
 template <class Dot>
-struct Scratch {
+struct TileMemory {
   using Unit = typename Dot::Unit;
   Unit* x;             // [rows, depth]
-  Unit* gathered;      // [rows, depth]: some of them
   Unit* h;             // [rows, rank_units], of all terms together
-  float* sums;         // [rows, kStrip]
-  float* term_sums;    // [rows, kStrip]
-  float* image;        // [kSquare, rows], where the result is an image
   int32_t* open_rows;  // [concepts, rows], one list after the other
   Term<Unit>* terms;   // of concepts or of squares of ranks, whichever are more
+  int64_t* count;      // of terms
   int64_t bytes;
 
-  Scratch(const LowrankLinearPlan& plan, char* base) {
+  TileMemory(const LowrankLinearPlan& plan, char* base) {
     const int64_t rows = plan.rows + kRowSlack, concepts = static_cast<int64_t>(plan.params.ranks.size());
-    const int64_t terms_at_most = larger_of(concepts, plan.ranks / kSquare);
-    int64_t at = 0;
-    const auto take = [&at, base](int64_t size) {
-      char* here = base ? base + at : nullptr;
-      at += (size + 63) / 64 * 64;
-      return here;
-    };
-    const bool gathers = plan.params.gate.data && plan.params.gate.row;
-    x = reinterpret_cast<Unit*>(take(rows * plan.depth * 4));
-    gathered = reinterpret_cast<Unit*>(take(gathers ? rows * plan.depth * 4 : 0));
-    h = reinterpret_cast<Unit*>(take(rows * plan.rank_units * 4));
-    sums = reinterpret_cast<float*>(take(rows * kStrip * 4));
-    term_sums = reinterpret_cast<float*>(take(gathers ? rows * kStrip * 4 : 0));
-    image = reinterpret_cast<float*>(take(rows * kSquare * 4));
-    open_rows = reinterpret_cast<int32_t*>(take(gathers ? concepts * rows * 4 : 0));
-    terms = reinterpret_cast<Term<Unit>*>(take(terms_at_most * sizeof(Term<Unit>)));
-    bytes = at;
+    Cutter cutter(base);
+    cutter.take(&x, rows * plan.depth);
+    cutter.take(&h, rows * plan.rank_units);
+    cutter.take(&open_rows, gates_rows(plan) ? concepts * rows : 0);
+    cutter.take(&terms, larger_of(concepts, plan.ranks / kSquare));
+    cutter.take(&count, 1);
+    bytes = cutter.bytes();
+  }
+};
+
+// A worker's.
+template <class Dot>
+struct WorkMemory {
+  using Unit = typename Dot::Unit;
+  Unit* gathered;    // [rows, depth]: some rows of x
+  float* sums;       // [rows, kStrip]
+  float* term_sums;  // [rows, kStrip]
+  float* image;      // [kSquare, rows], where the result is an image
+  int64_t bytes;
+
+  WorkMemory(const LowrankLinearPlan& plan, char* base) {
+    const int64_t rows = plan.rows + kRowSlack;
+    Cutter cutter(base);
+    cutter.take(&gathered, gates_rows(plan) ? rows * plan.depth : 0);
+    cutter.take(&sums, rows * kStrip);
+    cutter.take(&term_sums, gates_rows(plan) ? rows * kStrip : 0);
+    cutter.take(&image, rows * kSquare);
+    bytes = cutter.bytes();
   }
 };
 
@@ -117,28 +143,29 @@ class Tile {
   using Unit = typename Dot::Unit;
 
  public:
-  Tile(const LowrankLinearPlan& plan, int64_t task, char* memory)
-      : plan_(plan), p_(plan.params), scratch_(plan, memory) {
-    const int64_t tile = task / plan.groups;
-    group_ = task % plan.groups;
+  Tile(const LowrankLinearPlan& plan, int64_t tile, char* memory, char* work)
+      : plan_(plan), p_(plan.params), tile_(plan, memory), work_(plan, work) {
     sample_ = tile / plan.tiles;
     first_row_ = tile % plan.tiles * plan.rows;
     rows_ = smaller_of(p_.N - first_row_, plan.rows);
   }
 
-  void run() {
+  void prepare() {
     find_terms();
+    *tile_.count = terms_;
     if (p_.weight.data || terms_) {
-      Packer<Dot, T>(p_.x, sample_, first_row_, rows_, p_.Cin).stage(scratch_.x, plan_.depth);
+      Packer<Dot, T>(p_.x, sample_, first_row_, rows_, p_.Cin).stage(tile_.x, plan_.depth);
     }
-    for (int64_t i = 0; i < terms_; ++i) project_down(scratch_.terms[i]);
-    const int64_t begin = group_ * plan_.strips_per_group;
-    const int64_t end = smaller_of(begin + plan_.strips_per_group, plan_.strips);
+    for (int64_t i = 0; i < terms_; ++i) project_down(tile_.terms[i]);
+  }
+
+  void project(const Unit* weight, int64_t begin, int64_t end) {
+    terms_ = *tile_.count;
     prefetch(begin, end);
     for (int64_t strip = begin; strip < end; ++strip) {
       prefetch(strip + 1, end);
       const int64_t columns = columns_of(strip);
-      sum_products(strip, columns);
+      sum_products(weight + (strip - begin) * plan_.depth * kStrip, strip, columns);
       if (p_.out.column == 1) {
         store_rows(strip * kStrip, columns);
       } else {
@@ -164,7 +191,7 @@ class Tile {
       return join_terms([this](int64_t which) { return !p_.gate.data || gate_of(0)[which * p_.gate.column] != 0.0f; });
     }
     int64_t rank = 0, used = 0, apart = 0, together = 0;
-    int32_t* list = scratch_.open_rows;
+    int32_t* list = tile_.open_rows;
     for (int64_t which = 0; which < concepts(); rank += p_.ranks[which++]) {
       int64_t count = 0;
       for (int64_t r = 0; r < rows_; ++r) {
@@ -174,7 +201,7 @@ class Tile {
       if (!count) continue;
       const int64_t begin = first_rank(rank), end = last_rank(rank + p_.ranks[which]);
       const int64_t units = (end - begin) / Dot::kValues;
-      scratch_.terms[terms_++] = {begin, end, which, list, count, scratch_.h + used, units};
+      tile_.terms[terms_++] = {begin, end, which, list, count, tile_.h + used, units};
       list += count;
       used += count * units;
       apart += (count + kRowStep - 1) / kRowStep * kRowStep * (end - begin);
@@ -187,7 +214,7 @@ class Tile {
     terms_ = 0;
     // terms are written over no faster than they are read
     join_terms([this, found, &next](int64_t which) {
-      return next < found && scratch_.terms[next].which == which ? ++next > 0 : false;
+      return next < found && tile_.terms[next].which == which ? ++next > 0 : false;
     });
   }
 
@@ -199,10 +226,10 @@ class Tile {
       if (!is_open(which)) continue;
       const int64_t begin = first_rank(rank), end = last_rank(rank + p_.ranks[which]);
       if (begin <= last) {
-        scratch_.terms[terms_ - 1].end = end;
+        tile_.terms[terms_ - 1].end = end;
       } else {
-        Unit* h = scratch_.h + begin / Dot::kValues;
-        scratch_.terms[terms_++] = {begin, end, -1, nullptr, rows_, h, plan_.rank_units};
+        Unit* h = tile_.h + begin / Dot::kValues;
+        tile_.terms[terms_++] = {begin, end, -1, nullptr, rows_, h, plan_.rank_units};
       }
       last = end;
     }
@@ -210,21 +237,20 @@ class Tile {
 
   // h = x A^T * G for the ranks and rows of a term
   void project_down(const Term<Unit>& term) {
-    const Unit* x = scratch_.x;
+    const Unit* x = tile_.x;
     if (term.rows) {
       for (int64_t i = 0; i < term.count; ++i) {
-        memcpy(scratch_.gathered + i * plan_.depth, x + term.rows[i] * plan_.depth, plan_.depth * sizeof(Unit));
+        memcpy(work_.gathered + i * plan_.depth, x + term.rows[i] * plan_.depth, plan_.depth * sizeof(Unit));
       }
-      x = scratch_.gathered;
+      x = work_.gathered;
     }
     for (int64_t strip = term.begin / kStrip; strip * kStrip < term.end; ++strip) {
       const int64_t from = larger_of(term.begin, strip * kStrip);
       const int64_t count = smaller_of(term.end, (strip + 1) * kStrip) - from;
       const Unit* matrix = reinterpret_cast<const Unit*>(plan_.packed_down) + strip * plan_.depth * kStrip;
-      product<Dot>(term.count, vectors(count), x, plan_.depth, matrix + from % kStrip, plan_.depth, scratch_.sums,
-                   false);
+      product<Dot>(term.count, vectors(count), x, plan_.depth, matrix + from % kStrip, plan_.depth, work_.sums, false);
       for (int64_t i = 0; i < term.count; ++i) {
-        float* row = scratch_.sums + i * kStrip;
+        float* row = work_.sums + i * kStrip;
         if (p_.gate.data) {
           const float* gate = gate_of(term.rows ? term.rows[i] : i);
           for (int64_t j = 0; j < count; j += kSquare) apply_gate(gate, term.which, from + j, row + j);
@@ -253,34 +279,33 @@ class Tile {
     for (int64_t i = 0; i < count; i += kLanes) store(reinterpret_cast<Bfloat*>(to) + i, load(row + i));
   }
 
-  void sum_products(int64_t strip, int64_t columns) {
+  void sum_products(const Unit* weight, int64_t strip, int64_t columns) {
     const int64_t vecs = vectors(columns);
     bool onto = false;
     if (p_.weight.data) {
-      const Unit* matrix = reinterpret_cast<const Unit*>(plan_.packed_weight) + strip * plan_.depth * kStrip;
-      product<Dot>(rows_, vecs, scratch_.x, plan_.depth, matrix, plan_.depth, scratch_.sums, false);
+      product<Dot>(rows_, vecs, tile_.x, plan_.depth, weight, plan_.depth, work_.sums, false);
       onto = true;
     }
     const Unit* matrix = reinterpret_cast<const Unit*>(plan_.packed_up) + strip * plan_.rank_units * kStrip;
     for (int64_t i = 0; i < terms_; ++i) {
-      const Term<Unit>& term = scratch_.terms[i];
+      const Term<Unit>& term = tile_.terms[i];
       const Unit* up = matrix + term.begin / Dot::kValues * kStrip;
       const int64_t depth = (term.end - term.begin) / Dot::kValues;
       if (!term.rows) {
-        product<Dot>(rows_, vecs, term.h, term.stride, up, depth, scratch_.sums, onto);
+        product<Dot>(rows_, vecs, term.h, term.stride, up, depth, work_.sums, onto);
         onto = true;
         continue;
       }
-      if (!onto) memset(scratch_.sums, 0, rows_ * kStrip * 4);
+      if (!onto) memset(work_.sums, 0, rows_ * kStrip * 4);
       onto = true;
-      product<Dot>(term.count, vecs, term.h, term.stride, up, depth, scratch_.term_sums, false);
+      product<Dot>(term.count, vecs, term.h, term.stride, up, depth, work_.term_sums, false);
       for (int64_t r = 0; r < term.count; ++r) {
-        const float* from = scratch_.term_sums + r * kStrip;
-        float* to = scratch_.sums + term.rows[r] * kStrip;
+        const float* from = work_.term_sums + r * kStrip;
+        float* to = work_.sums + term.rows[r] * kStrip;
         for (int64_t j = 0; j < vecs * kLanes; j += kLanes) store(to + j, add(load(to + j), load(from + j)));
       }
     }
-    if (!onto) memset(scratch_.sums, 0, rows_ * kStrip * 4);
+    if (!onto) memset(work_.sums, 0, rows_ * kStrip * 4);
   }
 
   // The part of [B, N, Cout] that begins at a row and a column; null where the matrix is absent.
@@ -310,7 +335,7 @@ class Tile {
   void store_rows(int64_t first, int64_t columns) {
     const T* bias = p_.bias ? static_cast<const T*>(p_.bias) + first : nullptr;
     for (int64_t r = 0; r < rows_; ++r) {
-      const float* sums = scratch_.sums + r * kStrip;
+      const float* sums = work_.sums + r * kStrip;
       const T *residual = part_of(p_.residual, r, first), *base = part_of(p_.base, r, first);
       T* out = const_cast<T*>(part_of(p_.out, r, first));
       for (int64_t j = 0; j < columns; j += kLanes) {
@@ -330,7 +355,7 @@ class Tile {
     const int64_t stride = plan_.rows;
     for (int64_t corner = 0; corner < columns; corner += kSquare) {
       for (int64_t r = 0; r < rows_; r += kSquare) {
-        transpose(scratch_.sums + r * kStrip + corner, kStrip, scratch_.image + r, stride);
+        transpose(work_.sums + r * kStrip + corner, 4 * kStrip, work_.image + r, 4 * stride);
       }
       for (int64_t c = 0; c < kSquare && corner + c < columns; ++c) {
         const int64_t column = first + corner + c;
@@ -340,7 +365,7 @@ class Tile {
         T* out = const_cast<T*>(part_of(p_.out, 0, column));
         for (int64_t r = 0; r < rows_; r += kLanes) {
           const int64_t left = rows_ - r;
-          Vec y = load(scratch_.image + c * stride + r);
+          Vec y = load(work_.image + c * stride + r);
           if (p_.bias) y = add(y, offset);
           if (base) y = add(y, load_part(base + r, left));
           if (residual) y = add(y, load_part(residual + r, left));
@@ -352,56 +377,76 @@ class Tile {
 
   const LowrankLinearPlan& plan_;
   const LowrankLinearParams& p_;
-  Scratch<Dot> scratch_;
-  int64_t group_, sample_, first_row_, rows_, terms_ = 0;
+  TileMemory<Dot> tile_;
+  WorkMemory<Dot> work_;
+  int64_t sample_, first_row_, rows_, terms_ = 0;
 };
 
 template <class Dot, class T>
-void pack_strip(const LowrankLinearPlan& plan, int64_t task) {
-  using Unit = typename Dot::Unit;
+void pack_strip(const Matrices& matrix, int64_t lines, int64_t values, int64_t strip, int64_t units, char* to) {
+  const int64_t first = strip * kStrip;
+  Packer<Dot, T>(matrix, 0, first, smaller_of(kStrip, lines - first), values)
+      .pack(reinterpret_cast<typename Dot::Unit*>(to), units);
+}
+
+void pack(Dtype dtype, const Matrices& matrix, int64_t lines, int64_t values, int64_t strip, int64_t units, char* to) {
+  switch (dtype) {
+    case Dtype::kFloat32:
+      return pack_strip<FloatDot, float>(matrix, lines, values, strip, units, to);
+    case Dtype::kFloat16:
+      return pack_strip<FloatDot, Half>(matrix, lines, values, strip, units, to);
+    case Dtype::kBfloat16:
+      return pack_strip<BfloatDot, Bfloat>(matrix, lines, values, strip, units, to);
+  }
+}
+
+void pack_weight(const LowrankLinearPlan& plan, int64_t strip, char* to) {
   const LowrankLinearParams& p = plan.params;
-  if (p.weight.data) {
-    if (task < plan.strips) {
-      const int64_t first = task * kStrip;
-      return Packer<Dot, T>(p.weight, 0, first, smaller_of(kStrip, p.Cout - first), p.Cin)
-          .pack(reinterpret_cast<Unit*>(plan.packed_weight) + task * plan.depth * kStrip, plan.depth);
-    }
-    task -= plan.strips;
-  }
-  if (task < plan.rank_strips) {
-    const int64_t first = task * kStrip;
-    return Packer<Dot, T>(p.down, 0, first, smaller_of(kStrip, plan.R - first), p.Cin)
-        .pack(reinterpret_cast<Unit*>(plan.packed_down) + task * plan.depth * kStrip, plan.depth);
-  }
-  task -= plan.rank_strips;
-  const int64_t first = task * kStrip;
-  Packer<Dot, T>(p.up, 0, first, smaller_of(kStrip, p.Cout - first), plan.R)
-      .pack(reinterpret_cast<Unit*>(plan.packed_up) + task * plan.rank_units * kStrip, plan.rank_units);
+  pack(p.dtype, p.weight, p.Cout, p.Cin, strip, plan.depth, to);
+}
+
+void pack_down(const LowrankLinearPlan& plan, int64_t strip) {
+  const LowrankLinearParams& p = plan.params;
+  pack(p.dtype, p.down, plan.R, p.Cin, strip, plan.depth, plan.packed_down + strip * plan.depth * kStrip * 4);
+}
+
+void pack_up(const LowrankLinearPlan& plan, int64_t strip) {
+  const LowrankLinearParams& p = plan.params;
+  pack(p.dtype, p.up, p.Cout, plan.R, strip, plan.rank_units, plan.packed_up + strip * plan.rank_units * kStrip * 4);
 }
 
 int64_t unit_values(Dtype dtype) { return dtype == Dtype::kBfloat16 ? BfloatDot::kValues : 1; }
 
-int64_t scratch_bytes(const LowrankLinearPlan& plan) { return Scratch<FloatDot>(plan, nullptr).bytes; }
+// units are 4 bytes in either product
+int64_t tile_bytes(const LowrankLinearPlan& plan) { return TileMemory<FloatDot>(plan, nullptr).bytes; }
+int64_t work_bytes(const LowrankLinearPlan& plan) { return WorkMemory<FloatDot>(plan, nullptr).bytes; }
 
-void pack(const LowrankLinearPlan& plan, int64_t task) {
+void prepare(const LowrankLinearPlan& plan, int64_t tile, char* memory, char* work) {
   switch (plan.params.dtype) {
     case Dtype::kFloat32:
-      return pack_strip<FloatDot, float>(plan, task);
+      return Tile<FloatDot, float>(plan, tile, memory, work).prepare();
     case Dtype::kFloat16:
-      return pack_strip<FloatDot, Half>(plan, task);
+      return Tile<FloatDot, Half>(plan, tile, memory, work).prepare();
     case Dtype::kBfloat16:
-      return pack_strip<BfloatDot, Bfloat>(plan, task);
+      return Tile<BfloatDot, Bfloat>(plan, tile, memory, work).prepare();
   }
 }
 
-void project(const LowrankLinearPlan& plan, int64_t task, char* scratch) {
+template <class Dot, class T>
+void project_tile(const LowrankLinearPlan& plan, int64_t tile, char* memory, char* work, const char* weight,
+                  int64_t begin, int64_t end) {
+  Tile<Dot, T>(plan, tile, memory, work).project(reinterpret_cast<const typename Dot::Unit*>(weight), begin, end);
+}
+
+void project(const LowrankLinearPlan& plan, int64_t tile, char* memory, char* work, const char* weight, int64_t begin,
+             int64_t end) {
   switch (plan.params.dtype) {
     case Dtype::kFloat32:
-      return Tile<FloatDot, float>(plan, task, scratch).run();
+      return project_tile<FloatDot, float>(plan, tile, memory, work, weight, begin, end);
     case Dtype::kFloat16:
-      return Tile<FloatDot, Half>(plan, task, scratch).run();
+      return project_tile<FloatDot, Half>(plan, tile, memory, work, weight, begin, end);
     case Dtype::kBfloat16:
-      return Tile<BfloatDot, Bfloat>(plan, task, scratch).run();
+      return project_tile<BfloatDot, Bfloat>(plan, tile, memory, work, weight, begin, end);
   }
 }
 
@@ -410,6 +455,7 @@ void project(const LowrankLinearPlan& plan, int64_t task, char* scratch) {
 #define WEFT_JOIN(a, b) a##b
 #define WEFT_EXPORT(isa) WEFT_JOIN(lowrank_linear_kernels_, isa)
 extern const LowrankLinearKernels WEFT_EXPORT(WEFT_ISA);
-const LowrankLinearKernels WEFT_EXPORT(WEFT_ISA) = {unit_values, scratch_bytes, pack, project};
+const LowrankLinearKernels WEFT_EXPORT(WEFT_ISA) = {unit_values, tile_bytes, work_bytes, pack_weight,
+                                                    pack_down,   pack_up,    prepare,    project};
 
 }  // namespace weft

@@ -68,28 +68,34 @@ struct Packer {
       for (int64_t unit = 0; unit < units; unit += kSquare) {
         alignas(64) Unit square[kSquare * kSquare];
         read_across(line, unit, square, kSquare);
-        transpose(square, kSquare, to + line * units + unit, units);
+        transpose(square, 4 * kSquare, to + line * units + unit, 4 * units);
       }
     }
   }
 
   // [unit][line], a unit every kStrip: the right side.
   void pack(Unit* to, int64_t units) const {
-    for (int64_t unit = 0; unit < units; unit += kSquare) {
-      for (int64_t line = 0; line < kStrip; line += kSquare) {
+    // along the lines, sixteen at a time: more streams than that no prefetcher follows
+    for (int64_t line = 0; line < kStrip; line += kSquare) {
+      for (int64_t unit = 0; unit < units; unit += kSquare) {
         Unit* corner = to + unit * kStrip + line;
         if (summed != 1) {
           read_across(line, unit, corner, kStrip);
           continue;
         }
-        alignas(64) Unit square[kSquare * kSquare];
         const int64_t count = smaller_of(kSquare * kValues, values - unit * kValues);
+        // as nearly all squares are: whole, and of 32 bits a unit already
+        if (sizeof(T) * kValues == 4 && count == kSquare * kValues && line + kSquare <= lines) {
+          transpose(data + line * stride + unit * kValues, sizeof(T) * stride, corner, 4 * kStrip);
+          continue;
+        }
+        alignas(64) Unit square[kSquare * kSquare];
         for (int64_t i = 0; i < kSquare; ++i) {
           const bool there = line + i < lines && count > 0;
           copy_line(there ? data + (line + i) * stride + unit * kValues : data, there ? count : 0,
                     square + i * kSquare, kSquare);
         }
-        transpose(square, kSquare, corner, kStrip);
+        transpose(square, 4 * kSquare, corner, 4 * kStrip);
       }
     }
   }

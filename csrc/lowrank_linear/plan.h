@@ -23,22 +23,30 @@ struct LowrankLinearPlan {
   int64_t strips;       // of Cout
   int64_t rank_strips;  // of R
 
-  // tasks: (sample, tile of rows, group of strips), groups fastest
-  int64_t rows, tiles, groups, strips_per_group;
+  int64_t rows, tiles;  // of a tile; tiles a sample
+  // Whether a strip of W is packed where it is used and serves all tiles at once, which then are all there; else W is
+  // packed as a whole and a tile meets all strips.
+  bool by_strip;
 
-  // packed by strips: [strips, depth, kStrip], [rank_strips, depth, kStrip], [strips, rank_units, kStrip]
+  // packed by strips: [strips, depth, kStrip], null if `by_strip`; [rank_strips, depth, kStrip];
+  // [strips, rank_units, kStrip]
   char *packed_weight, *packed_down, *packed_up;
   const int32_t* concept_of_rank;  // [ranks], -1 beyond R
-  int64_t scratch_bytes;           // a worker's
 };
 
-// The kernels of one instruction set.
+// The kernels of one instruction set. A tile is counted over samples and rows.
 struct LowrankLinearKernels {
   int64_t (*unit_values)(Dtype);
-  int64_t (*scratch_bytes)(const LowrankLinearPlan&);
-  // one strip of W, then of A, then of B
-  void (*pack)(const LowrankLinearPlan&, int64_t task);
-  void (*project)(const LowrankLinearPlan&, int64_t task, char* scratch);
+  int64_t (*tile_bytes)(const LowrankLinearPlan&);
+  int64_t (*work_bytes)(const LowrankLinearPlan&);
+  void (*pack_weight)(const LowrankLinearPlan&, int64_t strip, char* to);
+  void (*pack_down)(const LowrankLinearPlan&, int64_t strip);
+  void (*pack_up)(const LowrankLinearPlan&, int64_t strip);
+  // stages x and x A^T of a tile in its own memory
+  void (*prepare)(const LowrankLinearPlan&, int64_t tile, char* memory, char* work);
+  // writes strips [begin, end) of a tile that was prepared there; `weight` is W packed from `begin` on
+  void (*project)(const LowrankLinearPlan&, int64_t tile, char* memory, char* work, const char* weight, int64_t begin,
+                  int64_t end);
 };
 
 }  // namespace weft

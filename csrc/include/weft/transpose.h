@@ -1,4 +1,4 @@
-// A square of 16 x 16 values of 32 bits, turned over.
+// A square of 16 x 16 values of 32 bits, turned over; strides in bytes.
 #pragma once
 
 #include "weft/simd.h"
@@ -11,7 +11,7 @@ constexpr int64_t kTransposed = 16;
 #if defined(__AVX512F__)
 // Values change places within quarters of a vector, then quarters change places.
 inline void transpose(const void* from, int64_t stride_from, void* to, int64_t stride_to) {
-  const float* source = static_cast<const float*>(from);
+  const char* source = static_cast<const char*>(from);
   __m512 a[16], b[16];
 #pragma GCC unroll 16
   for (int i = 0; i < 16; ++i) a[i] = _mm512_loadu_ps(source + i * stride_from);
@@ -37,7 +37,7 @@ inline void transpose(const void* from, int64_t stride_from, void* to, int64_t s
     b[i + 8] = _mm512_shuffle_f32x4(low, low2, 0xdd);
     b[i + 12] = _mm512_shuffle_f32x4(high, high2, 0xdd);
   }
-  float* target = static_cast<float*>(to);
+  char* target = static_cast<char*>(to);
 #pragma GCC unroll 16
   for (int i = 0; i < 16; ++i) _mm512_storeu_ps(target + i * stride_to, b[i]);
 }
@@ -47,7 +47,7 @@ inline void transpose(const void* from, int64_t stride_from, void* to, int64_t s
   char* target = static_cast<char*>(to);
   for (int64_t i = 0; i < kTransposed; ++i) {
     for (int64_t j = 0; j < kTransposed; ++j) {
-      memcpy(target + 4 * (j * stride_to + i), source + 4 * (i * stride_from + j), 4);
+      memcpy(target + j * stride_to + 4 * i, source + i * stride_from + 4 * j, 4);
     }
   }
 }
