@@ -175,6 +175,47 @@ def test_a_box_is_the_mask_that_covers_it(tmp_path: Path) -> None:
     assert not torch.equal(drawn[0], draw(pipe))
 
 
+@pytest.mark.parametrize("kind", ["img2img", "inpaint", "controlnet", "refiner"])
+def test_other_pipelines(kind: str, tmp_path: Path) -> None:
+    pipe = tiny.build(kind, tmp_path)
+    stock = draw(pipe, kind=kind)
+    control = weft.LocalizedResiduals(residual_for(pipe))
+    localized = draw(pipe, control, kind=kind)
+    assert localized.isfinite().all() and not torch.equal(localized, stock)
+    control.scale = 0.0
+    assert torch.equal(draw(pipe, control, kind=kind), stock)
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_guidance_may_end_midway(images: int, tmp_path: Path) -> None:
+    """A callback that drops the rows without the prompt changes the batch within a generation."""
+    pipe = tiny.sd1(tmp_path)
+    control, sizes = weft.LocalizedResiduals(residual_for(pipe)), []
+
+    def end(pipe: Any, step: int, timestep: Any, given: dict[str, Any]) -> dict[str, Any]:
+        if step == 0:
+            pipe._guidance_scale = 0.0
+            given["prompt_embeds"] = given["prompt_embeds"].chunk(2)[1]
+        return given
+
+    pipe.unet.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    call = {"callback_on_step_end": end, "callback_on_step_end_tensor_inputs": ["prompt_embeds", "latents"]}
+    drawn = draw(pipe, control, num_images_per_prompt=images, **call)
+    assert sizes == [2 * images, images, images] and drawn.isfinite().all()
+    assert control.masks["red circle"].shape == (images, 16, 16)
+
+
+def test_adapters_of_peft_stay_where_they_are(tmp_path: Path) -> None:
+    """A LoRA around the same projections adds to what the residual adds."""
+    pipe = tiny.sd1(tmp_path)
+    residual, other = residual_for(pipe), residual_for(pipe, BLUE)
+    other.save(tmp_path / "other.safetensors")
+    both = draw(pipe, weft.LocalizedResiduals([residual, other], "none"))
+    pipe.load_lora_weights(tmp_path / "other.safetensors")
+    drawn = draw(pipe, weft.LocalizedResiduals(residual, "none"))
+    torch.testing.assert_close(drawn, both, atol=2e-4, rtol=1e-3)
+
+
 def test_it_reads_beside_other_controls(tmp_path: Path) -> None:
     pipe = tiny.sd1(tmp_path)
     control, maps = weft.LocalizedResiduals(residual_for(pipe)), weft.AttentionMaps(["circle", "square"])
