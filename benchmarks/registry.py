@@ -116,6 +116,8 @@ class Benchmark:
 OPS = {
     "attention": "benchmarks.cases.attention",
     "lowrank_linear": "benchmarks.cases.lowrank_linear",
+    "contrastive_loss": "benchmarks.cases.contrastive_loss",
+    "pairwise_error": "benchmarks.cases.pairwise_error",
     "regions": "benchmarks.cases.regions",
     "maskdiffusion": "benchmarks.cases.maskdiffusion",
     "localized_residuals": "benchmarks.cases.localized_residuals",
