@@ -25,8 +25,7 @@ from weft.shapes.load import pipeline
 COLUMNS = {
     "base": "by itself",
     "everywhere": "residual everywhere",
-    "LAG, median": "localized, median",
-    "LAG, otsu": "localized, otsu",
+    "LAG, median": "localized (median)",
 }
 
 
@@ -40,7 +39,7 @@ class Picture:
         out: The picture.
     """
 
-    rows: tuple[tuple[int, int], ...] = ((0, 0), (1, 0), (2, 0), (3, 0))
+    rows: tuple[tuple[int, int], ...] = ((0, 3), (2, 3), (3, 6))
     kept: Path = Options.kept
     out: Path = ROOT / "docs" / "images" / "residuals.png"
 
@@ -57,7 +56,7 @@ def main() -> None:
         taught, sampling = teach(pipe, concept, options.kept), sampling_of(concept, options)
         trial = Trial("beside another", 1, index + 1)
         prompts = trial.prompts(concept, sampling.seed)
-        shown = [(f"taught by {i + 1}", one) for i, one in enumerate(references(concept, 2, adapters.REFERENCE_SEED))]
+        shown = [(f"reference {i + 1}", one) for i, one in enumerate(references(concept, 2, adapters.REFERENCE_SEED))]
         for name, title in COLUMNS.items():
             kept = pictures_file(concept, trial, name, options)
             images = draw(pipe, taught, VARIANTS[name], prompts, None, sampling, kept, lambda done: None)
