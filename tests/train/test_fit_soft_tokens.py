@@ -170,9 +170,36 @@ def test_pictures_drawn_meanwhile_show_the_tokens(tmp_path: Path) -> None:
     assert Image.open(drawn[1]).tobytes() == again.tobytes()
 
 
+def test_stops_when_what_is_held_out_gets_no_better(tmp_path: Path) -> None:
+    pipe = tiny.sd1(tmp_path / "model")
+    loop = replace(CONFIG.loop, steps=40, learning_rate=3.0)  # far too large: it can only get worse
+    changes = {"loop": loop, "held_out": 0.5, "measure_every": 1, "patience": 2}
+    soft = fitted(pipe, changes, folder=tmp_path / "run")
+    measured = [json.loads(line) for line in (tmp_path / "run" / "measured.jsonl").read_text().splitlines()]
+    values = [row["value"] for row in measured]
+    best = values.index(min(values))
+    assert len(values) < 40 and len(values) == best + 1 + 2
+    at_best = fitted(pipe, {**changes, "loop": replace(loop, steps=best + 1)})
+    assert torch.equal(soft.tokens, at_best.tokens)
+
+
+def test_resuming_remembers_what_was_measured(tmp_path: Path) -> None:
+    pipe = tiny.sd1(tmp_path / "model")
+    changes = {"held_out": 0.5, "measure_every": 1, "patience": 4}
+    straight = fitted(pipe, changes, folder=tmp_path / "straight")
+    fitted(pipe, {**changes, "loop": replace(CONFIG.loop, steps=2)}, folder=tmp_path / "run")
+    resumed = fitted(pipe, changes, folder=tmp_path / "run", resume=True)
+    assert torch.equal(resumed.tokens, straight.tokens)
+    records = [(tmp_path / name / "measured.jsonl").read_text() for name in ("straight", "run")]
+    assert records[0] == records[1]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"held_out": 1.0}, "`held_out` must be at least 0 and below 1"),
+        ({"held_out": 0.2}, "`held_out` 0.2 of 4 pairs leaves 1 to measure and 3 to train on"),
+        ({"patience": 0}, "`patience` must be at least 1"),
         ({"loop": replace(CONFIG.loop, batch_size=1)}, "`batch_size` must be at least 2"),
         ({"tokens": 0}, "`tokens` must be at least 1"),
         ({"time_buckets": 0}, "`time_buckets` must be at least 1"),

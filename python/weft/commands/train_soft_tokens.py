@@ -53,6 +53,12 @@ class TrainSoftTokens:
     """Of the start, the noise and the order."""
     checkpoint_every: int = 100
     """Steps between checkpoints."""
+    held_out: float = 0.0
+    """Share of the pairs that is not trained on; its loss tells when to stop, and which tokens are the best."""
+    measure_every: int = 250
+    """Steps between such measurements."""
+    patience: int = 3
+    """Measurements without a better one, after which training stops."""
     validate_every: int | None = None
     """Steps between validation pictures; none if not given."""
     validation_prompts: Strings = ()
@@ -91,6 +97,9 @@ def train_soft_tokens(options: TrainSoftTokens) -> str:
         seed=options.seed,
         precision=options.precision,
         gradient_checkpointing=options.gradient_checkpointing,
+        held_out=options.held_out,
+        measure_every=options.measure_every,
+        patience=options.patience,
         validate_every=options.validate_every,
         validation_prompts=options.validation_prompts,
         tensorboard=options.tensorboard,

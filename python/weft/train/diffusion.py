@@ -28,6 +28,10 @@ class Latents:
     std: Tensor
     time_ids: Tensor
 
+    def part(self, places: slice) -> Latents:
+        """Those of some views."""
+        return Latents(self.mean[places], self.std[places], self.time_ids[places])
+
     def sample(self, indices: Tensor, noise: Tensor) -> Tensor:
         """Latents [B, C, h, w] of the views ``indices`` [B], drawn with ``noise`` of the same shape."""
         return self.mean[indices] + self.std[indices] * noise

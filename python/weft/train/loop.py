@@ -39,7 +39,7 @@ def fit(
     *,
     resume: bool = False,
     identity: Mapping[str, Any] | None = None,
-    after_step: Callable[[int], None] | None = None,
+    after_step: Callable[[int], bool | None] | None = None,
 ) -> dict[str, Tensor] | None:
     """Train those parameters of ``objective`` that require gradients, in place.
 
@@ -54,7 +54,7 @@ def fit(
         resume: Go on from the checkpoint in ``folder``; where there is none, begin.
         identity: What makes this run another than one with other values; numbers and texts. A checkpoint of another
             run is refused. All of ``config`` may differ.
-        after_step: Called with the number of steps done, on the main process.
+        after_step: Called with the number of steps done, on the main process; True ends the run there.
 
     Returns:
         The moving average of the trained parameters, by their names in ``objective``; None where none was asked for.
@@ -161,15 +161,24 @@ def fit(
                     log.write(json.dumps({**row, **means}) + "\n")
 
             # checkpoint; every process must agree to stop, or the others wait for it for ever
-            requested = torch.tensor(float(interruption is not None and interruption.requested))
-            stop = bool(accelerator.reduce(requested.to(accelerator.device)) > 0)
+            interrupted = interruption is not None and interruption.requested
+            stop = _any(interrupted, accelerator)
             if stop or step % config.checkpoint_every == 0 or step == config.end:
                 checkpoint()
-            if after_step is not None and accelerator.is_main_process:
-                after_step(step)
+            if after_step is not None:
+                done = accelerator.is_main_process and bool(after_step(step))
+                if _any(done, accelerator) and not stop:
+                    checkpoint()
+                    break
             if stop and step < config.end:
                 raise Interrupted(f"{name}: stopped at step {step} of {config.end}; {path} is kept, resuming goes on")
     return average
+
+
+def _any(mine: bool, accelerator: Accelerator) -> bool:
+    """Whether it holds on any process."""
+    flag = torch.tensor(float(mine), device=accelerator.device)
+    return bool(accelerator.reduce(flag) > 0)
 
 
 @torch.no_grad()

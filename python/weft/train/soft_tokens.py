@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
-from tqdm.auto import tqdm
 
 import weft
 from weft.attach.base_model import base_model
 from weft.methods.soft_tokens import SoftTokens
 from weft.train.accelerator import Precision, make_accelerator
 from weft.train.diffusion import (
-    Latents,
     check_captions,
     check_denoiser,
     encode_captions,
-    encode_views,
     frozen,
     native_size,
-    shuffled,
     training_scheduler,
 )
-from weft.train.images import View, views
+from weft.train.early_stopping import EarlyStopping
 from weft.train.loop import LoopConfig, fit
-from weft.train.pairs import Pair, digest, read_pairs
+from weft.train.pair_batches import PairBatches, encode_pairs
+from weft.train.pairs import digest, read_pairs
 from weft.train.randomness import torch_generator
 from weft.train.soft_tokens_objective import SoftTokensObjective, TrainedTokens
 from weft.train.validation import validation
@@ -62,6 +58,9 @@ class SoftTokensConfig:
     seed: int = 0
     precision: Precision = "auto"  # compute; tokens stay fp32. auto: bf16 or fp16 on a GPU, none on a CPU
     gradient_checkpointing: bool = False
+    held_out: float = 0.0  # share of the pairs that is not trained on; its loss tells when to stop
+    measure_every: int = 250  # steps between two such measurements
+    patience: int = 3  # measurements without a better one, after which training stops and the best tokens are taken
     validate_every: int | None = None  # steps; pictures go to folder/validation
     validation_prompts: tuple[str, ...] = ()
     validation_steps: int = 25  # of the sampler
@@ -94,7 +93,8 @@ def fit_soft_tokens(
         base_name: Name of the model to keep with the result; None for what diffusers remembers.
 
     Returns:
-        The tokens, fp32 on the CPU; their moving average where the loop keeps one.
+        The tokens, fp32 on the CPU: with ``held_out`` the best that were measured, else the moving average where the
+        loop keeps one, else the last.
 
     Raises:
         TypeError: Not a pipeline, or pairs that are none.
@@ -119,37 +119,49 @@ def fit_soft_tokens(
     scheduler = training_scheduler(pipe)
     pipe.to(accelerator.device)
     size = config.resolution or native_size(pipe)
-    progress = tqdm(found, desc="encoding", unit="picture", disable=not accelerator.is_local_main_process)
-    latents = encode_views(pipe, _views(progress, size))
-    start = _start(pipe, config, base.name)
-    draw = None
-    if config.validate_every is not None and folder is not None:
-        draw = validation(
-            pipe,
-            list(config.validation_prompts) or [found[0].captions[0]],
-            folder / "validation",
-            every=config.validate_every,
-            last=config.loop.end,
-            sampler_steps=config.validation_steps,
-            seed=config.seed,
-        )
+    latents = encode_pairs(pipe, found, size, shows_progress=accelerator.is_local_main_process)
+    batches = PairBatches(
+        pipe,
+        found,
+        latents,
+        config.loop.batch_size,
+        scheduler.config.num_train_timesteps,
+        shared_noise=config.shared_noise,
+        seed=config.seed,
+    )
+    last = len(found) - _held_out(len(found), config)
+    trained, held = batches.part(slice(last)), batches.part(slice(last, None))
     control = TrainedTokens(config.blocks)
     with weft.attach(pipe, control), frozen(pipe.unet, config.gradient_checkpointing):
         objective = SoftTokensObjective(
             pipe.unet,
             control,
             scheduler,
-            start,
+            _start(pipe, config, base.name),
             accelerator=accelerator,
             denoising_weight=config.denoising_weight,
             logit_scale=config.logit_scale,
             logit_width=config.logit_width,
             rows_at_once=config.rows_at_once,
         )
+        stopping = EarlyStopping(
+            lambda: _measured(objective, held),
+            lambda: dict(objective.named_parameters()),
+            every=config.measure_every,
+            patience=config.patience,
+            folder=folder,
+        )
+        draw = _validation(pipe, config, folder, found[0].captions[0])
+
+        def after_step(step: int) -> bool:
+            if draw is not None:
+                draw(step)
+            return len(held.pairs) > 0 and stopping(step)
+
         average = fit(
             "soft tokens",
             objective,
-            _batches(pipe, found, latents, config, scheduler.config.num_train_timesteps, accelerator.process_index),
+            replace(trained, process=accelerator.process_index),
             config.loop,
             accelerator,
             folder,
@@ -158,26 +170,61 @@ def fit_soft_tokens(
                 "base_model": base.name,
                 "pairs": digest(found),
                 "resolution": size,
-                "seed": config.seed,
                 **{name: getattr(config, name) for name in _IDENTITY},
             },
-            after_step=draw,
+            after_step=after_step,
         )
     for tracker in accelerator.trackers:
         tracker.finish()
-    return objective.learnt(average)
+    return objective.learnt(average if stopping.best is None else stopping.best)
 
 
 # fields of the configuration that make another run
 _IDENTITY = (
     *("tokens", "time_buckets", "blocks", "init", "denoising_weight", "logit_scale", "logit_width", "shared_noise"),
+    *("held_out", "seed"),
 )
 
 
-def _views(pairs: Sequence[Pair], size: int) -> Iterator[View]:
-    """The middle of every picture, read as it is asked for."""
-    for pair in pairs:
-        yield views([pair.read()], size)[0]
+def _held_out(pairs: int, config: SoftTokensConfig) -> int:
+    """How many pairs are not trained on.
+
+    Raises:
+        ValueError: Too few are left on either side.
+    """
+    held = round(config.held_out * pairs)
+    if config.held_out and min(held, pairs - held) < config.loop.batch_size:
+        raise ValueError(
+            f"fit_soft_tokens: `held_out` {config.held_out:g} of {pairs} pairs leaves {held} to measure and "
+            f"{pairs - held} to train on; both must be a batch of {config.loop.batch_size} at least"
+        )
+    return held
+
+
+def _measured(objective: SoftTokensObjective, held: PairBatches) -> float:
+    """The mean loss over pairs that are not trained on, always with the same noise."""
+    losses = []
+    with objective.alone():
+        for first in range(0, len(held.pairs) - held.size + 1, held.size):
+            batch = [part.to(objective.tokens.device) for part in held(first)]
+            losses.append(float(objective(*batch)["loss"]))
+    return sum(losses) / len(losses)
+
+
+def _validation(
+    pipe: Any, config: SoftTokensConfig, folder: Path | None, caption: str
+) -> Callable[[int], None] | None:
+    if config.validate_every is None or folder is None:
+        return None
+    return validation(
+        pipe,
+        list(config.validation_prompts) or [caption],
+        folder / "validation",
+        every=config.validate_every,
+        last=config.loop.end,
+        sampler_steps=config.validation_steps,
+        seed=config.seed,
+    )
 
 
 def _start(pipe: Any, config: SoftTokensConfig, base_name: str) -> SoftTokens:
@@ -192,43 +239,15 @@ def _start(pipe: Any, config: SoftTokensConfig, base_name: str) -> SoftTokens:
     return SoftTokens(tokens, offsets, config.blocks, base_name)
 
 
-def _batches(
-    pipe: Any, pairs: Sequence[Pair], latents: Latents, config: SoftTokensConfig, timesteps: int, process: int
-) -> Callable[[int], tuple[Tensor, ...]]:
-    """The function from the samples seen to the next batch of a process; see ``SoftTokensObjective.forward``.
-
-    Every picture comes once an epoch, each time with one of its captions and with other noise.
-    """
-    count, size = len(pairs), config.loop.batch_size
-    texts = dict.fromkeys(caption for pair in pairs for caption in pair.captions)
-    numbers = {caption: number for number, caption in enumerate(texts)}
-
-    def batch_at(samples: int) -> tuple[Tensor, ...]:
-        first = samples + process * size
-        indices = torch.tensor([shuffled(count, config.seed, *divmod(first + i, count)) for i in range(size)])
-        generator = torch_generator(config.seed, 2, first)
-        posterior, noise = torch.randn(2, size, *latents.mean.shape[1:], generator=generator)
-        time = torch.randint(timesteps, (1,), generator=generator)
-        which = torch.randint(2**31, (size,), generator=generator).tolist()
-        captions = [
-            pairs[i].captions[n % len(pairs[i].captions)] for i, n in zip(indices.tolist(), which, strict=True)
-        ]
-        text = encode_captions(pipe, captions)
-        pooled = text.states.new_empty(size, 0) if text.pooled is None else text.pooled
-        noise = noise[:1] if config.shared_noise else noise
-        words = torch.tensor([numbers[caption] for caption in captions])
-        return latents.sample(indices, posterior), noise, time, text.states, pooled, latents.time_ids[indices], words
-
-    return batch_at
-
-
 def _check(config: SoftTokensConfig, folder: Path | None) -> None:
     if config.loop.batch_size < 2:
         raise ValueError(
             f"fit_soft_tokens: `batch_size` must be at least 2, or no picture has a wrong caption; got "
             f"{config.loop.batch_size}"
         )
-    for name in ("tokens", "time_buckets", "rows_at_once", "validate_every"):
+    if not 0 <= config.held_out < 1:
+        raise ValueError(f"fit_soft_tokens: `held_out` must be at least 0 and below 1; got {config.held_out}")
+    for name in ("tokens", "time_buckets", "rows_at_once", "validate_every", "measure_every", "patience"):
         value = getattr(config, name)
         if value is not None and value < 1:
             raise ValueError(f"fit_soft_tokens: `{name}` must be at least 1; got {value}")

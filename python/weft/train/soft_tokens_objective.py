@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -86,6 +87,7 @@ class SoftTokensObjective(nn.Module):
         self._denoising_weight = denoising_weight
         self._logit = {"scale": logit_scale, "width": logit_width}
         self._rows_at_once = rows_at_once
+        self._is_alone = False
 
     def forward(
         self,
@@ -112,9 +114,9 @@ class SoftTokensObjective(nn.Module):
             "loss", and without gradient "contrastive", "denoising" (mean e_ii), "error_negative", "accuracy" (rows
             whose own caption has the least error), "token_norm".
         """
-        first = len(states) * self._accelerator.process_index
+        first = 0 if self._is_alone else len(states) * self._accelerator.process_index
         own = torch.arange(first, first + len(states), device=states.device)
-        if self._accelerator.num_processes > 1:
+        if self._accelerator.num_processes > 1 and not self._is_alone:
             gather = self._accelerator.gather
             states, pooled, captions = (gather(part.contiguous()) for part in (states, pooled, captions))
         twice = captions[own, None] == captions
@@ -143,6 +145,15 @@ class SoftTokensObjective(nn.Module):
             "accuracy": (error.argmin(1) == own).float().mean(),
             "token_norm": shown.detach().norm(dim=1).mean(),
         }
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Meanwhile the captions of other processes are left out, so that one may measure what the others do not."""
+        self._is_alone = True
+        try:
+            yield
+        finally:
+            self._is_alone = False
 
     def shown(self, timestep: float) -> Tensor:
         """The tokens at ``timestep``, [m, C]."""

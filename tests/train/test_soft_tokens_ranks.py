@@ -1,0 +1,76 @@
+"""The loss of soft tokens over two processes: that of one with the pictures and captions of both."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor
+
+WORLD = 2
+
+
+def found(folder: Path, rows: slice) -> dict[str, Tensor]:
+    """Loss and gradients of some of four pairs, with those of all processes for rivals."""
+    sys.path.append(str(Path(__file__).parents[1] / "attach" / "support"))
+    import tiny_pipelines as tiny
+    from accelerate import Accelerator
+
+    import weft
+    from weft.train.diffusion import encode_captions, frozen, training_scheduler
+    from weft.train.soft_tokens_objective import SoftTokensObjective, TrainedTokens
+
+    torch.set_num_threads(1)
+    pipe, generator = tiny.sd1(folder), torch.Generator().manual_seed(0)
+    states = encode_captions(pipe, ["a red circle", "a blue square", "a green ball", "a red square"]).states
+    batch: dict[str, Any] = {
+        "latents": torch.randn(4, 4, 16, 16, generator=generator)[rows],
+        "noise": 0.2 * torch.randn(1, 4, 16, 16, generator=generator),
+        "timestep": torch.tensor([300]),
+        "states": states[rows],
+        "pooled": states.new_empty(4, 0)[rows],
+        "time_ids": torch.zeros(4, 6)[rows],
+        "captions": torch.arange(4)[rows],
+    }
+    soft = weft.SoftTokens(torch.randn(2, 32, generator=generator))
+    control = TrainedTokens(soft.blocks)
+    with frozen(pipe.unet), weft.attach(pipe, control), torch.enable_grad():
+        pipe.unet.conv_out.weight.mul_(0.05)  # a prediction near the noise, or every logit would be 0
+        objective = SoftTokensObjective(
+            pipe.unet, control, training_scheduler(pipe), soft, accelerator=Accelerator(cpu=True)
+        )
+        assert objective._accelerator.num_processes == (1 if rows == slice(None) else WORLD)
+        losses = objective(**batch)
+        losses["loss"].backward()
+    assert objective.tokens.grad is not None
+    return {"loss": losses["loss"].detach(), "accuracy": losses["accuracy"], "grad": objective.tokens.grad}
+
+
+def work(rank: int, folder: str) -> None:
+    # what `accelerate launch` tells its processes
+    os.environ |= {"WORLD_SIZE": str(WORLD), "RANK": str(rank), "LOCAL_RANK": str(rank), "GLOO_SOCKET_IFNAME": "lo"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD)
+    mine = found(Path(folder) / str(rank), slice(2 * rank, 2 * rank + 2))
+    for value in mine.values():
+        dist.all_reduce(value)
+        value /= WORLD
+    if rank == 0:
+        torch.save(mine, f"{folder}/found.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_are_one(tmp_path: Path) -> None:
+    (tmp_path / "0").mkdir()
+    (tmp_path / "1").mkdir()
+    mp.spawn(work, (str(tmp_path),), nprocs=WORLD)
+    joined = torch.load(tmp_path / "found.pt", weights_only=True)
+    alone = found(tmp_path / "alone", slice(None))
+    for name, value in alone.items():
+        torch.testing.assert_close(joined[name], value, atol=1e-6, rtol=1e-4)
+    assert alone["grad"].abs().max() > 1e-6
