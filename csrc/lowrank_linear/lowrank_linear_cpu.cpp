@@ -115,6 +115,10 @@ struct WorkMemory {
 template <class Dot>
 void product(int64_t rows, int64_t vecs, const typename Dot::Unit* a, int64_t stride_a, const typename Dot::Unit* b,
              int64_t depth, float* c, bool onto) {
+  if (!depth) {
+    if (!onto) memset(c, 0, rows * kStrip * 4);
+    return;
+  }
   const int64_t longest = kLongestChain / Dot::kValues;
   const int64_t parts = (depth + longest - 1) / longest, chain = (depth + parts - 1) / parts;
   for (int64_t i = 0; i < depth; i += chain) {

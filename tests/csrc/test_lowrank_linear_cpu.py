@@ -94,7 +94,9 @@ def test_layouts(run: Run, dtype: torch.dtype, weight: str, x_layout: str) -> No
 @pytest.mark.parametrize("residual", ADDENDS)
 def test_addends(run: Run, dtype: torch.dtype, residual: str) -> None:
     for weight in ("linear", "base"):
-        run(replace(CASE, dtype=dtype, weight=weight, residual=residual))
+        # one cell, one column: strides along them say nothing
+        for changed in ({}, {"grid": (1, 1)}, {"width_out": 1}, {"grid": (1, 1), "width_out": 1}):
+            run(replace(CASE, dtype=dtype, weight=weight, residual=residual, **changed))
 
 
 @every_dtype
@@ -109,6 +111,13 @@ def test_a_layer_too_large_for_the_caches(run: Run, dtype: torch.dtype) -> None:
 def test_nothing_to_project(run: Run, ranks: tuple[int, ...], weight: str, sizes: dict[str, Any]) -> None:
     found = run(replace(CASE, ranks=ranks, weight=weight, gate="none", **sizes))
     assert found.numel() == 0
+
+
+def test_no_channels() -> None:
+    """All products are sums of nothing."""
+    bias, empty = torch.randn(5), torch.ones(2, 3, 0)
+    found = lowrank_linear(empty, torch.ones(5, 0), bias, down=torch.ones(4, 0), up=torch.ones(5, 4), backend="cpu")
+    assert torch.equal(found, bias.expand(2, 3, 5))
 
 
 # --- bits -----------------------------------------------------------------------------------------------------------

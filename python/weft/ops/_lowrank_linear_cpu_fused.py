@@ -64,6 +64,8 @@ def lowrank_linear_fwd_fused(
         assert base is not None
         width_out = base.shape[2]
     y = x.new_empty((samples, width_out, rows) if channels_first else (samples, rows, width_out))
+    # images of one cell lie as rows do
+    by_channel = channels_first and rows > 1
     # `kept` holds copies alive until the kernel is done
     kept: list[Tensor] = []
     if bias is not None and not bias.is_contiguous():
@@ -75,10 +77,10 @@ def lowrank_linear_fwd_fused(
             _matrix(down, kept),
             _matrix(up, kept),
             _gate(gate),
-            _addend(residual, channels_first, kept),
-            _addend(base, channels_first, kept),
+            _addend(residual, by_channel, kept),
+            _addend(base, by_channel, kept),
             (y.data_ptr(), width_out * rows, 1, rows)
-            if channels_first
+            if by_channel
             else (y.data_ptr(), rows * width_out, width_out, 1),
         ),
         0 if bias is None else bias.data_ptr(),
@@ -113,13 +115,13 @@ def _gate(gate: Tensor | None) -> Stack:
     return gate.data_ptr(), batch if samples > 1 else 0, row if rows > 1 else 0, column
 
 
-def _addend(x: Tensor | None, channels_first: bool, kept: list[Tensor]) -> Stack:
+def _addend(x: Tensor | None, by_channel: bool, kept: list[Tensor]) -> Stack:
     """[B, N, Cout], whose axis of stride 1 must be that of the result."""
     if x is None:
         return _ABSENT
     _, row, column = strides = _strides(x)
-    if (row if channels_first else column) != 1:
-        x = _keep(x.transpose(1, 2).contiguous().transpose(1, 2) if channels_first else x.contiguous(), kept)
+    if (row if by_channel else column) != 1:
+        x = _keep(x.transpose(1, 2).contiguous().transpose(1, 2) if by_channel else x.contiguous(), kept)
         strides = _strides(x)
     return x.data_ptr(), *strides
 

@@ -81,8 +81,8 @@ def lowrank_linear(
 
     Gradients: x, weight, bias, down, up, gate, residual, base; of the first four only those asked for are computed.
     Backends: triton (NVIDIA sm_80 or newer; float32, bfloat16, float16; forward and backward; by name also on the
-        CPU where TRITON_INTERPRET=1), cpu (BLAS; passes over concepts whose gate is zero for an image; forward;
-        float32, bfloat16, float16), reference (any device and float dtype).
+        CPU where TRITON_INTERPRET=1), cpu (C++ with AVX2 or AVX-512, else BLAS; passes over concepts where their
+        gate is zero; forward; float32, bfloat16, float16), reference (any device and float dtype).
 
     Source:
         weft's own form of Personalized Residuals with localized sampling (arXiv:2405.12978, whose A is ``up`` and
