@@ -46,7 +46,7 @@ def verify(problem: Problem, provider: Provider, result: Tensor | tuple[Tensor, 
     assert error <= tolerance, f"{provider.name}: the loss is off by {error:.2g}, relative"
     some = torch.linspace(0, len(problem.rows) - 1, min(CHECKED_ROWS, len(problem.rows))).long()
     for gradient, gold in zip(gradients, expected, strict=False):
-        error = relative_l2(gradient[some].cpu(), gold)
+        error = relative_l2(gradient[some.to(gradient.device)], gold)
         assert error <= tolerance, f"{provider.name}: a gradient is off by {error:.2g}, relative"
 
 

@@ -83,10 +83,11 @@ class Problem:
         """The loss, and the gradients of some lines of each leaf, in float64 and a few lines at a time."""
         a, c = self.rows.detach().double(), self.cols.detach().double()
         n, t = len(a), self.work.temperature
-        positive = (torch.arange(n) + n // 2) % n if self.work.views else torch.arange(n)
+        numbers = torch.arange(n, device=a.device)
+        positive = (numbers + n // 2) % n if self.work.views else numbers
         of_rows = self._lse(a, c)
         loss = (of_rows - (a * c[positive]).sum(1) / t).mean()
-        some = torch.linspace(0, n - 1, min(CHECKED_ROWS, n)).long()
+        some = torch.linspace(0, n - 1, min(CHECKED_ROWS, n)).long().to(a.device)
         if self.work.views:
             # a feature is a row and a column at once
             p = self._logits(a[some], c, some).sub_(of_rows[some, None]).exp_()
@@ -106,7 +107,7 @@ class Problem:
         return s.scatter_(1, numbers[:, None], -torch.inf) if self.work.views else s
 
     def _lse(self, a: Tensor, c: Tensor) -> Tensor:
-        lines = torch.arange(len(a)).split(CHECKED_AT_A_TIME)
+        lines = torch.arange(len(a), device=a.device).split(CHECKED_AT_A_TIME)
         return torch.cat([self._logits(a[some], c, some).logsumexp(1) for some in lines])
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from benchmarks import registry
 from benchmarks.registry import Benchmark, Mode, Provider, Shape
 
-OPS = ("attention", "lowrank_linear")
+OPS = ("attention", "lowrank_linear", "contrastive_loss", "pairwise_error")
 
 WEFT = ("weft", "weft_cuda", "weft_triton")
 FUSED = ("sdpa_flash", "sdpa_cudnn", "sdpa_efficient")
@@ -30,6 +30,11 @@ PROVIDERS = {
     "one_each": ("weft", "merged", "addmm", "k_concatenation"),
     "localized_on_base": ("weft", "peft", "addmm"),
     "localized_training": ("weft", "peft", "addmm"),
+    "clip_forward": ("weft", "dense", "chunked"),
+    "clip": ("weft", "dense", "chunked"),
+    "nt_xent": ("weft", "dense", "chunked"),
+    "errors": ("weft", "broadcast"),
+    "errors_gradients": ("weft", "broadcast"),
 }
 
 
@@ -68,6 +73,14 @@ def _lowrank(shape: str, mode: str, *compiled: str) -> Case:
     return Case(shape, mode, compiled=compiled, op="lowrank_linear")
 
 
+def _contrastive(shape: str, mode: str, *compiled: str) -> Case:
+    return Case(shape, mode, compiled=compiled, op="contrastive_loss")
+
+
+def _errors(shape: str, mode: str, *compiled: str) -> Case:
+    return Case(shape, mode, compiled=compiled, op="pairwise_error")
+
+
 PLAN = (
     # what the figures are about
     Case("sd15_64", "plain"),
@@ -98,6 +111,11 @@ PLAN = (
     _lowrank("sdxl_out_64", "one_each"),
     _lowrank("sd15_out_64", "localized_image"),
     _lowrank("sdxl_out_64", "localized_training"),
+    _contrastive("clip_4k", "clip", "dense_compiled"),
+    _contrastive("clip_16k", "clip", "dense_compiled"),
+    _contrastive("clip_32k", "clip"),
+    _contrastive("simclr_16k", "nt_xent", "dense_compiled"),
+    _errors("sd3_16", "errors_gradients", "broadcast_compiled"),
     # the rest of the layers
     Case("sdxl_32", "plain"),
     Case("sdxl_32", "edit_maps"),

@@ -17,7 +17,11 @@ TOTAL = 525.0
 # workers of pytest that share the GPU: what takes time is compiling, on the host
 WORKERS = 6
 
-ON_DEVICE = ("tests/ops/test_attention_device.py", "tests/ops/test_lowrank_linear_device.py")
+ON_DEVICE = (
+    "tests/ops/test_attention_device.py",
+    "tests/ops/test_lowrank_linear_device.py",
+    "tests/ops/test_contrastive_loss_device.py",
+)
 DEVICE_TESTS = (*ON_DEVICE, "-m", "gpu")
 # whatever runs on a GPU by its name; the files about Triton, of either op, and CUDA are matched by theirs
 OP_TESTS = (
@@ -96,6 +100,9 @@ def without_a_gpu(full: bool) -> tuple[Stage, ...]:
     cross = pytest("tests/triton/test_cross_compile.py") if full else cross_some
     cross_regions = pytest("tests/triton/test_cross_compile_regions.py")
     cross_lowrank = pytest("tests/triton/test_cross_compile_lowrank_linear.py")
+    cross_losses = pytest(
+        "tests/triton/test_cross_compile_contrastive_loss.py", "tests/triton/test_cross_compile_pairwise_error.py"
+    )
     emulated = ("tests/cuda_emulation", *(() if full else ("-k", "layouts or readouts")))
     interpreted = (
         "tests/ops/test_attention_triton.py",
@@ -104,6 +111,8 @@ def without_a_gpu(full: bool) -> tuple[Stage, ...]:
         "tests/ops/test_regions_gate_triton.py",
         "tests/ops/test_lowrank_linear_triton.py",
         "tests/ops/test_lowrank_linear_triton_gradients.py",
+        "tests/ops/test_contrastive_loss_triton.py",
+        "tests/ops/test_pairwise_error_triton.py",
     )
     some = () if full else ("-k", "key_lengths or each_result or twice or real_grids")
     archs = "80 86 89 90 100 120" if full else "90"
@@ -123,6 +132,7 @@ def without_a_gpu(full: bool) -> tuple[Stage, ...]:
         ),
         Stage("regions for other devices", cross_regions, 120 * factor, needs("triton"), compiler),
         Stage("lowrank_linear for other devices", cross_lowrank, 180 * factor, needs("triton"), compiler),
+        Stage("contrastive losses for other devices", cross_losses, 120 * factor, needs("triton"), compiler),
         Stage("cuda kernels, emulated", pytest(*emulated), 240 * factor, environment=NO_GPU),
         Stage("triton kernels, interpreted", pytest(*interpreted, *some), 240 * factor, needs("triton"), NO_GPU),
         Stage("device tests, on the CPU", pytest(*ON_DEVICE), 300, environment=NO_GPU),
