@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from benchmarks.cases.attention_baselines import (
-    compiled,
     daam,
     eager,
     eager_gathering,
@@ -19,6 +18,7 @@ from benchmarks.cases.attention_baselines import (
 from benchmarks.cases.attention_baselines_fused import flex, sdpa_by
 from benchmarks.cases.attention_problem import Problem, costs, make_problem, result_bytes
 from benchmarks.cases.attention_shapes import SHAPES
+from benchmarks.compiled import compiled
 from benchmarks.registry import Benchmark, Call, Mode, Provider
 from weft.kernels.attention.reference import attention_reference
 from weft.ops import Edit, attention

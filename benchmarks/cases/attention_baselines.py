@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.cases.attention_problem import GradientsOf, Problem
+from benchmarks.cases.attention_problem import Problem
 from benchmarks.registry import Call
 from weft.testing import AttentionInputs
 
@@ -161,19 +161,3 @@ def daam(problem: Problem) -> Call:
         return out, probabilities.mean(1).float() @ x.readout
 
     return problem.wrap(call)
-
-
-# --- torch.compile --------------------------------------------------------------------------------------------------
-
-
-def compiled(prepare: Callable[[Problem], Call]) -> Callable[[Problem], Call]:
-    """The same under torch.compile, static shapes. Compiling happens at the first call, before any timing."""
-
-    def prepare_compiled(problem: Problem) -> Call:
-        call = prepare(problem)
-        if isinstance(call, GradientsOf):
-            call.call = torch.compile(call.call, dynamic=False, fullgraph=True)
-            return call
-        return torch.compile(call, dynamic=False, fullgraph=True)
-
-    return prepare_compiled

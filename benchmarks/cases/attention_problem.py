@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.cases.attention_shapes import TEXT_KEYS
+from benchmarks.compiled import Wrapped
 from benchmarks.registry import Call, Costs, Mode, Shape
 from weft.testing import AttentionCase, AttentionInputs, make_attention_inputs
 
@@ -72,7 +73,7 @@ class Problem:
         return GradientsOf(self.inputs, call, again=self.gradients == "too")
 
 
-class GradientsOf:
+class GradientsOf(Wrapped):
     """Run a call and send fixed gradients back through its results to q, k and v; gives the results.
 
     Args:

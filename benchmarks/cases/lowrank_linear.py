@@ -18,6 +18,7 @@ from benchmarks.cases.lowrank_linear_problem import (
     some_rows,
 )
 from benchmarks.cases.lowrank_linear_shapes import SHAPES
+from benchmarks.compiled import compiled
 from benchmarks.registry import Benchmark, Call, Mode, Provider
 from weft.ops import lowrank_linear
 from weft.testing import relative_l2
@@ -60,9 +61,9 @@ def verify(problem: Problem, provider: Provider, result: Tensor | tuple[Tensor, 
 OURS = (Provider("weft", weft(), ours=True), Provider("weft_triton", weft("triton"), ours=True, device="cuda"))
 MERGED = Provider("merged", baselines.merged, note=GATES_OPEN, yardstick=True)
 PEFT = Provider("peft", baselines.peft)
-PEFT_COMPILED = Provider("peft_compiled", baselines.compiled(baselines.peft))
+PEFT_COMPILED = Provider("peft_compiled", compiled(baselines.peft))
 ADDMM = Provider("addmm", baselines.addmm)
-ADDMM_COMPILED = Provider("addmm_compiled", baselines.compiled(baselines.addmm))
+ADDMM_COMPILED = Provider("addmm_compiled", compiled(baselines.addmm))
 K_CONCATENATION = Provider("k_concatenation", baselines.k_concatenation)
 BLEND = Provider("blend", baselines.blend)
 BMM_IMAGE = Provider("bmm_image", baselines.bmm_image)

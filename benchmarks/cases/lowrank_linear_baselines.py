@@ -6,13 +6,11 @@ merged beforehand; gates are taken as they come, since masks and strengths are n
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.cases.lowrank_linear_problem import GradientsOf, Problem, as_rows
+from benchmarks.cases.lowrank_linear_problem import Problem, as_rows
 from benchmarks.registry import Call
 from weft.testing import LowrankInputs
 
@@ -146,16 +144,3 @@ def blend(problem: Problem) -> Call:
         return _add_residual(x, y)
 
     return problem.wrap(call)
-
-
-def compiled(prepare: Callable[[Problem], Call]) -> Callable[[Problem], Call]:
-    """The same under torch.compile, static shapes. Compiling happens at the first call, before any timing."""
-
-    def prepare_compiled(problem: Problem) -> Call:
-        call = prepare(problem)
-        if isinstance(call, GradientsOf):
-            call.call = torch.compile(call.call, dynamic=False, fullgraph=True)
-            return call
-        return torch.compile(call, dynamic=False, fullgraph=True)
-
-    return prepare_compiled

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.compiled import Wrapped
 from benchmarks.registry import Call, Costs, Mode, Shape
 from weft.testing import LowrankCase, LowrankInputs, make_lowrank_inputs
 
@@ -63,7 +64,7 @@ class Problem:
         return GradientsOf(self.inputs, call) if self.gradients else torch.no_grad()(call)
 
 
-class GradientsOf:
+class GradientsOf(Wrapped):
     """Run a call and send a fixed gradient back to x and the factors; gives the result and them."""
 
     def __init__(self, inputs: LowrankInputs, call: Call) -> None:

@@ -1,4 +1,4 @@
-"""Every backend of ``attention`` that works here, by name, and one way to call the op on drawn inputs."""
+"""Every backend of ``attention`` that works here and one way to call it; how ``lowrank_linear`` is launched."""
 
 from __future__ import annotations
 
@@ -75,3 +75,29 @@ def call_attention() -> AttentionCall:
         return result, result.new_zeros(*result.shape[:2], 0, dtype=wide)
 
     return call
+
+
+@pytest.fixture
+def small_lowrank_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles of 16 or 32 in the interpreter, so that a small shape has many; the loop over Cin runs more than once."""
+    from weft.kernels.lowrank_linear.host import Call
+    from weft.kernels.lowrank_linear.launch_table import Tile
+
+    tiles = {
+        "project": Tile(32, 32, 16, 4, 1),
+        "shrink": Tile(16, 16, 16, 4, 1),
+        "outer": Tile(32, 32, 16, 4, 1),
+    }
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(Call, "tile", lambda call, kernel, rows, columns: tiles[kernel])
+
+
+@pytest.fixture
+def take(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """``take(form)``: the form of every call of ``lowrank_linear`` with concepts from now on."""
+    from weft.kernels.lowrank_linear.host import Call
+
+    def force(form: str) -> None:
+        monkeypatch.setattr(Call, "form", property(lambda call: form if call.rank else "alone"))
+
+    return force

@@ -14,10 +14,9 @@ from weft.ops import lowrank_linear
 from weft.testing import (
     LowrankCase,
     LowrankInputs,
-    assert_as_accurate_as_eager,
     assert_bitwise,
-    assert_unbiased,
-    lowrank_linear_eager,
+    assert_gradients_as_accurate_as_eager,
+    lowrank_gradients,
     make_lowrank_inputs,
 )
 from weft.testing.strategies import lowrank_cases
@@ -30,32 +29,8 @@ def call(inputs: LowrankInputs) -> Tensor:
     return lowrank_linear(**inputs.arguments())
 
 
-def gradients(inputs: LowrankInputs, function, dy: Tensor) -> dict[str, Tensor]:
-    """Of every tensor of ``inputs``, by autograd through ``function``."""
-    leaves = inputs.with_gradients()
-    found = torch.autograd.grad(
-        function(leaves),
-        list(leaves.tensors().values()),
-        dy.to(inputs.x.dtype),
-        allow_unused=True,
-        materialize_grads=True,
-    )
-    return dict(zip(leaves.tensors(), found, strict=True))
-
-
 def check(case: LowrankCase, seed: int = 0) -> dict[str, Tensor]:
-    inputs = make_lowrank_inputs(case, seed)
-    dy = torch.randn(lowrank_linear_eager(inputs).shape, generator=torch.Generator().manual_seed(7))
-    dy = dy.to(case.dtype)
-    found = gradients(inputs, call, dy)
-    eager = gradients(inputs, lowrank_linear_eager, dy)
-    # by autograd through plain operations, of which the definition is made
-    gold = gradients(inputs.in_float64(), lowrank_linear_eager, dy)
-    for name, gradient in found.items():
-        size = gold[name].abs().max().item() + 1.0 if gold[name].numel() else 0.0
-        assert_as_accurate_as_eager(f"d{name}", gradient, eager[name], gold[name], factor=3.0, size=size)
-        assert_unbiased(f"d{name}", gradient, eager[name], gold[name], factor=3.0, size=size)
-    return found
+    return assert_gradients_as_accurate_as_eager(make_lowrank_inputs(case, seed), call)
 
 
 @given(case=lowrank_cases(dtypes=(torch.float32, torch.bfloat16, torch.float16)), seed=st.integers(0, 99))
@@ -93,7 +68,7 @@ def test_one_gradient_at_a_time(name):
     """Only what is asked for is computed, with the bits that it has among the others."""
     inputs = make_lowrank_inputs(CASE)
     dy = torch.randn(2, 24, 24)
-    every = gradients(inputs, call, dy)
+    every = lowrank_gradients(inputs, call, dy)
     leaf = getattr(inputs, name).detach().requires_grad_()
     (alone,) = torch.autograd.grad(call(replace(inputs, **{name: leaf})), [leaf], dy)
     assert_bitwise(name, alone, every[name])
@@ -112,5 +87,5 @@ def test_factors_that_start_at_zero_learn():
     inputs = make_lowrank_inputs(replace(CASE, closed=0.0))
     inputs = replace(inputs, up=torch.zeros_like(inputs.up))
     assert_bitwise("y", call(inputs), call(inputs.without_concepts()))
-    found = gradients(inputs, call, torch.randn(2, 24, 24))
+    found = lowrank_gradients(inputs, call, torch.randn(2, 24, 24))
     assert found["up"].any() and not found["down"].any()

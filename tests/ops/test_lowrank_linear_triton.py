@@ -21,7 +21,6 @@ pytest.importorskip("triton", reason="triton is not installed")
 from weft.kernels.lowrank_linear import launch
 from weft.kernels.lowrank_linear.fwd import shrink
 from weft.kernels.lowrank_linear.host import Call
-from weft.kernels.lowrank_linear.launch_table import Tile
 from weft.ops import lowrank_linear
 from weft.ops.lowrank_linear import LOWRANK_LINEAR
 from weft.testing import (
@@ -43,30 +42,8 @@ FORMS = ("recompute", "append")
 # several tiles of rows and of columns, none of them full, and a tile of rows that holds parts of both samples
 CASE = LowrankCase(2, (5, 9), 40, 72, (4, 7, 2), residual="rows")
 each_form = pytest.mark.parametrize("form", FORMS)
+pytestmark = pytest.mark.usefixtures("small_lowrank_tiles")
 TRITON = next(backend for backend in LOWRANK_LINEAR.backends if backend.name == "triton")
-
-
-@pytest.fixture(autouse=True)
-def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tiles of 16 or 32, so that a small shape has many of them; the loop over Cin runs more than once."""
-    tiles = {
-        "project": Tile(32, 32, 16, 4, 1),
-        "shrink": Tile(16, 16, 16, 4, 1),
-        "outer": Tile(32, 32, 16, 4, 1),
-    }
-    if DEVICE == "cpu":
-        monkeypatch.setattr(Call, "tile", lambda call, kernel, rows, columns: tiles[kernel])
-
-
-@pytest.fixture
-def take(monkeypatch: pytest.MonkeyPatch):
-    """``take(form)``: the form of every call with concepts from now on."""
-
-    def force(form: str) -> None:
-        chosen = property(lambda call: form if call.rank else "alone")
-        monkeypatch.setattr(Call, "form", chosen)
-
-    return force
 
 
 def drawn(case: LowrankCase, seed: int = 0) -> LowrankInputs:

@@ -14,15 +14,14 @@ pytest.importorskip("triton", reason="triton is not installed")
 
 from weft.kernels.lowrank_linear import launch
 from weft.kernels.lowrank_linear.host import Call
-from weft.kernels.lowrank_linear.launch_table import Tile
 from weft.ops import lowrank_linear
 from weft.testing import (
     LowrankCase,
     LowrankInputs,
-    assert_as_accurate_as_eager,
+    arriving_gradient,
     assert_bitwise,
-    assert_unbiased,
-    lowrank_linear_eager,
+    assert_gradients_as_accurate_as_eager,
+    lowrank_gradients,
     make_lowrank_inputs,
 )
 from weft.testing.strategies import lowrank_cases
@@ -34,58 +33,18 @@ each_form = pytest.mark.parametrize("form", FORMS)
 
 
 @pytest.fixture(autouse=True)
-def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    tiles = {
-        "project": Tile(32, 32, 16, 4, 1),
-        "shrink": Tile(16, 16, 16, 4, 1),
-        "outer": Tile(32, 32, 16, 4, 1),
-    }
+def few_programs(small_lowrank_tiles: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few parts of a sum, so that there are few programs, but more than one."""
     if DEVICE == "cpu":
-        monkeypatch.setattr(Call, "tile", lambda call, kernel, rows, columns: tiles[kernel])
-        # few parts of a sum, so that there are few programs, but more than one
         monkeypatch.setattr(launch, "MIN_PROGRAMS", 6)
-
-
-@pytest.fixture
-def take(monkeypatch: pytest.MonkeyPatch):
-    def force(form: str) -> None:
-        monkeypatch.setattr(Call, "form", property(lambda call: form if call.rank else "alone"))
-
-    return force
 
 
 def call(inputs: LowrankInputs) -> Tensor:
     return lowrank_linear(**inputs.arguments(), backend="triton")
 
 
-def gradients(inputs: LowrankInputs, function, dy: Tensor, names: tuple[str, ...] = ()) -> dict[str, Tensor]:
-    """Of the tensors of these names, or of all, by autograd through ``function``."""
-    leaves = inputs.with_gradients()
-    wanted = {name: x for name, x in leaves.tensors().items() if not names or name in names}
-    for name, x in leaves.tensors().items():
-        x.requires_grad_(name in wanted)
-    found = torch.autograd.grad(
-        function(leaves), list(wanted.values()), dy.to(inputs.x.dtype), allow_unused=True, materialize_grads=True
-    )
-    return dict(zip(wanted, found, strict=True))
-
-
-def arriving(inputs: LowrankInputs) -> Tensor:
-    shape = lowrank_linear_eager(inputs).shape
-    return torch.randn(shape, generator=torch.Generator().manual_seed(7)).to(DEVICE, inputs.x.dtype)
-
-
 def check(case: LowrankCase, seed: int = 0) -> dict[str, Tensor]:
-    inputs = make_lowrank_inputs(case, seed, DEVICE)
-    dy = arriving(inputs)
-    found = gradients(inputs, call, dy)
-    eager = gradients(inputs, lowrank_linear_eager, dy)
-    gold = gradients(inputs.in_float64(), lowrank_linear_eager, dy)
-    for name, gradient in found.items():
-        size = gold[name].abs().max().item() + 1.0 if gold[name].numel() else 0.0
-        assert_as_accurate_as_eager(f"d{name}", gradient, eager[name], gold[name], factor=3.0, size=size)
-        assert_unbiased(f"d{name}", gradient, eager[name], gold[name], factor=3.0, size=size)
-    return found
+    return assert_gradients_as_accurate_as_eager(make_lowrank_inputs(case, seed, DEVICE), call)
 
 
 @given(
@@ -128,9 +87,9 @@ def test_one_gradient_at_a_time(take, form, name):
     """Only what is asked for is computed, to the accuracy that it has among the others."""
     take(form)
     inputs = make_lowrank_inputs(CASE, 0, DEVICE)
-    dy = arriving(inputs)
-    alone = gradients(inputs, call, dy, (name,))[name]
-    torch.testing.assert_close(alone, gradients(inputs, call, dy)[name], rtol=1e-5, atol=1e-5)
+    dy = arriving_gradient(inputs)
+    alone = lowrank_gradients(inputs, call, dy, (name,))[name]
+    torch.testing.assert_close(alone, lowrank_gradients(inputs, call, dy)[name], rtol=1e-5, atol=1e-5)
 
 
 def test_the_tiles_of_the_table(monkeypatch):
@@ -141,10 +100,10 @@ def test_the_tiles_of_the_table(monkeypatch):
 
 def test_one_part_and_many_parts_of_a_sum_agree(monkeypatch):
     inputs = make_lowrank_inputs(CASE, 0, DEVICE)
-    dy = arriving(inputs)
-    cut = gradients(inputs, call, dy)
+    dy = arriving_gradient(inputs)
+    cut = lowrank_gradients(inputs, call, dy)
     monkeypatch.setattr(launch, "MIN_PROGRAMS", 1)
-    for name, gradient in gradients(inputs, call, dy).items():
+    for name, gradient in lowrank_gradients(inputs, call, dy).items():
         torch.testing.assert_close(gradient, cut[name], rtol=1e-5, atol=1e-5)
 
 
@@ -154,9 +113,9 @@ def test_more_concepts_than_a_tile_of_the_gate_holds():
 
 def test_twice_the_same_bits():
     inputs = make_lowrank_inputs(replace(CASE, dtype=torch.float16), 0, DEVICE)
-    dy = arriving(inputs)
-    once = gradients(inputs, call, dy)
-    for name, gradient in gradients(inputs, call, dy).items():
+    dy = arriving_gradient(inputs)
+    once = lowrank_gradients(inputs, call, dy)
+    for name, gradient in lowrank_gradients(inputs, call, dy).items():
         assert_bitwise(f"d{name}", gradient, once[name])
 
 

@@ -14,6 +14,11 @@ from weft.testing.contrastive_loss_inputs import (
     contrastive_loss_eager,
     make_contrastive_inputs,
 )
+from weft.testing.lowrank_linear_gradients import (
+    arriving_gradient,
+    assert_gradients_as_accurate_as_eager,
+    lowrank_gradients,
+)
 from weft.testing.lowrank_linear_inputs import (
     ADDENDS,
     GATES,
@@ -55,13 +60,16 @@ __all__ = [
     "LowrankCase",
     "LowrankInputs",
     "RegionSearch",
+    "arriving_gradient",
     "assert_as_accurate_as_eager",
     "assert_bitwise",
+    "assert_gradients_as_accurate_as_eager",
     "assert_unbiased",
     "attention_eager",
     "contrastive_loss_eager",
     "cosine",
     "error_budget",
+    "lowrank_gradients",
     "lowrank_linear_eager",
     "make_attention_inputs",
     "make_contrastive_inputs",
