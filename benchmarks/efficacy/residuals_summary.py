@@ -46,10 +46,12 @@ def readings(images: Sequence[np.ndarray], plain: Sequence[Seen], prompts: list[
         seen = Seen.of(image, concept)
         verdict, kept = score(prompt, seen.found), preserved(before, seen, concept)
         found["concept"].append(verdict.bound[0])
-        found["other"].append(verdict.bound[1] if len(prompt.objects) > 1 else None)
+        is_alone = len(prompt.objects) == 1
+        found["other"].append(None if is_alone else verdict.bound[1])
         found["correct"].append(verdict.correct)
-        for name in ("ground", "others", "change"):
-            found[name].append(getattr(kept, name))
+        found["ground"].append(kept.ground)
+        found["others"].append(None if is_alone else kept.others)
+        found["change"].append(kept.change)
     return found
 
 
