@@ -34,10 +34,13 @@ def pairwise_error_bwd_cpu(
     factors = (derror * (2 / target[0].numel())).view(*derror.shape, *[1] * (pred.ndim - 2))
     dpred = torch.empty_like(pred) if wanted[0] else pred.new_empty(0)
     dtarget = torch.zeros_like(target, dtype=derror.dtype) if wanted[1] else derror.new_empty(0)
+    # in place where nothing is rounded
+    direct = wanted[0] and pred.dtype == derror.dtype
     for row, columns in _parts(pred):
-        through = pred[row, columns].to(derror.dtype) - target[row].to(derror.dtype)
+        sides = (pred[row, columns].to(derror.dtype), target[row].to(derror.dtype))
+        through = torch.sub(*sides, out=dpred[row, columns] if direct else None)
         through *= factors[row, columns]
-        if wanted[0]:
+        if wanted[0] and not direct:
             dpred[row, columns] = through
         if wanted[1]:
             dtarget[row] -= through.sum(0)
