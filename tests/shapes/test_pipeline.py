@@ -1,4 +1,4 @@
-"""The shipped model: a stock pipeline, small, and good enough to measure methods with."""
+"""The shipped models: stock pipelines, small, and good enough to measure methods with."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import sys
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline, StableDiffusionPipeline
+from diffusers.models.attention_processor import JointAttnProcessor2_0
 
 from weft import shapes
 from weft.shapes import load
@@ -16,7 +17,13 @@ from weft.shapes.captions import prompts
 from weft.shapes.fitting.captioned import token_ids_of
 from weft.shapes.measuring import decoded_reader_accuracy, mixed_scenes, quality
 
-MAX_BYTES = 16 * 2**20
+MAX_BYTES = {"sd1": 16 * 2**20, "sd3": 12 * 2**20}
+DENOISER = {"sd1": "diffusion", "sd3": "flow"}
+# how the stock class is told of what is not there
+STOCK = {
+    "sd1": ("StableDiffusionPipeline", ""),
+    "sd3": ("StableDiffusion3Pipeline", ", text_encoder_3=None, tokenizer_3=None"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -24,20 +31,34 @@ def pipe():
     return shapes.pipeline()
 
 
-def test_stock_diffusers_loads_it_without_code_of_ours():
+@pytest.fixture(scope="module")
+def sd3():
+    return shapes.pipeline("sd3")
+
+
+@pytest.mark.parametrize("model", STOCK)
+def test_stock_diffusers_loads_it_without_code_of_ours(model):
+    kind, absent = STOCK[model]
     code = (
-        "import sys, torch; from diffusers import StableDiffusionPipeline as P;"
-        f"p = P.from_pretrained({str(shapes.model_path())!r});"
+        f"import sys, torch; from diffusers import {kind} as P;"
+        f"p = P.from_pretrained({str(shapes.model_path(model))!r}{absent});"
         "image = p('a red circle', num_inference_steps=2).images[0];"
         "assert image.size == (64, 64); assert 'weft' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-def test_the_folder_is_small_and_tells_how_it_was_made():
-    folder = shapes.model_path()
-    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= MAX_BYTES
-    assert json.loads((folder / "training.json").read_text())["diffusion"]["last"]["step"] > 1000
+@pytest.mark.parametrize("model", STOCK)
+def test_the_folder_is_small_and_tells_how_it_was_made(model):
+    folder = shapes.model_path(model)
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= MAX_BYTES[model]
+    assert json.loads((folder / "training.json").read_text())[DENOISER[model]]["last"]["step"] > 1000
+
+
+def test_both_models_have_one_autoencoder_and_one_vocabulary(pipe, sd3):
+    ours, theirs = pipe.vae.state_dict(), sd3.vae.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert pipe.tokenizer.get_vocab() == sd3.tokenizer.get_vocab() == sd3.tokenizer_2.get_vocab()
 
 
 def test_parts_are_those_of_sd1(pipe):
@@ -51,6 +72,16 @@ def test_parts_are_those_of_sd1(pipe):
     assert len(heads) == 7
 
 
+def test_parts_are_those_of_sd3(sd3):
+    assert type(sd3) is StableDiffusion3Pipeline
+    assert sd3.text_encoder_3 is sd3.tokenizer_3 is None
+    assert type(sd3.scheduler) is FlowMatchEulerDiscreteScheduler
+    assert sd3.tokenizer.model_max_length == 32
+    assert sd3.vae_scale_factor == 4
+    assert len(sd3.transformer.attn_processors) == 5
+    assert {type(processor) for processor in sd3.transformer.attn_processors.values()} == {JointAttnProcessor2_0}
+
+
 def test_sampling_sees_the_text_as_training_did(pipe):
     text = "a red circle and a blue square"
     with torch.no_grad():
@@ -61,9 +92,10 @@ def test_sampling_sees_the_text_as_training_did(pipe):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_every_part_has_the_dtype_asked_for(dtype):
-    pipe = shapes.pipeline(dtype=dtype)
-    assert {part.dtype for part in (pipe.unet, pipe.vae, pipe.text_encoder)} == {dtype}
+@pytest.mark.parametrize("model", STOCK)
+def test_every_part_has_the_dtype_asked_for(model, dtype):
+    parts = shapes.pipeline(model, dtype).components.values()
+    assert {part.dtype for part in parts if isinstance(part, torch.nn.Module)} == {dtype}
 
 
 def test_decoded_scenes_can_be_read(pipe):
@@ -72,6 +104,11 @@ def test_decoded_scenes_can_be_read(pipe):
 
 def test_single_objects_are_what_the_prompt_says(pipe):
     assert quality(pipe, prompts(24, 1, seed=5), guidance=3.0, steps=20, seed=5).correct.value >= 0.8
+
+
+def test_the_mm_dit_draws_what_the_prompt_says(sd3):
+    options = {"guidance": 3.0, "steps": 16, "seed": 5, "max_sequence_length": 1}
+    assert quality(sd3, prompts(24, 1, seed=5), **options).correct.value >= 0.4
 
 
 @pytest.mark.parametrize("model", ["sd1", "sd3"])
