@@ -9,7 +9,7 @@ import sys
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -39,6 +39,7 @@ class Options:
         memory: Measure peak memory, in a process of its own.
         seconds: About how long each provider is measured for one row.
         passes: Into how many turns that time is cut.
+        clock: "wall"; or "cpu" for the time of the one thread that computes, on a machine that others use too.
         out: Folder of the results, or "-" to keep none.
     """
 
@@ -55,6 +56,7 @@ class Options:
     memory: bool = True
     seconds: float = 1.0
     passes: int = 5
+    clock: Literal["wall", "cpu"] = "wall"
     out: str = str(ROOT / "benchmarks" / "results")
 
 
@@ -65,7 +67,7 @@ def run(options: Options) -> list[dict[str, Any]]:
         One record a provider, shape, dtype and mode, as they are written.
 
     Raises:
-        ValueError: An unknown op, shape, mode, dtype or provider.
+        ValueError: An unknown op, shape, mode, dtype or provider, or CPU time of several threads.
         AssertionError: A provider computes something else than the definition.
     """
     benchmark = registry.load(options.op)
@@ -75,8 +77,15 @@ def run(options: Options) -> list[dict[str, Any]]:
     if unknown := set(options.dtype) - set(benchmark.dtypes):
         known = ", ".join(benchmark.dtypes)
         raise ValueError(f"benchmarks: `dtype` must be of {known}; got {', '.join(sorted(unknown))}")
+    if options.clock == "cpu" and options.threads != 1:
+        raise ValueError(f"benchmarks: `clock` cpu is the time of one thread; got {options.threads} threads")
     torch.set_num_threads(options.threads)
-    around = {"run": uuid.uuid4().hex[:12], "gate": options.gate, **circumstances(options.threads)}
+    around = {
+        "run": uuid.uuid4().hex[:12],
+        "gate": options.gate,
+        "clock": options.clock,
+        **circumstances(options.threads),
+    }
     lines = []
     for shape in shapes:
         for dtype in options.dtype or benchmark.default_dtypes or tuple(benchmark.dtypes):
@@ -109,7 +118,7 @@ def _measure(benchmark: Benchmark, shape: Shape, dtype: str, mode: Mode, options
             result = calls[provider.name]()
         benchmark.verify(inputs, provider, result)
     seconds = options.seconds / 10 if options.quick else options.seconds
-    samples = time_side_by_side(calls, options.passes, seconds)
+    samples = time_side_by_side(calls, options.passes, seconds, options.clock)
     peaks: dict[str, int] = {}
     if options.memory:
         peaks = memory.measure(benchmark.op, shape.name, dtype, mode.name, tuple(calls), options.threads)

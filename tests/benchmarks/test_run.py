@@ -33,7 +33,7 @@ def measure(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results")
-    ran = measure("--provider", *PROVIDERS, "--threads", "1", "--out", str(folder))
+    ran = measure("--provider", *PROVIDERS, "--threads", "1", "--clock", "cpu", "--out", str(folder))
     assert ran.returncode == 0, ran.stdout + ran.stderr
     for name in PROVIDERS:
         assert name in ran.stdout
@@ -47,7 +47,7 @@ def test_lines_hold_the_circumstances(results: Path) -> None:
     for line in lines:
         assert set(line) >= WANTED
         assert 0 < line["p20_ms"] <= line["median_ms"] <= line["p80_ms"]
-        assert line["rounds"] >= 6 and line["threads"] == 1 and line["sizes"]["Nk"] == 9
+        assert line["rounds"] >= 6 and line["threads"] == 1 and line["clock"] == "cpu" and line["sizes"]["Nk"] == 9
     assert len({line["run"] for line in lines}) == 1
     assert "--shape tiny" in lines[0]["command"]
 
@@ -89,6 +89,10 @@ def test_readme_without_markers_is_refused(results: Path, tmp_path: Path) -> Non
         (("attention", "--no-gate", "--shape", "huge"), "`shape` must be of sd15_64, "),
         (("attention", "--no-gate", "--dtype", "fp8"), "`dtype` must be of fp32, bf16, fp16; got fp8"),
         (("attention", "--no-gate", "--mode", "fast"), "`mode` must be of plain, "),
+        (
+            ("attention", "--no-gate", "--threads", "2", "--clock", "cpu"),
+            "`clock` cpu is the time of one thread; got 2",
+        ),
     ],
 )
 def test_unknown_names_list_the_known(arguments: tuple[str, ...], message: str) -> None:
