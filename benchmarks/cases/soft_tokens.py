@@ -50,7 +50,7 @@ def make_step(shape: Shape, dtype: torch.dtype, mode: Mode | None = None) -> Ste
         "states": states,
         "pooled": states.new_empty(count, 0),
         "time_ids": torch.zeros(count, 6),
-        "captions": torch.arange(count),
+        "alike": torch.arange(2 * count).view(count, 2),
     }
     return Step(pipe, training_scheduler(pipe), soft, batch)
 

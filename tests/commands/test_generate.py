@@ -101,6 +101,31 @@ def test_residuals_are_drawn_where_they_are_localized(residual: Path, tmp_path: 
     assert record["threshold"] == "0.4" and record["methods"][0]["concepts"] == ["sks circle"]
 
 
+def test_a_prompt_without_a_concept_is_drawn_without(residual: Path, tmp_path: Path) -> None:
+    prompts = ("a sks circle", "a green star")
+    with pytest.warns(UserWarning, match="'a green star' names no concept of --residual and is drawn without"):
+        drawn = generate(options(tmp_path / "both", prompt=prompts, residual=(residual,), compare=True))
+    stock = generate(options(tmp_path / "stock", prompt=prompts))
+    same = [np.array_equal(np.asarray(a.image), np.asarray(b.image)) for a, b in zip(drawn, stock, strict=True)]
+    assert same == [False, True]
+
+
+def test_soft_tokens(tmp_path: Path) -> None:
+    width = shapes.pipeline().unet.config.cross_attention_dim
+    soft = weft.SoftTokens(torch.randn(4, width, generator=torch.Generator().manual_seed(0)))
+    soft.save(tmp_path / "soft.safetensors")
+    drawn = generate(options(tmp_path / "soft", soft_tokens=tmp_path / "soft.safetensors", compare=True))
+    stock = generate(options(tmp_path / "stock"))
+    assert not np.array_equal(np.asarray(drawn[0].image), np.asarray(stock[0].image))
+    record = json.loads(drawn[0].path.with_suffix(".json").read_text())
+    assert record["methods"] == [{"method": "SoftTokens", "tokens": 4, "blocks": ["down_blocks"]}]
+
+
+def test_boxes_stand_in_place_of_a_threshold(residual: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="in place of --localize and --threshold"):
+        generate(options(tmp_path, residual=(residual,), boxes=("sks circle=0,0,9,9",), threshold="otsu"))
+
+
 def test_a_box_needs_an_object_or_a_concept(residual: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--boxes names 'a ring', which is no concept of --residual: 'sks circle'"):
         generate(options(tmp_path, residual=(residual,), boxes=("a ring=0,0,9,9",)))
@@ -124,6 +149,10 @@ def test_a_folder_is_a_model(tmp_path: Path) -> None:
         ({"device": "tpu-ish"}, "--device must be auto, cpu or cuda"),
         ({"maps": ("triangle",)}, "triangle"),
         ({"phrases": ("a red circle",)}, "belongs to a method; add --method maskdiffusion"),
+        (
+            {"threshold": "otsu", "residual_scale": 0.3},
+            "--residual-scale belong to concepts; add --resid",
+        ),
         ({"compare": True}, "--boxes and --compare belong to a method; add --method maskdiffusion or --residual"),
         ({"method": "maskdiffusion", "phrases": ("a ring",)}, "'a ring' is not in the prompt"),
         ({"method": "maskdiffusion", "boxes": ("a red circle 0,0,9,9",)}, "must look like .*; got 'a red circle 0,0"),
@@ -134,7 +163,17 @@ def test_a_folder_is_a_model(tmp_path: Path) -> None:
     ],
     ids=[
         *("steps", "images", "seed", "prompt", "folder", "model-id", "device", "word"),
-        *("no-method", "no-comparison", "phrase", "box-form", "box-sides", "box-outside", "box-twice", "residual"),
+        *(
+            "no-method",
+            "no-residual",
+            "no-comparison",
+            "phrase",
+            "box-form",
+            "box-sides",
+            "box-outside",
+            "box-twice",
+            "residual",
+        ),
     ],
 )
 def test_bad_option_is_one_clear_error(tmp_path: Path, changes: dict[str, object], message: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 import tiny_pipelines as tiny
 import torch
 from concepts import BLUE, POSITIONS, PROMPT, RED, draw, residual_for
+from diffusers.models.attention_processor import AttnProcessor2_0
 from PIL import Image
 from torch import Tensor
 
@@ -164,12 +165,83 @@ def test_scale_may_change_between_steps(tmp_path: Path) -> None:
     assert control.scale == 0.0
 
 
+def test_concepts_with_one_identifier_are_told_apart(tmp_path: Path) -> None:
+    """Each "red" belongs to the class word behind it, also where another word stands between."""
+    pipe = tiny.sd1(tmp_path)
+    residuals = [residual_for(pipe, ("red", "circle")), residual_for(pipe, ("red", "square"))]
+    for prompt, acting in {
+        "a red square": [1],
+        "a red blue circle and a red square": [0, 1],
+        "a red green square": [1],
+        "a square and a red circle": [0],
+    }.items():
+        control = weft.LocalizedResiduals(residuals, overlap="sum")
+        drawn = draw(pipe, control, prompt=prompt, num_inference_steps=1)
+        assert [bool(control.masks[phrase].max() > 0) for phrase in control.phrases] == [k in acting for k in (0, 1)]
+        if len(acting) == 1:
+            alone = weft.LocalizedResiduals(residuals[acting[0]])
+            expected = draw(pipe, alone, prompt=prompt, num_inference_steps=1)
+            torch.testing.assert_close(drawn, expected, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="no prompt names a concept"):
+        draw(pipe, weft.LocalizedResiduals(residuals), prompt="a red ball")  # of which of the two?
+
+
+def test_a_generation_in_inference_mode_leaves_later_ones_alone(tmp_path: Path) -> None:
+    pipe = tiny.sd1(tmp_path)
+    control = weft.LocalizedResiduals(residual_for(pipe))
+    with weft.attach(pipe, control):
+        with torch.inference_mode():
+            first = tiny.generate(pipe, output_type="latent").clone()
+        torch.testing.assert_close(tiny.generate(pipe, output_type="latent"), first, atol=1e-5, rtol=1e-5)
+
+
+def test_layers_that_were_refused_once_are_refused_again(tmp_path: Path) -> None:
+    """A processor exchanged for one that weft does not know takes the map of its block away."""
+
+    class Own(AttnProcessor2_0):
+        pass
+
+    pipe = tiny.sd1(tmp_path)
+    attn = pipe.unet.get_submodule("down_blocks.0.attentions.0.transformer_blocks.0.attn2")
+    with weft.attach(pipe, weft.LocalizedResiduals(residual_for(pipe))):
+        drawn = tiny.generate(pipe, output_type="latent")
+        served = attn.processor
+        attn.set_processor(Own())
+        for _ in range(2):
+            with pytest.raises(ValueError, match=r"not serve the cross-attention of down_blocks\.0\.attentions\.0"):
+                tiny.generate(pipe)
+        attn.set_processor(served)
+        assert torch.equal(tiny.generate(pipe, output_type="latent"), drawn)
+
+
+def test_memory_does_not_grow_with_every_size(tmp_path: Path) -> None:
+    pipe = tiny.sd1(tmp_path)
+    control, kept = weft.LocalizedResiduals(residual_for(pipe)), []
+    with weft.attach(pipe, control):
+        for side in (64, 56, 48, 40, 32):
+            tiny.generate(pipe, height=side, width=side, num_inference_steps=1)
+            kept.append(sum(tensor.numel() for tensor in control._workspace._tensors.values()))
+        shares = control.masks["red circle"]
+    assert kept[-1] < 0.6 * max(kept) and len(control._workspace._tensors) == 0
+    assert torch.equal(control.masks["red circle"], shares), "what was seen last stays readable"
+
+
+def test_numbers_of_numpy(tmp_path: Path) -> None:
+    pipe = tiny.sd1(tmp_path)
+    residual = residual_for(pipe)
+    box = tuple(np.array([4, 8, 20, 30]))
+    control = weft.LocalizedResiduals(residual, box, threshold=np.float32(0.5), scale=np.array([0.5]))
+    expected = weft.LocalizedResiduals(residual, (4, 8, 20, 30), scale=0.5)
+    assert torch.equal(draw(pipe, control), draw(pipe, expected))
+
+
 def test_a_box_is_the_mask_that_covers_it(tmp_path: Path) -> None:
     pipe = tiny.sd1(tmp_path)
     residual, box = residual_for(pipe), (4, 8, 20, 30)
     mask = np.zeros((tiny.SIDE, tiny.SIDE), dtype=np.uint8)
     mask[8:30, 4:20] = 255
     regions: list[Any] = [box, {"red circle": box}, mask, [torch.from_numpy(mask) > 0], Image.fromarray(mask)]
+    regions += [mask // 255, mask / 255.0, Image.fromarray(mask / np.float32(255))]  # as segmentation models give them
     drawn = [draw(pipe, weft.LocalizedResiduals(residual, region)) for region in regions]
     assert all(torch.equal(one, drawn[0]) for one in drawn[1:])
     assert not torch.equal(drawn[0], draw(pipe))

@@ -32,6 +32,7 @@ def pipe(tmp_path_factory: pytest.TempPathFactory) -> Any:
         ({"localize": (0, 0, float("nan"), 8)}, ValueError, "must be finite"),
         ({"threshold": "mean"}, ValueError, "`threshold` must be 'median', 'otsu' or a number"),
         ({"threshold": 1.0}, ValueError, r"a number in \[0, 1\); got 1.0"),
+        ({"scale": [np.float32("nan")]}, TypeError, r"finite numbers; got .*nan"),
         ({"scale": "much"}, TypeError, "finite numbers; got 'much'"),
         ({"scale": float("inf")}, TypeError, "finite numbers; got inf"),
         ({"scale": [1.0, 2.0]}, ValueError, "a number for each of 1 concepts"),
@@ -51,6 +52,8 @@ def test_residuals(pipe: Any) -> None:
         weft.LocalizedResiduals(["dog.safetensors"])  # type: ignore[list-item]
     with pytest.raises(TypeError, match=r"must be weft\.Residual; got str"):
         weft.LocalizedResiduals("dog.safetensors")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"must be weft\.Residual; got int"):
+        weft.LocalizedResiduals(5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="takes 1 to 64 residuals; got 0"):
         weft.LocalizedResiduals([])
     with pytest.raises(ValueError, match="'red circle' is the name of several"):
@@ -73,7 +76,11 @@ def test_two_of_them_at_once(pipe: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "call", "message"),
     [
-        ({}, {"prompt": "a green ball"}, "no prompt names a concept; they are written 'red circle'; the prompts"),
+        (
+            {},
+            {"prompt": "a green ball"},
+            "among the first 15 tokens.* written 'red circle'; the prompts",
+        ),
         ({"localize": (0, 0, 64, 8)}, {}, "must lie in the image, 32 x 32 pixels"),
         ({"localize": np.ones((16, 16), bool)}, {}, r"must have the size of the image, 32 x 32 .*; got 16 x 16"),
         ({"scale": [[1.0], [1.0], [1.0]]}, {"prompt": ["red circle"] * 2}, "one row for each of 2 images; got 3"),

@@ -138,6 +138,25 @@ def test_they_can_be_used_again_and_exchanged(tmp_path: Path) -> None:
         assert np.array_equal(tiny.generate(pipe), first)
 
 
+def test_tokens_may_be_changed_between_pictures(tmp_path: Path) -> None:
+    pipe, soft = tiny.sd1(tmp_path), soft_tokens()
+    with weft.attach(pipe, soft):
+        first = tiny.generate(pipe)
+        soft.tokens = soft.tokens + 1
+        exchanged = tiny.generate(pipe)
+        soft.tokens.sub_(1)
+        assert np.abs(exchanged - first).max() > 1e-3
+        assert np.abs(tiny.generate(pipe) - first).max() < 1e-4
+
+
+def test_a_generation_in_inference_mode_leaves_later_ones_alone(tmp_path: Path) -> None:
+    pipe = tiny.sd1(tmp_path)
+    with weft.attach(pipe, soft_tokens()):
+        with torch.inference_mode():
+            first = tiny.generate(pipe)
+        assert np.abs(tiny.generate(pipe) - first).max() < 1e-4
+
+
 def test_a_compiled_model_is_compiled_once_for_all_buckets(tmp_path: Path) -> None:
     pipe = tiny.sd1(tmp_path)
     graphs: list[Any] = []

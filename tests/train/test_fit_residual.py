@@ -239,7 +239,7 @@ def test_bad_input_is_one_clear_error(tmp_path: Path) -> None:
             fit_residual(pipe, pictures(), word, config=CONFIG)
     with pytest.raises(ValueError, match="`identifier` must be text that the model's tokenizer knows"):
         fit_residual(pipe, pictures(), "ball", "", config=CONFIG)
-    with pytest.raises(ValueError, match=r"must fit the text encoder's 16 tokens; .* has \d+; use a shorter one"):
+    with pytest.raises(ValueError, match=r"must fit the text encoder's 16 tokens.* is longer; use a shorter one"):
         fit_residual(pipe, pictures(), "a very long name of a ball", config=CONFIG)
     with pytest.raises(TypeError, match="needs a pipeline, for its text encoder; got UNet2DConditionModel"):
         fit_residual(pipe.unet, pictures(), "ball", config=CONFIG)

@@ -11,6 +11,7 @@ import pytest
 import tiny_pipelines as tiny
 import torch
 from accelerate import Accelerator
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from PIL import Image
 from torch import Tensor
 
@@ -45,7 +46,7 @@ def batch(pipe: Any, captions: tuple[str, ...] = CAPTIONS) -> dict[str, Tensor]:
         "states": text.states,
         "pooled": text.states.new_empty(count, 0) if text.pooled is None else text.pooled,
         "time_ids": torch.rand(count, 6, generator=generator),
-        "captions": torch.tensor([captions.index(caption) for caption in captions]),
+        "alike": torch.tensor([[number, captions.index(caption)] for number, caption in enumerate(captions)]),
     }
 
 
@@ -108,6 +109,35 @@ def test_a_caption_is_projected_once_for_all_pictures(tmp_path: Path) -> None:
             assert (found.misses, found.hits) == (7, 3 * 7), "7 layers, four chunks of one picture"
 
 
+@pytest.mark.parametrize("processor", [AttnProcessor(), None], ids=["stock", "own"])
+def test_other_processors(processor: Any, tmp_path: Path) -> None:
+    """Those that weft serves learn the same; one that it does not know is refused before anything is encoded."""
+
+    class Own(AttnProcessor2_0):
+        pass
+
+    pipe = tiny.sd1(tmp_path)
+    expected = fitted(pipe)
+    pipe.unet.set_attn_processor(processor or Own())
+    if processor is None:
+        with pytest.raises(ValueError, match=r"needs the attention of the whole model; .*keeps its own processor Own"):
+            fitted(pipe)
+    else:
+        torch.testing.assert_close(fitted(pipe).tokens, expected.tokens, atol=1e-4, rtol=1e-3)
+
+
+def test_captions_of_the_same_picture_are_no_rivals(tmp_path: Path) -> None:
+    pipe = tiny.sd1(tmp_path)
+    soft, given = start(), batch(pipe, ("a red circle", "a blue square"))
+    given["alike"] = torch.tensor([[5, 0], [5, 1]])
+    with frozen(pipe.unet):
+        control = TrainedTokens(soft.blocks)
+        scheduler = training_scheduler(pipe)
+        objective = SoftTokensObjective(pipe.unet, control, scheduler, soft, accelerator=Accelerator(cpu=True))
+        with weft.attach(pipe, control):
+            assert float(objective(**given)["contrastive"].abs()) < 1e-6
+
+
 def test_equal_captions_are_no_rivals(tmp_path: Path) -> None:
     pipe = tiny.sd1(tmp_path)
     soft = start()
@@ -119,6 +149,7 @@ def test_equal_captions_are_no_rivals(tmp_path: Path) -> None:
         with weft.attach(pipe, control):
             twice = objective(**batch(pipe, ("a red circle", "a red circle")))
     assert float(twice["contrastive"].abs()) < 1e-6
+    assert float(twice["accuracy"]) == 1.0
 
 
 @pytest.mark.parametrize("kind", ["sd1", "sd2", "sdxl"])
@@ -199,11 +230,11 @@ def test_resuming_remembers_what_was_measured(tmp_path: Path) -> None:
     [
         ({"held_out": 1.0}, "`held_out` must be at least 0 and below 1"),
         ({"held_out": 0.2}, "`held_out` 0.2 of 4 pairs leaves 1 to measure and 3 to train on"),
-        ({"patience": 0}, "`patience` must be at least 1"),
+        ({"patience": 0}, "`patience` must be a whole number"),
         ({"loop": replace(CONFIG.loop, batch_size=1)}, "`batch_size` must be at least 2"),
-        ({"tokens": 0}, "`tokens` must be at least 1"),
-        ({"time_buckets": 0}, "`time_buckets` must be at least 1"),
-        ({"rows_at_once": 0}, "`rows_at_once` must be at least 1"),
+        ({"tokens": 0}, "`tokens` must be a whole number, at least 1"),
+        ({"time_buckets": 0}, "`time_buckets` must be a whole number"),
+        ({"rows_at_once": 0}, "`rows_at_once` must be a whole number"),
         ({"logit_width": 0.0}, "`logit_width` must be above 0"),
         ({"denoising_weight": -1.0}, "`denoising_weight` must not be negative"),
         ({"init": "ones"}, "`init` must be 'start', 'copies' or 'normal'"),
@@ -223,5 +254,5 @@ def test_other_models_and_captions(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="needs a pipeline"):
         fitted(tiny.unet())
     long = [(image, f"{caption} and ball ball ball ball ball ball ball ball ball ball") for image, caption in pairs()]
-    with pytest.raises(ValueError, match="must fit the text encoder's 16 tokens"):
+    with pytest.raises(ValueError, match="1 of 4 pairs are passed over, the first is row 2: its caption is too long"):
         fitted(tiny.sd1(tmp_path), pairs=long)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from weft.train.pairs import read_pairs
+from weft.train.pairs import digest, read_pairs
 
 
 def save(folder: Path, *names: str) -> None:
@@ -54,6 +54,32 @@ def test_a_few_that_are_missing_are_passed_over_and_told(tmp_path: Path) -> None
         read(data)
 
 
+def test_pictures_and_captions_that_cannot_be_used_are_passed_over_by_name(tmp_path: Path) -> None:
+    save(tmp_path, "small.png")
+    (tmp_path / "damaged.png").write_bytes(b"no picture")
+    large = [(Image.new("RGB", (32, 32)), caption) for caption in "abcdefgh"]
+    given = [*large, (tmp_path / "small.png", "s"), (tmp_path / "damaged.png", "d"), (large[0][0], "far too long")]
+    options = {"smallest": 16, "fits": lambda caption: len(caption) < 5}
+    with pytest.warns(UserWarning, match=r"3 of 11 pairs .* small\.png: too small, 8 x 8 pixels for at least 16"):
+        assert len(read(given, most_missing=0.3, **options)) == 8
+    with pytest.raises(ValueError, match=r"damaged\.png: cannot be read as a picture"):
+        read([*large, (tmp_path / "damaged.png", "d")], **options)
+    with pytest.raises(ValueError, match="row 8: its caption is too long"):
+        read([*large, (large[0][0], "far too long")], **options)
+
+
+def test_a_name_for_pairs_does_not_depend_on_where_they_lie(tmp_path: Path) -> None:
+    def named(folder: Path) -> str:
+        return digest(read_pairs([(folder / "a.png", "a"), (folder / "b.png", "b")], who="test"))
+
+    for folder in (tmp_path / "here", tmp_path / "there"):
+        folder.mkdir()
+        save(folder, "a.png", "b.png")
+    assert named(tmp_path / "here") == named(tmp_path / "there")
+    Image.new("RGB", (80, 8)).save(tmp_path / "there" / "a.png")
+    assert named(tmp_path / "here") != named(tmp_path / "there")
+
+
 @pytest.mark.parametrize(
     ("data", "error", "message"),
     [
@@ -64,6 +90,11 @@ def test_a_few_that_are_missing_are_passed_over_and_told(tmp_path: Path) -> None
         ([], ValueError, "at least two pairs .*; got 0"),
         ([(Image.new("RGB", (8, 8)), "a")], ValueError, "at least two pairs .*; got 1"),
         ([(Image.new("RGB", (8, 8)), "a")] * 3, ValueError, "captions must differ, .* all say 'a'"),
+        (
+            [(Image.new("RGB", (8, 8)), ["a", "a"]), (Image.new("RGB", (8, 8)), "a")],
+            ValueError,
+            "captions must differ",
+        ),
     ],
 )
 def test_what_is_no_pairs(data: Any, error: type[Exception], message: str) -> None:

@@ -35,7 +35,7 @@ def found(folder: Path, rows: slice) -> dict[str, Tensor]:
         "states": states[rows],
         "pooled": states.new_empty(4, 0)[rows],
         "time_ids": torch.zeros(4, 6)[rows],
-        "captions": torch.arange(4)[rows],
+        "alike": torch.arange(8).view(4, 2)[rows],
     }
     soft = weft.SoftTokens(torch.randn(2, 32, generator=generator))
     control = TrainedTokens(soft.blocks)

@@ -111,6 +111,7 @@ class Attachment:
         self._generation: Generation | None = None
         self._step: Step | None = None
         self._active: list[Control] = []  # the controls that know the running generation
+        self._is_told = True  # whether all controls know the layers as they are
 
     # --- for the user ---------------------------------------------------------------------------------------------
 
@@ -304,6 +305,7 @@ class Attachment:
     def _begin(self, generation: Generation) -> None:
         before = dict(self._processors)
         if self._install():
+            self._is_told = False
             gained, lost = self._processors.keys() - before.keys(), before.keys() - self._processors.keys()
             logger.warning(
                 "attach: processors were exchanged since the last generation; %d layers are served again, %d keep "
@@ -311,11 +313,13 @@ class Attachment:
                 len(gained),
                 len(lost),
             )
-            for control in self.controls:
-                control.attached(self._layers())
         self.text_cache.clear()
         self._active = []
         try:
+            if not self._is_told:  # also where a control refused the layers last time: it will refuse them again
+                for control in self.controls:
+                    control.attached(self._layers())
+                self._is_told = True
             for control in self.controls:
                 control.begin_generation(generation)
         except BaseException:

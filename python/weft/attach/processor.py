@@ -150,7 +150,9 @@ class WeftAttnProcessor:
     ) -> Tensor:
         plan = self.plan
         keeps_text = self._rule.keeps_text and encoder_hidden_states is not None and not torch.compiler.is_compiling()
-        if plan is None and not keeps_text:
+        # a text for several rows of pixels is known to this processor alone
+        is_shared = encoder_hidden_states is not None and len(encoder_hidden_states) != len(hidden_states)
+        if plan is None and not keeps_text and not is_shared:
             return self.original(
                 attn,
                 hidden_states,

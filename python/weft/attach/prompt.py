@@ -132,8 +132,8 @@ class Prompt:
         if len(found) > 1:
             places = " and ".join(str([list(place) for place in one]) for one in sorted(found))
             raise ValueError(
-                f"weft: {phrase!r} stands at different positions for the pipeline's tokenizers: {places}; choose "
-                "another identifier"
+                f"weft: {phrase!r} stands at different positions for the pipeline's tokenizers: {places}; give "
+                "them the same words there"
             )
         return found.pop()
 

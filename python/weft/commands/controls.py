@@ -62,6 +62,8 @@ def columns(control: Control, image: Image.Image, index: int) -> list[Column]:
         if control.regions is not None:  # they were found in maps
             shown += [(f"map: {name}", control.maps.image(name, image, index)) for name in control.maps]
         return shown
+    if isinstance(control, weft.SoftTokens):
+        return []
     assert isinstance(control, weft.LocalizedResiduals)
     return [(f"where: {phrase}", control.image(image, phrase, index)) for phrase in control.phrases]
 
@@ -70,5 +72,7 @@ def settings_of(control: Control) -> dict[str, Any]:
     """What decides what ``control`` does, for the record beside a picture."""
     if isinstance(control, weft.MaskDiffusion):
         return {"method": "MaskDiffusion", **dataclasses.asdict(control.settings)}
+    if isinstance(control, weft.SoftTokens):
+        return {"method": "SoftTokens", "tokens": len(control.tokens), "blocks": control.blocks}
     assert isinstance(control, weft.LocalizedResiduals)
-    return {"method": "LocalizedResiduals", "concepts": control.phrases, "repr": repr(control)}
+    return {"method": "LocalizedResiduals", **control.settings}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -48,6 +49,8 @@ class Generate:
     """With --residual: 'median', 'otsu' or a number in [0, 1): how much attention opens a pixel to a concept."""
     residual_scale: float = 1.0
     """With --residual: how strongly concepts act; 1 as they were trained."""
+    soft_tokens: Path | None = None
+    """File of `weft train soft-tokens`, or a folder with the published dc_tokens.pth."""
     boxes: Strings = ()
     """Where the objects of --method or the concepts of --residual go, each as 'a red circle=left,top,right,bottom' in
     pixels."""
@@ -107,20 +110,21 @@ def generate(options: Generate) -> list[Generated]:
             seeds = [options.seed + i for i in range(options.images)]
             stem = f"{number:02d}-{_slug(prompt)}"
             stock = pipe(**_call(options, prompt, seeds, device)).images if options.compare else []
-            with _added(attachment, methods):
+            acting = [method for method in methods if _concerns(method, prompt)]
+            with _added(attachment, acting):
                 images = pipe(**_call(options, prompt, seeds, device)).images
             for seed, image in zip(seeds, images, strict=True):
                 path = folder / f"{stem}-seed{seed}.png"
                 _save(image, path)
                 with whole_file(path.with_suffix(".json")) as temporary:
                     temporary.write_text(
-                        json.dumps(_sidecar(options, methods, prompt, seed), indent=2, default=str) + "\n"
+                        json.dumps(_sidecar(options, acting, prompt, seed), indent=2, default=str) + "\n"
                     )
                 written.append(Generated(prompt, seed, image, path))
             for reader in readers:
                 _save(reader.maps.grid(images), folder / f"{stem}-maps.png")
             if options.compare:
-                _save(comparison(prompt, methods, stock, images), folder / f"{stem}-compare.png")
+                _save(comparison(prompt, acting, stock, images), folder / f"{stem}-compare.png")
     return written
 
 
@@ -142,12 +146,12 @@ def _save(picture: Image.Image, path: Path) -> None:
 def comparison(
     prompt: str, methods: Sequence[Control], stock: list[Image.Image], images: list[Image.Image]
 ) -> Image.Image:
-    """A sheet with a row a picture: without the methods, with them, and what each of them did."""
+    """A sheet with a row a picture: without the methods, with them, and what each did; of none, twice the same."""
     rows = []
     for index, (without, image) in enumerate(zip(stock, images, strict=True)):
         shown = [column for method in methods for column in columns(method, image, index)]
         drawn = " + ".join(type(method).__name__ for method in methods)
-        rows.append([("stock", without), (drawn, image), *shown])
+        rows.append([("stock", without), (drawn or "stock", image), *shown])
     return stack([strip(prompt, row) for row in rows])
 
 
@@ -162,10 +166,36 @@ def _check(options: Generate) -> None:
             raise ValueError("generate: --prompt must not be empty")
     if options.method == "none" and options.phrases:
         raise ValueError("generate: --phrases belongs to a method; add --method maskdiffusion")
-    if options.method == "none" and not options.residual and (options.boxes or options.compare):
+    if (
+        options.method == "none"
+        and not options.residual
+        and (options.boxes or (options.compare and options.soft_tokens is None))
+    ):
         raise ValueError(
             "generate: --boxes and --compare belong to a method; add --method maskdiffusion or --residual FILE"
         )
+    default = Generate(prompt=())
+    of_residuals = [name for name in _OF_RESIDUALS if getattr(options, name) != getattr(default, name)]
+    if of_residuals and not options.residual:
+        raise ValueError(f"generate: {', '.join(map(_flag, of_residuals))} belong to concepts; add --residual FILE")
+
+
+# options that mean nothing without --residual
+_OF_RESIDUALS = ("localize", "threshold", "residual_scale")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _concerns(method: Control, prompt: str) -> bool:
+    """Whether ``method`` has anything to do for ``prompt``: localized concepts only where one is named."""
+    if not isinstance(method, weft.LocalizedResiduals) or method.settings["localize"] != "attention":
+        return True
+    named = any(residual.identifier in prompt for residual in method.residuals)
+    if not named:
+        warnings.warn(f"generate: {prompt!r} names no concept of --residual and is drawn without", stacklevel=2)
+    return named
 
 
 def _methods(options: Generate) -> list[Control]:
@@ -175,8 +205,14 @@ def _methods(options: Generate) -> list[Control]:
         residuals = [weft.Residual.load(file) for file in options.residual]
         concepts = [residual.phrase for residual in residuals]
         theirs = {phrase: boxes.pop(phrase) for phrase in concepts if phrase in boxes}
+        if theirs and (options.localize, options.threshold) != ("attention", "median"):
+            raise ValueError(
+                "generate: --boxes of concepts stand in place of --localize and --threshold; leave them out"
+            )
         chosen = (options.localize, options.threshold, options.residual_scale)
         methods.append(localized_residuals(residuals, *chosen, theirs))
+    if options.soft_tokens is not None:
+        methods.append(weft.SoftTokens.load(options.soft_tokens))
     if options.method == "maskdiffusion":
         methods.append(mask_diffusion(options.phrases, boxes))
     elif boxes:

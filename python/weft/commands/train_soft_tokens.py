@@ -120,6 +120,6 @@ def train_soft_tokens(options: TrainSoftTokens) -> str:
     soft.save(options.out)
     numbers = soft.tokens.numel() + (0 if soft.offsets is None else soft.offsets.numel())
     return (
-        f"soft tokens: {options.out} ({len(soft.tokens)} tokens, {numbers:,} numbers); attach "
-        f"weft.SoftTokens.load(...); run: {made.run}; weft {weft.__version__}"
+        f"soft tokens: {options.out} ({len(soft.tokens)} tokens, {numbers:,} numbers); draw with "
+        f"weft generate --soft-tokens {options.out}; run: {made.run}; weft {weft.__version__}"
     )

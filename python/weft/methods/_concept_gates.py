@@ -13,21 +13,35 @@ from weft.ops import regions
 
 
 class Workspace:
-    """Tensors that outlive a generation: what was compiled or captured with them finds them where they were."""
+    """Tensors that outlive a generation: what was compiled or captured with them finds them where they were.
+
+    Those that two generations in a row did without are let go, or pictures of many sizes would fill the memory.
+    """
 
     def __init__(self) -> None:
         self._tensors: dict[Any, Tensor] = {}
+        self._used: set[Any] = set()
+        self._used_before: set[Any] = set()
+
+    def begin(self) -> None:
+        """A generation begins."""
+        kept = self._used | self._used_before
+        self._tensors = {key: tensor for key, tensor in self._tensors.items() if key in kept}
+        self._used, self._used_before = set(), self._used
 
     def tensor(self, name: str, shape: tuple[int, ...], generation: Generation) -> Tensor:
         """The tensor of this name and shape, in the generation's dtype; zeros the first time."""
         key = (name, shape, generation.dtype, generation.device)
+        self._used.add(key)
         if key not in self._tensors:
-            self._tensors[key] = torch.zeros(shape, dtype=generation.dtype, device=generation.device)
+            # one made in inference mode could not be written into outside of it
+            with torch.inference_mode(False):
+                self._tensors[key] = torch.zeros(shape, dtype=generation.dtype, device=generation.device)
         return self._tensors[key]
 
     def clear(self) -> None:
         """Forget all tensors."""
-        self._tensors.clear()
+        self._tensors, self._used, self._used_before = {}, set(), set()
 
 
 @dataclass(frozen=True, eq=False)

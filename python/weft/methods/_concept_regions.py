@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -89,7 +90,7 @@ def _is_box(region: Any) -> bool:
         isinstance(region, Sequence)
         and not isinstance(region, str)
         and len(region) == 4
-        and all(isinstance(side, (int, float)) and not isinstance(side, bool) for side in region)
+        and all(isinstance(side, Real) and not isinstance(side, bool) for side in region)
     )
 
 
@@ -113,13 +114,15 @@ def _checked(region: Any, phrase: str) -> Tensor | tuple[float, float, float, fl
     from PIL import Image
 
     if isinstance(region, Image.Image):
-        region = np.array(region.convert("L"))
+        region = np.array(region if region.mode in ("1", "L", "F", "I", "I;16") else region.convert("L"))
     mask = region.detach().cpu() if isinstance(region, Tensor) else torch.from_numpy(np.ascontiguousarray(region))
     if mask.ndim != 2 or mask.is_complex():
         raise ValueError(
             f"LocalizedResiduals: the mask of {phrase!r} must be [h, w]; got {list(mask.shape)} of {mask.dtype}"
         )
-    mask = mask.float() / (255 if mask.dtype == torch.uint8 else 1)
+    # bytes of 0 and 1, as segmentation models give them, are booleans
+    largest = 255 if mask.dtype == torch.uint8 and bool((mask > 1).any()) else 1
+    mask = mask.float() / largest
     if not bool(((mask >= 0) & (mask <= 1)).all()):
         raise ValueError(
             f"LocalizedResiduals: the mask of {phrase!r} must be booleans, bytes, or numbers from 0 to 1; got values "

@@ -168,6 +168,11 @@ class LocalizedRun:
     def _rows(self, batch: int) -> Tensor:
         """The strengths of every row of a batch, [B, K] fp64 on the CPU."""
         images = torch.tensor(self._table, dtype=torch.float64)
+        if batch % len(images):
+            raise ValueError(
+                f"LocalizedResiduals: a batch must have the rows of all {len(images)} images that the generation "
+                f"began with, once or several times; got {batch}; call `attachment.reset()` where another begins"
+            )
         if not self._rules.conditional_only:
             return images.repeat(batch // len(images), 1)  # rows repeat the images
         rows = images.new_zeros(batch, images.shape[1])

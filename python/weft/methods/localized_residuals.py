@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from weft.attach import Control, Generation, LayerInfo, LayerRequest, Step
 from weft.attach.base_model import BaseModel
@@ -47,8 +50,9 @@ class LocalizedResiduals(Control):
             images of a batch may have different concepts.
         localize: "attention", as above. "none" for everywhere, which is what an ordinary LoRA does. Or a region for
             each concept, listed or by phrase: a mask (PIL image, array or tensor [h, w] of the image's size,
-            booleans, bytes, or numbers from 0 to 1) or a box (left, top, right, bottom) in pixels. Where regions
-            overlap, concepts add up. With "none" and regions a concept acts in every image, whatever its prompt.
+            booleans, bytes with 255 or 1 for all, or numbers from 0 to 1) or a box (left, top, right, bottom) in
+            pixels. Where regions overlap, concepts add up. With "none" and regions a concept acts in every image,
+            whatever its prompt.
         threshold: "median", the paper's rule, opens the upper half of the pixels, wherever the concept is and however
             small; "otsu" finds the area by itself; a number t in [0, 1) opens what exceeds least + t * (largest -
             least) of the map.
@@ -56,7 +60,8 @@ class LocalizedResiduals(Control):
             image and concept, [images][concepts]. It may be set between calls and steps, ``control.scale = 0.7``;
             nothing is compiled anew.
         cfg: "both" lets residuals act in the rows without the prompt too, under the masks of those that carry it, so
-            that guidance compares like with like; "conditional" leaves these rows to the model.
+            that guidance compares like with like; "conditional" leaves these rows, and those that PAG perturbs, to the
+            model.
         overlap: Which concept a pixel belongs to where masks from attention overlap: "largest" gives it to the one
             whose map, scaled to [0, 1], is largest there; "sum" adds all up.
         inner: Blocks with several layers (SDXL) take the "mean" of their maps, or the map of the "last".
@@ -111,10 +116,12 @@ class LocalizedResiduals(Control):
         self._base: BaseModel | None = None
         self._feeders: dict[str, tuple[str, ...]] = {}  # block -> the layers whose maps make its gate
         self._run: LocalizedRun | None = None
+        self._last_shares: Tensor | None = None  # of the last pass before it was detached
 
     def __repr__(self) -> str:
-        where = "attention" if self._by_attention else "none" if self._regions is None else "regions"
-        return f"LocalizedResiduals({list(self.phrases)!r}, localize={where!r}, threshold={self._rules.threshold!r})"
+        settings = self.settings
+        said = ", ".join(f"{name}={settings[name]!r}" for name in ("localize", "threshold"))
+        return f"LocalizedResiduals({list(self.phrases)!r}, {said})"
 
     @property
     def scale(self) -> Scale:
@@ -132,9 +139,16 @@ class LocalizedResiduals(Control):
         Raises:
             ValueError: No image was made yet, or nothing acted in it.
         """
-        if self._run is None:
+        shares = self._last_shares if self._run is None else self._run.open_shares()
+        if shares is None:
             raise ValueError("LocalizedResiduals.masks: no image was made since attaching; call the pipeline first")
-        return TokenMaps(dict(zip(self.phrases, self._run.open_shares(), strict=True)))
+        return TokenMaps(dict(zip(self.phrases, shares, strict=True)))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides what it does, for a record beside a picture."""
+        where = "attention" if self._by_attention else "none" if self._regions is None else "regions"
+        return {"concepts": self.phrases, "localize": where, "scale": self._strengths, **asdict(self._rules)}
 
     def image(self, over: Image.Image, phrase: str | None = None, index: int = 0) -> Image.Image:
         """Draw where a concept acted over the image that was made.
@@ -158,7 +172,7 @@ class LocalizedResiduals(Control):
         assert self._base is not None
         if not self._by_attention:
             return
-        self._feeders = {}
+        feeders = {}
         for projection in self._base.projections:
             # ".transformer_blocks.10." comes after ".transformer_blocks.9.": layers are in the order of the model
             names = [x.name for x in layers if x.is_cross and x.name.startswith(projection.block + ".")]
@@ -167,13 +181,16 @@ class LocalizedResiduals(Control):
                     f"LocalizedResiduals: weft does not serve the cross-attention of {projection.block}, whose maps "
                     "are to gate it (see `.skipped` of an attachment); use localize='none', masks or boxes"
                 )
-            self._feeders[projection.block] = tuple(names[-1:] if self._inner == "last" else names)
+            feeders[projection.block] = tuple(names[-1:] if self._inner == "last" else names)
+        self._feeders = feeders
 
     def begin_generation(self, generation: Generation) -> None:
         self._run = None
+        self._workspace.begin()
         place = (generation.device, generation.model_dtype)
         if self._factors_of != place:
-            self._factors, self._factors_of = stack_factors(self.residuals, *place), place
+            with torch.inference_mode(False):  # they serve later generations too
+                self._factors, self._factors_of = stack_factors(self.residuals, *place), place
         named = find_concepts(generation, self.residuals) if self._by_attention else None
         masks = None
         if self._regions is not None:
@@ -198,6 +215,8 @@ class LocalizedResiduals(Control):
         return self._run.terms(projection, step)
 
     def detached(self) -> None:
+        self._last_shares = None if self._run is None else self._run.open_shares()
+        self._run = None
         self._workspace.clear()
         self._factors, self._factors_of = {}, None
 
@@ -211,7 +230,7 @@ class LocalizedResiduals(Control):
 
 
 def _checked_residuals(residuals: Any) -> tuple[Residual, ...]:
-    listed = (residuals,) if isinstance(residuals, Residual) else tuple(residuals)
+    listed = tuple(residuals) if isinstance(residuals, Iterable) else (residuals,)
     for residual in listed:
         if not isinstance(residual, Residual):
             raise TypeError(f"LocalizedResiduals: `residuals` must be weft.Residual; got {type(residual).__name__}")
@@ -235,7 +254,7 @@ def _check_choice(name: str, value: Any, allowed: Sequence[str]) -> None:
 def _checked_threshold(threshold: Any) -> str | float:
     if isinstance(threshold, str) and threshold in RULES:
         return threshold
-    if isinstance(threshold, (int, float)) and not isinstance(threshold, bool) and 0 <= threshold < 1:
+    if isinstance(threshold, Real) and not isinstance(threshold, bool) and 0 <= float(threshold) < 1:
         return float(threshold)
     raise ValueError(
         f"LocalizedResiduals: `threshold` must be {', '.join(map(repr, RULES))} or a number in [0, 1); "
@@ -245,6 +264,8 @@ def _checked_threshold(threshold: Any) -> str | float:
 
 def _checked_scale(scale: Any, concepts: int) -> Table:
     """Strengths as [1 or images][concepts]."""
+    if hasattr(scale, "tolist"):  # an array or tensor
+        scale = scale.tolist()
     if not isinstance(scale, Sequence) or isinstance(scale, str):
         return ((_checked_strength(scale),) * concepts,)
     per_image = len(scale) > 0 and all(isinstance(row, Sequence) and not isinstance(row, str) for row in scale)
@@ -258,6 +279,6 @@ def _checked_scale(scale: Any, concepts: int) -> Table:
 
 
 def _checked_strength(strength: Any) -> float:
-    if isinstance(strength, bool) or not isinstance(strength, (int, float)) or not math.isfinite(strength):
+    if isinstance(strength, bool) or not isinstance(strength, Real) or not math.isfinite(strength):
         raise TypeError(f"LocalizedResiduals: `scale` must be finite numbers; got {strength!r}")
     return float(strength)

@@ -52,9 +52,8 @@ class SoftTokens(Control):
     def __post_init__(self) -> None:
         self.blocks = tuple(self.blocks)
         _check(self.tokens, self.offsets, self.blocks)
-        self._layers: frozenset[str] = frozenset()
         self._request: LayerRequest | None = None
-        self._place: tuple[torch.device, torch.dtype] | None = None
+        self._made_of: tuple[Any, ...] | None = None  # what the bank in use was made of
 
     @property
     def width(self) -> int:
@@ -131,8 +130,7 @@ class SoftTokens(Control):
             )
 
     def attached(self, layers: tuple[LayerInfo, ...]) -> None:
-        self._layers = frozenset(x.name for x in layers if x.is_cross and x.name.startswith(self.blocks))
-        if not self._layers:
+        if not any(self._sees(layer) for layer in layers):
             raise ValueError(
                 f"SoftTokens: weft serves no cross-attention in {', '.join(self.blocks)} of this model, so no layer "
                 "would see the tokens; see `.skipped` of an attachment"
@@ -140,20 +138,25 @@ class SoftTokens(Control):
 
     def begin_generation(self, generation: Generation) -> None:
         place = (generation.device, generation.model_dtype)
-        if self._place != place:
-            row = torch.zeros(1, dtype=torch.int64, device=generation.device)
-            self._request = LayerRequest(extra=ExtraText(self.bank().to(*place), row))
-            self._place = place
+        versions = tuple(None if x is None else (id(x), x._version) for x in (self.tokens, self.offsets))
+        if self._made_of != (*place, *versions):
+            with torch.inference_mode(False):  # they serve later generations too
+                row = torch.zeros(1, dtype=torch.int64, device=generation.device)
+                self._request = LayerRequest(extra=ExtraText(self.bank().detach().to(*place), row))
+            self._made_of = (*place, *versions)
 
     def begin_step(self, step: Step) -> None:
         assert self._request is not None and self._request.extra is not None
         self._request.extra.row.fill_(self.bucket(step.timestep))
 
     def request(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
-        return self._request if layer.name in self._layers else None
+        return self._request if self._sees(layer) else None
 
     def detached(self) -> None:
-        self._request = self._place = None
+        self._request = self._made_of = None
+
+    def _sees(self, layer: LayerInfo) -> bool:
+        return layer.is_cross and layer.name.startswith(self.blocks)
 
 
 def _check(tokens: Any, offsets: Any, blocks: tuple[str, ...]) -> None:

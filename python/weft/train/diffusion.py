@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,9 +29,10 @@ class Latents:
     std: Tensor
     time_ids: Tensor
 
-    def part(self, places: slice) -> Latents:
+    def part(self, places: Sequence[int]) -> Latents:
         """Those of some views."""
-        return Latents(self.mean[places], self.std[places], self.time_ids[places])
+        indices = torch.tensor(places, dtype=torch.int64)
+        return Latents(self.mean[indices], self.std[indices], self.time_ids[indices])
 
     def sample(self, indices: Tensor, noise: Tensor) -> Tensor:
         """Latents [B, C, h, w] of the views ``indices`` [B], drawn with ``noise`` of the same shape."""
@@ -90,23 +92,20 @@ def check_words(pipe: Any, words: Mapping[str, str], caption: str, *, who: str) 
                     f"{who}: `{name}` must be text that the model's tokenizer knows; {word!r} has no token; "
                     "use another word"
                 )
-    check_captions(pipe, [caption], who=who)
+    if not caption_fits(pipe, caption):
+        limit = min(tokenizer.model_max_length for tokenizer in _tokenizers(pipe))
+        raise ValueError(
+            f"{who}: the caption must fit the text encoder's {limit} tokens, start and end included; {caption[:80]!r} "
+            "is longer; use a shorter one"
+        )
 
 
-def check_captions(pipe: Any, captions: Iterable[str], *, who: str) -> None:
-    """Refuse captions that would be cut off.
-
-    Raises:
-        ValueError: There is one.
-    """
-    for tokenizer in _tokenizers(pipe):
-        for caption in captions:
-            length = len(tokenizer(caption, truncation=False, verbose=False).input_ids)
-            if length > tokenizer.model_max_length:
-                raise ValueError(
-                    f"{who}: the caption must fit the text encoder's {tokenizer.model_max_length} tokens; "
-                    f"{caption!r} has {length}; use a shorter one"
-                )
+def caption_fits(pipe: Any, caption: str) -> bool:
+    """Whether no tokenizer of ``pipe`` would cut ``caption`` off."""
+    return all(
+        len(tokenizer(caption, truncation=False, verbose=False).input_ids) <= tokenizer.model_max_length
+        for tokenizer in _tokenizers(pipe)
+    )
 
 
 def _tokenizers(pipe: Any) -> list[Any]:
@@ -125,13 +124,15 @@ def encode_views(pipe: Any, found: Iterable[View]) -> Latents:
     if is_widened:
         vae.to(torch.float32)
     mean, std, time_ids = [], [], []
-    for view in found:  # one at a time: the autoencoder needs the most memory of all
-        posterior = vae.encode(view.pixels[None].to(vae.device, vae.dtype)).latent_dist
-        mean.append(posterior.mean.float().cpu())
-        std.append(posterior.std.float().cpu())
-        time_ids.append([*view.original, *view.corner, *view.pixels.shape[-2:]])
-    if is_widened:
-        vae.to(torch.float16)
+    try:
+        for view in found:  # one at a time: the autoencoder needs the most memory of all
+            posterior = vae.encode(view.pixels[None].to(vae.device, vae.dtype)).latent_dist
+            mean.append(posterior.mean.float().cpu())
+            std.append(posterior.std.float().cpu())
+            time_ids.append([*view.original, *view.corner, *view.pixels.shape[-2:]])
+    finally:
+        if is_widened:
+            vae.to(torch.float16)
     shift, scale = getattr(vae.config, "shift_factor", None) or 0.0, vae.config.scaling_factor
     ids = torch.tensor(time_ids, dtype=torch.float32)
     return Latents((torch.cat(mean) - shift) * scale, torch.cat(std) * scale, ids)
@@ -169,7 +170,12 @@ def latent_batches(
 
 def shuffled(count: int, seed: int, epoch: int, place: int) -> int:
     """Which view comes at ``place`` of an epoch: each once, in a new order every time."""
-    return int(torch.randperm(count, generator=torch_generator(seed, 1, epoch))[place])
+    return int(_order(count, seed, epoch)[place])
+
+
+@functools.lru_cache(maxsize=2)  # a batch may reach into the next epoch
+def _order(count: int, seed: int, epoch: int) -> Tensor:
+    return torch.randperm(count, generator=torch_generator(seed, 1, epoch))
 
 
 @contextmanager

@@ -32,19 +32,21 @@ class EarlyStopping:
         every: int,
         patience: int,
         folder: Path | None = None,
+        resume: bool = False,
     ) -> None:
         """``measure`` gives what is to be small; ``parameters`` what is to be kept; ``every`` and ``patience`` count
         steps and measurements.
         """
         self.best: dict[str, Tensor] | None = None
+        self._best_step = 0
         self._measure, self._parameters = measure, parameters
         self._every, self._patience, self._folder = every, patience, folder
         self._values: dict[int, float] = {}
-        if folder is not None and (folder / RECORD).is_file():
+        kept = load_checkpoint(folder / BEST) if resume and folder is not None else None
+        if kept is not None and folder is not None:
             rows = map(json.loads, (folder / RECORD).read_text().splitlines())
             self._values = {row["step"]: row["value"] for row in rows}
-            kept = load_checkpoint(folder / BEST)
-            self.best = None if kept is None else kept["parameters"]
+            self.best, self._best_step = kept["parameters"], kept["step"]
 
     def __call__(self, step: int) -> bool:
         """Whether to stop after ``step``."""
@@ -52,11 +54,14 @@ class EarlyStopping:
             return False
         # those of a run that went further before it was resumed from here are measured again
         self._values = {known: value for known, value in self._values.items() if known < step}
+        if self._best_step >= step:
+            self.best = None
         with torch.no_grad():
             value = self._measure()
-        is_best = all(value < known for known in self._values.values())
+        is_best = self.best is None or all(value < known for known in self._values.values())
         self._values[step] = value
         if is_best:
+            self._best_step = step
             self.best = {name: tensor.detach().cpu().clone() for name, tensor in self._parameters().items()}
         if self._folder is not None:
             if is_best:

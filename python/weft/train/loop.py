@@ -66,7 +66,7 @@ def fit(
     """
     identity = json.loads(json.dumps(dict(identity or {})))  # as it will be read back
     path = None if folder is None else folder / CHECKPOINT
-    saved = _checkpoint_to_resume(name, path, resume, identity)
+    saved = check_run(name, folder, resume, identity)
     if folder is not None and accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
         versions = {"torch": torch.__version__, "device": str(accelerator.device)}
@@ -189,9 +189,14 @@ def _update(average: dict[str, Tensor], trained: Mapping[str, Tensor], step: int
         average[key].lerp_(value, weight)
 
 
-def _checkpoint_to_resume(
-    name: str, path: Path | None, resume: bool, identity: Mapping[str, Any]
-) -> dict[str, Any] | None:
+def check_run(name: str, folder: Path | None, resume: bool, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The checkpoint that ``fit`` would go on from; None to begin.
+
+    Raises:
+        ValueError: As ``fit``, which asks too; who prepares a long run asks first.
+    """
+    identity = json.loads(json.dumps(dict(identity)))  # as it was written
+    path = None if folder is None else folder / CHECKPOINT
     if path is None:
         if resume:
             raise ValueError(f"{name}: to resume, give the folder of the run")

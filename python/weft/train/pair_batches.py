@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -54,11 +55,18 @@ class PairBatches:
         pooled = text.states.new_empty(self.size, 0) if text.pooled is None else text.pooled
         indices = torch.tensor(places)
         latents, ids = self.latents.sample(indices, posterior), self.latents.time_ids[indices]
-        return latents, noise[:1] if self.shared_noise else noise, time, text.states, pooled, ids, _numbered(captions)
+        noise = noise[:1] if self.shared_noise else noise
+        alike = torch.stack([torch.tensor([self.numbers[place] for place in places]), _numbered(captions)], 1)
+        return latents, noise, time, text.states, pooled, ids, alike
 
-    def part(self, places: slice) -> PairBatches:
+    def part(self, places: Sequence[int]) -> PairBatches:
         """Batches of some of the pairs."""
-        return replace(self, pairs=self.pairs[places], latents=self.latents.part(places))
+        return replace(self, pairs=[self.pairs[place] for place in places], latents=self.latents.part(places))
+
+    @functools.cached_property
+    def numbers(self) -> list[int]:
+        """Of every picture, the same on every process."""
+        return [_number(pair.name) for pair in self.pairs]
 
     def _caption(self, place: int, number: int) -> str:
         captions = self.pairs[place].captions
@@ -76,6 +84,10 @@ def encode_pairs(pipe: Any, pairs: Sequence[Pair], size: int, *, shows_progress:
 
 
 def _numbered(captions: Sequence[str]) -> Tensor:
-    """The same number for the same caption, on every process: 63 bits of what it says."""
-    digests = (hashlib.sha256(caption.encode()).digest() for caption in captions)
-    return torch.tensor([int.from_bytes(digest[:8], "big") >> 1 for digest in digests])
+    """The same number for the same caption, on every process."""
+    return torch.tensor([_number(caption) for caption in captions])
+
+
+def _number(text: str) -> int:
+    """63 bits of what ``text`` says."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

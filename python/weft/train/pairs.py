@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,41 +25,53 @@ class Pair:
     Attributes:
         image: A file, or the picture itself.
         captions: One or several; training draws one each time.
+        name: Of the picture, within its folder or by its row.
     """
 
     image: Path | Image.Image
     captions: tuple[str, ...]
+    name: str
 
     def read(self) -> Image.Image:
         """The picture as RGB. Raises FileNotFoundError or ValueError where it cannot be read."""
         return read_image(self.image)
 
 
-def read_pairs(data: Any, *, most_missing: float = 0.01, who: str) -> tuple[Pair, ...]:
-    """Every pair whose picture is there and whose caption says something.
+def read_pairs(
+    data: Any,
+    *,
+    smallest: int = 1,
+    fits: Callable[[str], bool] = lambda caption: True,
+    most_missing: float = 0.01,
+    who: str,
+) -> tuple[Pair, ...]:
+    """Every pair whose picture can be used and whose caption says something.
 
     Args:
         data: A folder: with ``metadata.jsonl`` (rows of ``file_name`` and ``text``), or a text file beside every
             picture, a caption a line. Or a sequence of (picture, caption), or of rows with "image" and "text" or
             "caption", such as a dataset of the datasets library; several captions as a list.
+        smallest: Pixels that the shorter side of a picture must have.
+        fits: Whether a caption is short enough for the text encoder.
         most_missing: The share of pairs that may be passed over, with a warning, before it is an error.
         who: For messages.
 
     Raises:
         TypeError: Something else.
         FileNotFoundError: A folder that is not there.
-        ValueError: Too many pairs without a picture or a caption, fewer than two, or none that differ in captions.
+        ValueError: Too many pairs without a picture or a caption, fewer than two, or only one caption among them.
     """
     found, missing = [], []
     for number, (image, captions) in enumerate(_rows(data, who)):
+        image = Path(image) if isinstance(image, str) else image
+        name = image.name if isinstance(image, Path) else f"row {number}"
         texts = tuple(caption.strip() for caption in captions if isinstance(caption, str) and caption.strip())
-        name = str(image) if isinstance(image, (str, Path)) else f"row {number}"
-        if image is None or (isinstance(image, (str, Path)) and not Path(image).is_file()):
-            missing.append(f"{name}: no picture")
-        elif not texts:
-            missing.append(f"{name}: no caption")
+        short = tuple(text for text in texts if fits(text))
+        reason = _reason(image, smallest) or ("" if short else "its caption is too long" if texts else "no caption")
+        if reason:
+            missing.append(f"{name}: {reason}")
         else:
-            found.append(Pair(Path(image) if isinstance(image, str) else image, texts))
+            found.append(Pair(image, short, name))
     total = len(found) + len(missing)
     if missing:
         said = f"{len(missing)} of {total} pairs are passed over, the first is {missing[0]}"
@@ -68,19 +80,36 @@ def read_pairs(data: Any, *, most_missing: float = 0.01, who: str) -> tuple[Pair
         warnings.warn(f"{who}: {said}", stacklevel=3)
     if len(found) < 2:
         raise ValueError(f"{who}: needs at least two pairs of a picture and a caption; got {len(found)}")
-    if len({pair.captions for pair in found}) < 2:
+    if len({caption for pair in found for caption in pair.captions}) < 2:
         raise ValueError(
             f"{who}: captions must differ, or no picture has a wrong one; all say {found[0].captions[0]!r}"
         )
     return tuple(found)
 
 
+def _reason(image: Any, smallest: int) -> str:
+    """Why a picture cannot be used; empty if it can. Of a file only the head is read."""
+    if image is None or (isinstance(image, Path) and not image.is_file()):
+        return "no picture"
+    if isinstance(image, Path):
+        try:
+            with Image.open(image) as opened:
+                size = opened.size
+        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damaged files
+            return f"cannot be read as a picture ({error})"
+    elif isinstance(image, Image.Image):
+        size = image.size
+    else:
+        return f"a {type(image).__name__} is no picture"
+    return "" if min(size) >= smallest else f"too small, {size[0]} x {size[1]} pixels for at least {smallest}"
+
+
 def digest(pairs: Sequence[Pair]) -> str:
-    """A name for these files, or pictures, and captions."""
+    """A name for these pictures and captions: of a file its name and size, wherever it lies."""
     sha = hashlib.sha256()
     for pair in pairs:
-        image = str(pair.image).encode() if isinstance(pair.image, Path) else pair.image.tobytes()
-        sha.update(image + "\n".join(pair.captions).encode())
+        content = pair.image.stat().st_size if isinstance(pair.image, Path) else pair.image.tobytes()
+        sha.update(repr((pair.name, content, pair.captions)).encode())
     return sha.hexdigest()[:16]
 
 

@@ -121,7 +121,7 @@ def fit_residual(
             [_filled(prompt, words) for prompt in config.validation_prompts] or [caption],
             folder / "validation",
             every=config.validate_every,
-            last=config.loop.steps,
+            last=config.loop.end,
             sampler_steps=config.validation_steps,
             seed=config.seed,
         )

@@ -9,13 +9,14 @@ from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
 import weft
 from weft.attach.base_model import base_model
 from weft.methods.soft_tokens import SoftTokens
 from weft.train.accelerator import Precision, make_accelerator
 from weft.train.diffusion import (
-    check_captions,
+    caption_fits,
     check_denoiser,
     encode_captions,
     frozen,
@@ -23,11 +24,12 @@ from weft.train.diffusion import (
     training_scheduler,
 )
 from weft.train.early_stopping import EarlyStopping
-from weft.train.loop import LoopConfig, fit
+from weft.train.images import SMALLEST_SHARE
+from weft.train.loop import LoopConfig, check_run, fit
 from weft.train.pair_batches import PairBatches, encode_pairs
 from weft.train.pairs import digest, read_pairs
 from weft.train.randomness import torch_generator
-from weft.train.soft_tokens_objective import SoftTokensObjective, TrainedTokens
+from weft.train.soft_tokens_objective import SoftTokensObjective, TrainedTokens, check_served
 from weft.train.validation import validation
 
 Init = Literal["start", "copies", "normal"]
@@ -99,8 +101,9 @@ def fit_soft_tokens(
     Raises:
         TypeError: Not a pipeline, or pairs that are none.
         FileNotFoundError: A folder that is not there.
-        ValueError: Too few pairs or too many without picture or caption, captions that are all equal or too long, a
-            batch of one, an option out of range, a model of another family, or a checkpoint of another run.
+        ValueError: Too few pairs or too many that cannot be used, captions that are all equal, a batch of one, an
+            option out of range, a model of another family or with attention of other tools, or a checkpoint of another
+            run.
         weft.train.Diverged: The loss is not finite; the last good checkpoint is kept.
         weft.train.Interrupted: Ctrl-C or SIGTERM with ``folder``; the checkpoint has been written.
 
@@ -112,32 +115,48 @@ def fit_soft_tokens(
     _check(config, folder)
     base = base_model(pipe, base_name)
     check_denoiser(pipe, who="fit_soft_tokens")
-    found = read_pairs(pairs, most_missing=config.most_missing, who="fit_soft_tokens")
-    check_captions(pipe, [caption for pair in found for caption in pair.captions], who="fit_soft_tokens")
+    size = config.resolution or native_size(pipe)
+    found = read_pairs(
+        pairs,
+        smallest=-(-size // SMALLEST_SHARE),
+        fits=lambda caption: caption_fits(pipe, caption),
+        most_missing=config.most_missing,
+        who="fit_soft_tokens",
+    )
+    # what can be wrong is told before pictures are encoded, which takes the longest
+    held_out = _held_out(len(found), config)
     if accelerator is None:
         accelerator = make_accelerator(pipe.device, config.precision, folder, tensorboard=config.tensorboard)
     scheduler = training_scheduler(pipe)
     pipe.to(accelerator.device)
-    size = config.resolution or native_size(pipe)
-    latents = encode_pairs(pipe, found, size, shows_progress=accelerator.is_local_main_process)
+    start = _start(pipe, config, base.name)
+    identity = {
+        "base_model": base.name,
+        "pairs": digest(found),
+        "resolution": size,
+        **{name: getattr(config, name) for name in _IDENTITY},
+    }
+    check_run("soft tokens", folder, resume, identity)
+    control = TrainedTokens(config.blocks)
+    with weft.attach(pipe, control) as attachment:
+        check_served(attachment, who="fit_soft_tokens")
     batches = PairBatches(
         pipe,
         found,
-        latents,
+        encode_pairs(pipe, found, size, shows_progress=accelerator.is_local_main_process),
         config.loop.batch_size,
         scheduler.config.num_train_timesteps,
         shared_noise=config.shared_noise,
         seed=config.seed,
     )
-    last = len(found) - _held_out(len(found), config)
-    trained, held = batches.part(slice(last)), batches.part(slice(last, None))
-    control = TrainedTokens(config.blocks)
+    order = torch.randperm(len(found), generator=torch_generator(config.seed, 3)).tolist()
+    trained, held = (batches.part(sorted(part)) for part in (order[held_out:], order[:held_out]))
     with weft.attach(pipe, control), frozen(pipe.unet, config.gradient_checkpointing):
         objective = SoftTokensObjective(
             pipe.unet,
             control,
             scheduler,
-            _start(pipe, config, base.name),
+            start,
             accelerator=accelerator,
             denoising_weight=config.denoising_weight,
             logit_scale=config.logit_scale,
@@ -150,6 +169,7 @@ def fit_soft_tokens(
             every=config.measure_every,
             patience=config.patience,
             folder=folder,
+            resume=resume,
         )
         draw = _validation(pipe, config, folder, found[0].captions[0])
 
@@ -166,17 +186,13 @@ def fit_soft_tokens(
             accelerator,
             folder,
             resume=resume,
-            identity={
-                "base_model": base.name,
-                "pairs": digest(found),
-                "resolution": size,
-                **{name: getattr(config, name) for name in _IDENTITY},
-            },
+            identity=identity,
             after_step=after_step,
         )
     for tracker in accelerator.trackers:
         tracker.finish()
-    return objective.learnt(average if stopping.best is None else stopping.best)
+    (best,) = broadcast_object_list([stopping.best])  # measured on the main process alone
+    return objective.learnt(average if best is None else best)
 
 
 # fields of the configuration that make another run
@@ -249,8 +265,8 @@ def _check(config: SoftTokensConfig, folder: Path | None) -> None:
         raise ValueError(f"fit_soft_tokens: `held_out` must be at least 0 and below 1; got {config.held_out}")
     for name in ("tokens", "time_buckets", "rows_at_once", "validate_every", "measure_every", "patience"):
         value = getattr(config, name)
-        if value is not None and value < 1:
-            raise ValueError(f"fit_soft_tokens: `{name}` must be at least 1; got {value}")
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ValueError(f"fit_soft_tokens: `{name}` must be a whole number, at least 1; got {value}")
     for name in ("logit_scale", "logit_width"):
         if not getattr(config, name) > 0:
             raise ValueError(f"fit_soft_tokens: `{name}` must be above 0; got {getattr(config, name)}")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import weft
 from weft.attach import Control, LayerInfo, LayerRequest, Step
 from weft.attach.extra_text import ExtraText
 from weft.methods.soft_tokens import SoftTokens
@@ -42,6 +43,20 @@ class TrainedTokens(Control):
 
     def request(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
         return self._request if layer.is_cross and layer.name.startswith(self._blocks) else None
+
+
+def check_served(attachment: weft.Attachment, *, who: str) -> None:
+    """Refuse a model with attention that weft does not serve: it would not know a text for several pictures.
+
+    Raises:
+        ValueError: There is some.
+    """
+    if attachment.skipped:
+        name, reason = attachment.skipped[0]
+        raise ValueError(
+            f"{who}: needs the attention of the whole model; {name} {reason}; give it back its own "
+            "(`pipe.unet.set_default_attn_processor()`, `pipe.unload_ip_adapter()`)"
+        )
 
 
 class SoftTokensObjective(nn.Module):
@@ -97,7 +112,7 @@ class SoftTokensObjective(nn.Module):
         states: Tensor,
         pooled: Tensor,
         time_ids: Tensor,
-        captions: Tensor,
+        alike: Tensor,
     ) -> dict[str, Tensor]:
         """The loss, and what tells whether tokens collapse.
 
@@ -108,7 +123,8 @@ class SoftTokensObjective(nn.Module):
             states: [B, Nk, C], the encoded captions, of each picture its own.
             pooled: [B, Cp], read by SDXL alone.
             time_ids: [B, 6], read by SDXL alone.
-            captions: [B] int64, the same number for the same caption: a picture is not compared with its own twice.
+            alike: [B, 2] int64, numbers of picture and caption: a picture is not compared with another caption of its
+                own, nor with its own caption a second time.
 
         Returns:
             "loss", and without gradient "contrastive", "denoising" (mean e_ii), "error_negative", "accuracy" (rows
@@ -118,8 +134,8 @@ class SoftTokensObjective(nn.Module):
         own = torch.arange(first, first + len(states), device=states.device)
         if self._accelerator.num_processes > 1 and not self._is_alone:
             gather = self._accelerator.gather
-            states, pooled, captions = (gather(part.contiguous()) for part in (states, pooled, captions))
-        twice = captions[own, None] == captions
+            states, pooled, alike = (gather(part.contiguous()) for part in (states, pooled, alike))
+        twice = (alike[own, None] == alike).any(-1)
         twice[torch.arange(len(own)), own] = False
         shown = self.shown(float(timestep))
         # each chunk is differentiated with respect to what is shown, by itself
@@ -141,8 +157,8 @@ class SoftTokensObjective(nn.Module):
             "loss": _Differentiated.apply(loss, shown, gradient),  # type: ignore[no-untyped-call]
             "contrastive": contrastive,
             "denoising": positive,
-            "error_negative": _mean_of_others(error, own),
-            "accuracy": (error.argmin(1) == own).float().mean(),
+            "error_negative": error[_rivals(twice, own)].mean(),
+            "accuracy": (error.masked_fill(twice, torch.inf).argmin(1) == own).float().mean(),
             "token_norm": shown.detach().norm(dim=1).mean(),
         }
 
@@ -199,9 +215,9 @@ class SoftTokensObjective(nn.Module):
         return 1.0 if scaler is None else float(scaler.get_scale())
 
 
-def _mean_of_others(error: Tensor, own: Tensor) -> Tensor:
-    mine = error.gather(1, own[:, None])
-    return (error.sum() - mine.sum()) / (error.numel() - mine.numel())
+def _rivals(twice: Tensor, own: Tensor) -> Tensor:
+    """The pairs that do not match, [R, C]."""
+    return ~twice.scatter(1, own[:, None], True)
 
 
 class _Differentiated(torch.autograd.Function):
