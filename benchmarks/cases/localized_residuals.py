@@ -89,7 +89,8 @@ class Blend(Stock):
     def begin(self) -> None:
         self.close()
         residual = concept(self.pipe)
-        self.stack.enter_context(eager_lag(self.pipe.unet, [(residual.down, residual.up)], [[POSITIONS]]))
+        factors = [(residual.down, residual.up)]
+        self.stack.enter_context(eager_lag(self.pipe.unet, factors, [[POSITIONS]], conditional_only=True))
 
     def close(self) -> None:
         self.stack.close()

@@ -80,7 +80,7 @@ def test_a_sink_takes_nothing_from_other_readers(tmp_path: Path) -> None:
     with weft.attach(pipe, watching, control):
         tiny.generate(pipe, num_inference_steps=1)
     assert control.events.count("maps [2, 16, 1]") == 1 and "read" not in control.events
-    assert watching.events == ["read"] * 7
+    assert watching.events == ["checked 7"] + ["read"] * 7
 
 
 def test_projections_are_taken_over_only_while_a_control_projects(tmp_path: Path) -> None:

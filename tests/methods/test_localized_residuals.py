@@ -33,7 +33,8 @@ def test_equals_an_eager_restatement(kind: str, tmp_path: Path) -> None:
         expected = tiny.generate(pipe, kind, PROMPT, output_type="latent")
     stock = tiny.generate(pipe, kind, PROMPT, output_type="latent")
     assert (expected - stock).abs().max() > 0.05
-    torch.testing.assert_close(draw(pipe, weft.LocalizedResiduals(residual), kind=kind), expected, atol=1e-9, rtol=0)
+    control = weft.LocalizedResiduals(residual, cfg="both")
+    torch.testing.assert_close(draw(pipe, control, kind=kind), expected, atol=1e-9, rtol=0)
 
 
 @pytest.mark.parametrize("cfg", ["both", "conditional"])
@@ -51,6 +52,16 @@ def test_two_concepts_and_images_that_name_one_each(cfg: str, tmp_path: Path) ->
     masks = control.masks
     assert masks["blue square"][2].max() == 0 and masks["red circle"][1].max() == 0
     assert masks["red circle"][2].mean() > 0.3
+
+
+def test_a_localized_concept_acts_in_the_rows_of_the_prompt_unless_told_otherwise(tmp_path: Path) -> None:
+    pipe = tiny.sd1(tmp_path)
+    residual = residual_for(pipe)
+    for localize, rows in (("attention", "conditional"), ((2, 2, 20, 30), "conditional"), ("none", "both")):
+        drawn = {cfg: draw(pipe, weft.LocalizedResiduals(residual, localize, cfg=cfg)) for cfg in (None, "both")}
+        drawn["conditional"] = draw(pipe, weft.LocalizedResiduals(residual, localize, cfg="conditional"))
+        assert torch.equal(drawn[None], drawn[rows])
+        assert not torch.allclose(drawn["both"], drawn["conditional"], atol=1e-3)
 
 
 def test_everywhere_equals_merged_weights(kind: str, tmp_path: Path) -> None:

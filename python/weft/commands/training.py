@@ -12,8 +12,6 @@ from weft._files import output_folder
 from weft.commands.loading import choose_device, load_pipeline
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
-
     from weft.train.accelerator import Precision
 
 # of the frozen model, by the precision that it computes in
@@ -39,10 +37,16 @@ class Options(Protocol):
 
 @dataclass(frozen=True)
 class Prepared:
-    """What training needs: the folder of the run, the accelerator, and the pipeline on its device."""
+    """What training needs.
+
+    Attributes:
+        run: Folder of the run.
+        accelerator: Of the accelerate library.
+        pipe: On its device.
+    """
 
     run: Path
-    accelerator: Accelerator
+    accelerator: Any
     pipe: Any
 
 

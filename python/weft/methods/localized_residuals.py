@@ -59,9 +59,11 @@ class LocalizedResiduals(Control):
         scale: How strongly concepts act, 1 as they were trained: one number, one for each concept, or one for each
             image and concept, [images][concepts]. It may be set between calls and steps, ``control.scale = 0.7``;
             nothing is compiled anew.
-        cfg: "both" lets residuals act in the rows without the prompt too, under the masks of those that carry it, so
-            that guidance compares like with like; "conditional" leaves these rows, and those that PAG perturbs, to the
-            model.
+        cfg: "conditional" lets residuals act in the rows that carry the prompt, and leaves the others (those without
+            it, and those that PAG perturbs) to the model, so that guidance strengthens what they draw. "both" lets
+            them act in all rows, under the masks of those that carry the prompt, as an ordinary LoRA does. None is
+            "both" for localize="none" and "conditional" elsewhere: on the embedded model guidance takes most of a
+            localized concept away again with "both" (benchmarks/results/residuals_efficacy_shapes.md).
         overlap: Which concept a pixel belongs to where masks from attention overlap: "largest" gives it to the one
             whose map, scaled to [0, 1], is largest there; "sum" adds all up.
         inner: Blocks with several layers (SDXL) take the "mean" of their maps, or the map of the "last".
@@ -91,7 +93,7 @@ class LocalizedResiduals(Control):
         *,
         threshold: str | float = "median",
         scale: Scale = 1.0,
-        cfg: str = "both",
+        cfg: str | None = None,
         overlap: str = "largest",
         inner: str = "mean",
         exact: bool = True,
@@ -104,6 +106,8 @@ class LocalizedResiduals(Control):
             self._regions = None
         else:
             self._regions = checked_regions(localize, self.phrases)
+        everywhere = self._regions is None and not self._by_attention
+        cfg = ("both" if everywhere else "conditional") if cfg is None else cfg
         _check_choice("cfg", cfg, ROWS)
         _check_choice("overlap", overlap, OVERLAPS)
         _check_choice("inner", inner, INNER)
