@@ -7,6 +7,7 @@ what counts is the difference to the stock pass beside it.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import statistics
@@ -38,6 +39,7 @@ class Options:
         method: What is measured.
         shape: The size of the image.
         dtype: Of weights and activations.
+        way: Names of those beside stock; none for all. The two that do the same work cannot be left out.
         images: How often every stage is measured.
         threads: Threads of torch and of weft.
         clock: "wall", or "cpu" for the time in which this process computes: the same on an idle machine with one
@@ -51,6 +53,7 @@ class Options:
     method: Literal["maskdiffusion", "localized_residuals"] = "maskdiffusion"
     shape: str = "sd15_512"
     dtype: str = "fp32"
+    way: tuple[str, ...] = ()
     images: int = 5
     threads: int = torch.get_num_threads()
     clock: Literal["wall", "cpu"] = "wall"
@@ -58,6 +61,17 @@ class Options:
     memory: bool = True
     lock: Path | None = None
     out: str = str(ROOT / "benchmarks" / "results")
+
+
+def chosen(cost: ImageCost, names: tuple[str, ...]) -> ImageCost:
+    """``cost`` with stock, what it is judged by, and the ways of these names; all of them for no names."""
+    if not names:
+        return cost
+    unknown = [name for name in names if name not in cost.ways]
+    if unknown:
+        raise ValueError(f"benchmarks: `way` must be of {', '.join(cost.ways)}; got {', '.join(unknown)}")
+    kept = {"stock", cost.ours, cost.against, cost.default, *names}
+    return dataclasses.replace(cost, ways={name: way for name, way in cost.ways.items() if name in kept})
 
 
 @contextlib.contextmanager
@@ -166,7 +180,7 @@ def main() -> None:
     if options.clock == "cpu" and options.threads != 1:
         # threads that wait for one another count as busy
         sys.exit(f"benchmarks: `clock` cpu needs `threads` 1; got {options.threads}")
-    cost = COSTS[options.method]
+    cost = chosen(COSTS[options.method], options.way)
     if options.gate and not passes_gate(registry.load(cost.name)):
         sys.exit(f"benchmarks: the tests of {cost.name} fail, so its speed means nothing; --no-gate shows it anyway")
     torch.set_num_threads(options.threads)

@@ -68,6 +68,16 @@ def test_another_noise_is_refused() -> None:
         COST.verify(images, "stock", found / 0)
 
 
+def test_some_ways() -> None:
+    from benchmarks.cases.localized_residuals import COST
+    from benchmarks.image_cost import chosen
+
+    assert chosen(COST, ()) is COST
+    assert list(chosen(COST, ("peft",)).ways) == ["weft", "stock", "peft", "blend"]
+    with pytest.raises(ValueError, match="`way` must be of weft, fused, everywhere, .*; got nobody"):
+        chosen(COST, ("nobody",))
+
+
 @pytest.mark.serial
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "memory"), [("maskdiffusion", True), ("localized_residuals", False)])
