@@ -6,6 +6,7 @@ its values.
 
 from __future__ import annotations
 
+import abc
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -215,7 +216,7 @@ class Stock:
         """Give the pipeline back."""
 
 
-class Attached(Stock):
+class Attached(Stock, abc.ABC):
     """The pipeline with weft attached."""
 
     ours = True
@@ -224,9 +225,9 @@ class Attached(Stock):
         super().__init__(images)
         self.attachment = weft.attach(self.pipe, self.control())
 
+    @abc.abstractmethod
     def control(self) -> weft.attach.Control:
         """The method."""
-        raise NotImplementedError
 
     def begin(self) -> None:
         # an image begins with its prompt
