@@ -78,6 +78,17 @@ class Op:
         lines = [f"  {name}: {'; '.join(reasons)}" for name, reasons in refusals.items()]
         raise BackendUnavailableError("\n".join([f"{self.name}: {headline}", *lines]))
 
+    def choose_where_known(self, name: str | None, *arguments: Any) -> Backend:
+        """As ``choose``, for an op that lacks some of the backends there are.
+
+        A name given to the call is an order; one that is in force for every op counts if this op has such a backend.
+        """
+        if name is not None:
+            return self.choose(check_backend_name(name), *arguments)
+        requested = requested_backend(None)
+        known = any(backend.name == requested for backend in self.backends)
+        return self.choose(requested if known else "auto", *arguments)
+
     def choose_backward(self, requested: str, *arguments: Any) -> Backend:
         """The backend for the gradients of a call with ``arguments`` that asked for ``requested``.
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from weft._dispatch import Backend, Op, check_backend_name, named_in_trace, requested_backend
+from weft._dispatch import Backend, Op, named_in_trace
 from weft.kernels.regions.reference_gate import concept_gate_reference
 from weft.ops import _regions_checks as checks
 from weft.ops import _regions_triton as gpu
@@ -84,17 +84,10 @@ def concept_gate(
         name, level = (rule, 0.0) if isinstance(rule, str) else ("level", rule)
         _operator(maps, strengths, name, level, overlap, out, named_in_trace(backend))
     else:
-        _choose(backend, maps, strengths, rule, overlap, out).forward(maps, strengths, rule, overlap, out)
+        CONCEPT_GATE.choose_where_known(backend, maps, strengths, rule, overlap, out).forward(
+            maps, strengths, rule, overlap, out
+        )
     return out
-
-
-def _choose(name: str | None, *arguments: Any) -> Backend:
-    """A name given to the call is an order; one that is in force for every op counts if this op has such a backend."""
-    if name is not None:
-        return CONCEPT_GATE.choose(check_backend_name(name), *arguments)
-    requested = requested_backend(None)
-    known = any(backend.name == requested for backend in CONCEPT_GATE.backends)
-    return CONCEPT_GATE.choose(requested if known else "auto", *arguments)
 
 
 def _refuse_reference(*arguments: Any) -> list[str]:
@@ -117,7 +110,7 @@ CONCEPT_GATE = Op(
 )
 def _operator(maps, strengths, rule, level, overlap, out, backend):  # type: ignore[no-untyped-def]
     arguments = (maps, strengths, level if rule == "level" else rule, overlap, out)
-    _choose(backend or None, *arguments).forward(*arguments)
+    CONCEPT_GATE.choose_where_known(backend or None, *arguments).forward(*arguments)
 
 
 @_operator.register_fake

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from weft._dispatch import Backend, Op, check_backend_name, named_in_trace, requested_backend
+from weft._dispatch import Backend, Op, named_in_trace
 from weft.kernels.regions.reference import Size, best_windows_reference
 from weft.ops import _regions_triton as gpu
 from weft.ops._triton import is_interpreted
@@ -38,17 +38,8 @@ def search(
         windows: Tensor = _operator(maps, flat, *numbers, present, name)
     else:
         arguments = (maps, sizes, margin, protected, protect_factor, exclusion, gap, fallback, present)
-        windows = _choose(backend, arguments).forward(*arguments)
+        windows = BEST_WINDOWS.choose_where_known(backend, *arguments).forward(*arguments)
     return windows
-
-
-def _choose(name: str | None, arguments: tuple[Any, ...]) -> Backend:
-    """A name given to the call is an order; one that is in force for every op counts if this op has such a backend."""
-    if name is not None:
-        return BEST_WINDOWS.choose(check_backend_name(name), *arguments)
-    requested = requested_backend(None)
-    known = any(backend.name == requested for backend in BEST_WINDOWS.backends)
-    return BEST_WINDOWS.choose(requested if known else "auto", *arguments)
 
 
 def _refuse_reference(*arguments: Any) -> list[str]:
@@ -73,7 +64,7 @@ BEST_WINDOWS = Op(
 def _operator(maps, sizes, margin, protected, protect_factor, exclusion, gap, fallback, present, backend):  # type: ignore[no-untyped-def]
     pairs = tuple(zip(sizes[::2], sizes[1::2], strict=True))
     arguments = (maps, pairs, margin, protected, protect_factor, exclusion, gap, tuple(fallback), present)
-    return _choose(backend or None, arguments).forward(*arguments)
+    return BEST_WINDOWS.choose_where_known(backend or None, *arguments).forward(*arguments)
 
 
 @_operator.register_fake
