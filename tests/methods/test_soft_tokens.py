@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor
 
 import weft
-from weft.attach import extra_text
+from weft.attach import LayerInfo, extra_text
+from weft.methods._soft_tokens_blocks import block_of
 from weft.ops import Edit
 
 WIDTH = {"sd1": 32, "sd2": 32, "sdxl": 64}
@@ -34,6 +36,10 @@ def soft_tokens(kind: str = "sd1", buckets: int | None = 100, **changes: Any) ->
     return weft.SoftTokens(tokens, offsets, **changes)
 
 
+def layer(name: str) -> LayerInfo:
+    return LayerInfo(name, True, 1, 8, 0)
+
+
 @contextmanager
 def after_the_start_token(unet: Any, soft: weft.SoftTokens) -> Iterator[None]:
     """The released way: layers of the chosen blocks get [start, soft tokens, rest] for a text."""
@@ -42,17 +48,19 @@ def after_the_start_token(unet: Any, soft: weft.SoftTokens) -> Iterator[None]:
     def remember(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         timestep[:] = [float(args[1])]
 
-    def insert(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def insert(place: int, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         text: Tensor = kwargs["encoder_hidden_states"]
-        bucket = min(int(timestep[0]), 999) // 10
-        mine = soft.tokens if soft.offsets is None else soft.tokens + soft.offsets[bucket]
+        mine = soft.bank()[0 if soft.offsets is None else min(int(timestep[0]), 999) // 10]
+        mine = mine if soft.is_shared else mine[place]
         longer = torch.cat([text[:, :1], mine.to(text).expand(len(text), -1, -1), text[:, 1:]], 1)
         return args, {**kwargs, "encoder_hidden_states": longer}
 
     hooks = [unet.register_forward_pre_hook(remember, with_kwargs=True)]
     for name, module in unet.named_modules():
-        if name.endswith(".attn2") and name.startswith(soft.blocks):
-            hooks.append(module.register_forward_pre_hook(insert, with_kwargs=True))
+        place = block_of(name, soft.blocks)
+        if name.endswith(".attn2") and place is not None:
+            run = functools.partial(insert, place)
+            hooks.append(module.register_forward_pre_hook(run, with_kwargs=True))
     try:
         yield
     finally:
@@ -73,6 +81,32 @@ def test_they_stand_after_the_start_token(
     with weft.attach(pipe, soft):
         assert np.abs(tiny.generate(pipe, kind, PROMPTS) - expected).max() < 1e-4
     assert np.array_equal(tiny.generate(pipe, kind, PROMPTS), stock), "the model is given back"
+
+
+def test_every_block_may_have_its_own(tmp_path: Path) -> None:
+    """Blocks within a stage too; "down_blocks.1" is not "down_blocks.10"."""
+    blocks = ("up_blocks.2", "down_blocks.1")
+    pipe, generator = tiny.sd1(tmp_path), torch.Generator().manual_seed(7)
+    tokens, offsets = torch.randn(2, 3, 32, generator=generator), torch.randn(100, 2, 32, generator=generator)
+    soft = weft.SoftTokens(tokens, offsets, blocks)
+    with after_the_start_token(pipe.unet, soft):
+        expected = tiny.generate(pipe)
+    with weft.attach(pipe, soft):
+        assert np.abs(tiny.generate(pipe) - expected).max() < 1e-4
+        assert soft.request(layer("down_blocks.10.attn2"), None) is None  # type: ignore[arg-type]
+        own = [soft.request(layer(f"{block}.attn2"), None) for block in blocks]  # type: ignore[arg-type]
+        assert [one.extra.bank.shape for one in own] == [(100, 3, 32)] * 2  # type: ignore[union-attr]
+    swapped = weft.SoftTokens(tokens, offsets, blocks[::-1])
+    with weft.attach(pipe, swapped):
+        assert np.abs(tiny.generate(pipe) - expected).max() > 1e-4
+
+
+def test_a_block_that_the_model_has_not(tmp_path: Path) -> None:
+    pipe = tiny.sd1(tmp_path)
+    with pytest.raises(ValueError, match=r"weft serves no attention to the text in down_blocks\.2 of this model"):
+        weft.attach(pipe, soft_tokens(blocks=("up_blocks", "down_blocks.2")))
+    with pytest.raises(ValueError, match=r"whose blocks see nothing but its conditioning"):
+        weft.attach(pipe, soft_tokens(space="block"))
 
 
 @pytest.mark.parametrize(("timestep", "bucket"), [(0, 0), (9.9, 0), (10, 1), (999, 99), (1000, 99), (2000, 99)])

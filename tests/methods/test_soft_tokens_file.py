@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 from pathlib import Path
@@ -23,6 +24,26 @@ def published(folder: Path, tokens: Any, offsets: Any = None) -> Path:
     if offsets is not None:
         torch.save(offsets, folder / "dc_t_tokens.pth")
     return folder
+
+
+def test_a_set_for_every_block(tmp_path: Path) -> None:
+    tokens, offsets, blocks = torch.randn(2, 4, 6), torch.randn(10, 2, 6), ("transformer_blocks.0", "mid_block")
+    soft = weft.SoftTokens(tokens, offsets, blocks, "some/model", "block", 512)
+    assert soft.width == 6 and soft.buckets == 10 and not soft.is_shared
+    assert torch.equal(soft.bank()[3, 1], tokens[1] + offsets[3, 1]) and soft.bank().shape == (10, 2, 4, 6)
+    soft.save(tmp_path / "soft.safetensors")
+    again = weft.SoftTokens.load(tmp_path)
+    assert torch.equal(again.tokens, tokens) and again.offsets is not None and torch.equal(again.offsets, offsets)
+    assert (again.blocks, again.space, again.text_length) == (blocks, "block", 512)
+
+
+def test_files_from_before_there_were_spaces(tmp_path: Path) -> None:
+    path = tmp_path / "soft.safetensors"
+    record = {"kind": "soft tokens", "format": 1, "blocks": ["down_blocks"], "base_name": "some/model"}
+    save_file({"tokens": torch.zeros(4, 6)}, path, metadata={"format": "pt", "weft": json.dumps(record)})
+    soft = weft.SoftTokens.load(path)
+    assert (soft.blocks, soft.base_name) == (("down_blocks",), "some/model")
+    assert (soft.space, soft.text_length) == ("conditioning", None)
 
 
 @pytest.mark.parametrize("offsets", [None, torch.randn(100, 6)])
@@ -61,6 +82,21 @@ def test_published_sets(width: int, with_offsets: bool, numbers: int, blocks: tu
     assert weft.SoftTokens.load(tmp_path / "dc_tokens.pth", blocks=("mid_block",)).blocks == ("mid_block",)
 
 
+def test_the_published_set_of_a_joint_model(tmp_path: Path) -> None:
+    """Every block has its own, and a row of the table is those of all blocks in a row."""
+    tokens, table = nn.Parameter(torch.randn(5, 4, 1536)), nn.Embedding(100, 7680)
+    soft = weft.SoftTokens.load(published(tmp_path, tokens, table))
+    assert soft.offsets is not None and soft.offsets.shape == (100, 5, 1536)
+    assert torch.equal(soft.offsets[7, 2], table.weight[7, 2 * 1536 : 3 * 1536])
+    assert soft.tokens.numel() + soft.offsets.numel() == 798_720
+    assert soft.blocks == tuple(f"transformer_blocks.{block}" for block in range(5))
+    assert (soft.space, soft.text_length) == ("block", 512)
+    others = tuple(f"transformer_blocks.{block}" for block in range(6, 11))
+    assert weft.SoftTokens.load(tmp_path, blocks=others).blocks == others
+    with pytest.raises(ValueError, match=r"a set for each of `blocks`; got 5 for 4"):
+        weft.SoftTokens.load(tmp_path, blocks=others[1:])
+
+
 class Evil:
     def __reduce__(self) -> Any:
         return os.system, ("touch pwned",)
@@ -74,11 +110,12 @@ class Evil:
         (nn.Linear(2, 2), r"it asks for torch\.nn\.modules\.linear\.Linear"),
         ({"tokens": torch.zeros(2, 2)}, "must hold a tensor of floats or an embedding; it holds a dict"),
         (torch.zeros(2, 2, dtype=torch.int64), "must hold a tensor of floats"),
-        (torch.zeros(4, 7), r"C one of 768, 2048; got \[4, 7\]"),
-        (torch.zeros(768), r"must hold tokens \[m, C\]"),
+        (torch.zeros(4, 7), r"published set, \[m, 768\], \[m, 2048\], \[5, m, 1536\]; got \[4, 7\]"),
+        (torch.zeros(768), r"must hold the tokens of a published set.*got \[768\]"),
+        (torch.zeros(4, 4, 1536), r"got \[4, 4, 1536\]"),
         (torch.full((4, 768), torch.nan), "must be finite"),
     ],
-    ids=["code", "code inside", "module", "dict", "integers", "width", "vector", "nan"],
+    ids=["code", "code inside", "module", "dict", "integers", "width", "vector", "blocks", "nan"],
 )
 def test_anything_else_in_a_pth_is_refused_by_name(
     content: Any, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -133,11 +170,23 @@ def test_a_folder_must_be_of_one_set(tmp_path: Path) -> None:
         (([[1.0]],), TypeError, "`tokens` must be a float tensor"),
         ((torch.zeros(2, 3, dtype=torch.int32),), TypeError, "`tokens` must be a float tensor; got torch.int32"),
         ((torch.zeros(0, 3),), ValueError, r"none of its sides 0; got \[0, 3\]"),
-        ((torch.zeros(2, 3), torch.zeros(100, 4)), ValueError, "equally many channels; got 3 and 4"),
+        ((torch.zeros(3),), ValueError, r"`tokens` must be \[m, C\] or \[L, m, C\]; got \[3\]"),
+        ((torch.zeros(2, 4, 3),), ValueError, "a set for each of `blocks`; got 2 for 1"),
+        ((torch.zeros(2, 3), torch.zeros(100, 4)), ValueError, r"must be \[buckets, 3\] .* got \[100, 4\]"),
+        (
+            (torch.zeros(1, 2, 3), torch.zeros(100, 3)),
+            ValueError,
+            r"must be \[buckets, 1, 3\] to go with tokens \[1, 2, 3\]; got \[100, 3\]",
+        ),
         ((torch.zeros(2, 3), torch.zeros(1001, 3)), ValueError, "at most 1000 rows"),
         ((torch.zeros(2, 3), torch.full((2, 3), torch.inf)), ValueError, "`offsets` must be finite"),
-        ((torch.zeros(2, 3), None, ("head",)), ValueError, "`blocks` must be of 'down_blocks'"),
-        ((torch.zeros(2, 3), None, ()), ValueError, "`blocks` must be of"),
+        ((torch.zeros(2, 3), None, "down_blocks"), TypeError, "`blocks` must be a sequence of paths"),
+        ((torch.zeros(2, 3), None, ("up.",)), ValueError, r"`blocks` must be paths of modules.*got 'up\.'"),
+        ((torch.zeros(2, 3), None, ()), ValueError, "`blocks` must name at least one"),
+        ((torch.zeros(2, 3), None, ("up", "down", "up.1")), ValueError, r"'up\.1' is in 'up'; leave one out"),
+        ((torch.zeros(2, 3), None, ("up", "up")), ValueError, "'up' is in 'up'"),
+        ((torch.zeros(2, 3), None, ("up",), "a", "pixels"), ValueError, "'conditioning' or 'block'; got 'pixels'"),
+        ((torch.zeros(2, 3), None, ("up",), "a", "block", 0), ValueError, "`text_length` must be None or a number"),
     ],
 )
 def test_arguments(arguments: tuple[Any, ...], error: type[Exception], message: str) -> None:

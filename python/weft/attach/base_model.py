@@ -20,11 +20,14 @@ class BaseModel:
             on every finetune of it.
         text_width: Channels of the conditioning (768 for SD1.x, 1024 for SD2, 2048 for SDXL).
         projections: Its ``proj_out`` layers.
+        block_width: Channels of the text within the blocks, where the model keeps a stream of it there (1536 for
+            Stable Diffusion 3); None where blocks see the conditioning itself.
     """
 
     name: str
     text_width: int
     projections: tuple[ProjectionInfo, ...]
+    block_width: int | None = None
 
     def mismatch(self, layers: Mapping[str, int], text_width: int, is_convolution: bool) -> str | None:
         """Why factors for ``layers`` (name -> width) do not fit this model; None when they do."""

@@ -6,7 +6,7 @@ Keys of a cross-attention carry no position, so tokens at the end are the same a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -26,10 +26,13 @@ class ExtraText:
     Attributes:
         bank: [T, m, C], the sets, in the dtype of the conditioning.
         row: int64 [1] on the same device, the set in use.
+        space: "conditioning" where the model treats them as it does its text from the start, "block" where they are
+            as wide as the blocks themselves; a joint attention tells the two apart.
     """
 
     bank: Tensor
     row: Tensor
+    space: Literal["conditioning", "block"] = "conditioning"
 
     def project(self, layer: str, attn: Any, fused: bool, cache: TextCache | None) -> tuple[Tensor, Tensor]:
         """Keys and values of the set in use, each [1, m, H * D]; computed every time without a cache."""

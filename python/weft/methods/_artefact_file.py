@@ -58,8 +58,15 @@ class Artefact:
         with whole_file(path) as temporary:
             save_file(stored, temporary, metadata=texts)
 
-    def read(self, path: Path, fields: tuple[str, ...]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The tensors in fp32, and ``fields`` of the record.
+    def read(
+        self, path: Path, fields: tuple[str, ...], later: Mapping[str, Any] | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The tensors in fp32, and the record.
+
+        Args:
+            path: The file.
+            fields: What every record has.
+            later: What older records lack, with what they meant by it.
 
         Raises:
             FileNotFoundError: There is no such file.
@@ -72,7 +79,8 @@ class Artefact:
             record: dict[str, Any] = json.loads(metadata[KEY])
             kind, version = record["kind"], record["format"]
             if kind == self.kind and version <= self.format:
-                return tensors, {field: record[field] for field in fields}
+                known = {name: record.get(name, value) for name, value in (later or {}).items()}
+                return tensors, {**{field: record[field] for field in fields}, **known}
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{self.name}: {path} is damaged: its record cannot be read ({error!r})") from error
         if kind != self.kind:

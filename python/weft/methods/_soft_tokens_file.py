@@ -6,7 +6,7 @@ import pickle
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from weft.methods._artefact_file import Artefact
 FILE = Artefact("SoftTokens", "soft tokens", "soft tokens", instead="train some by weft.train.fit_soft_tokens")
 TOKENS, OFFSETS = "tokens", "t_offsets.weight"  # keys of the tensors
 PUBLISHED_TOKENS, PUBLISHED_OFFSETS = "dc_tokens.pth", "dc_t_tokens.pth"
+
+Space = Literal["conditioning", "block"]
 
 # what a pickled embedding is made of, beside tensors; nothing of it runs code of the file's choosing
 _HARMLESS: list[Any] = [nn.Embedding, nn.Parameter, set]
@@ -27,19 +29,55 @@ class Published:
 
     Attributes:
         model: Name of the model it was trained on.
-        width: Channels of its tokens, by which it is recognised.
+        width: Channels of its tokens, by which it is recognised, along with whether blocks have tokens of their own.
         blocks: Where the tokens are added.
+        space: What ``SoftTokens`` calls by that name.
+        text_length: Likewise.
+        own: Whether every one of ``blocks`` has tokens of its own.
     """
 
     model: str
     width: int
     blocks: tuple[str, ...]
+    space: Space = "conditioning"
+    text_length: int | None = None
+    own: bool = False
 
+    @property
+    def shape(self) -> str:
+        """Of its tokens, for a message."""
+        return f"[{len(self.blocks)}, m, {self.width}]" if self.own else f"[m, {self.width}]"
+
+    def offsets(self, table: Tensor) -> Tensor:
+        """The published table of offsets, [buckets, C] or [buckets, L * C], as an artefact has it."""
+        blocks = len(self.blocks)
+        fits = self.own and table.shape[-1] == blocks * self.width
+        return table.reshape(-1, blocks, self.width) if fits else table
+
+
+_FIRST_FIVE = tuple(f"transformer_blocks.{block}" for block in range(5))
 
 PUBLISHED = (
     Published("stable-diffusion-v1-5", 768, ("down_blocks",)),
     Published("stable-diffusion-xl-base-1.0", 2048, ("down_blocks", "mid_block")),
+    Published("stable-diffusion-3-medium", 1536, _FIRST_FIVE, "block", 512, own=True),
 )
+
+
+def recognised(path: Path, tokens: Tensor) -> Published:
+    """The published set that ``tokens``, read from ``path``, are of.
+
+    Raises:
+        ValueError: None.
+    """
+    for published in PUBLISHED:
+        own = tokens.ndim == 3 and len(tokens) == len(published.blocks)
+        if tokens.shape[-1:] == (published.width,) and (own if published.own else tokens.ndim == 2):
+            return published
+    raise ValueError(
+        f"SoftTokens: {path} must hold the tokens of a published set, "
+        f"{', '.join(published.shape for published in PUBLISHED)}; got {list(tokens.shape)}"
+    )
 
 
 def find(path: Path) -> tuple[Path, Path | None]:
