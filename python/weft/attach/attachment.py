@@ -17,6 +17,7 @@ from weft.attach import unet
 from weft.attach.base_model import base_model
 from weft.attach.control import Control, Generation, Step
 from weft.attach.generation import GenerationTracker
+from weft.attach.pipeline_call import PipelineCall
 from weft.attach.processor import WeftAttnProcessor, join
 from weft.attach.projector import Projector
 from weft.attach.prompt import PromptListener
@@ -105,6 +106,8 @@ class Attachment:
         self._model_class = type(model).__name__
         self._processors: dict[str, WeftAttnProcessor] = {}
         self._projector = Projector()
+        self._call = PipelineCall()
+        self._surrounding: Control | None = None  # the control that stands around calls
         self._tracker = GenerationTracker(getattr(pipeline, "vae_scale_factor", unet.PIXELS_PER_CELL))
         self._listener: PromptListener | None = None
         self._hooks: list[Any] = []
@@ -173,7 +176,11 @@ class Attachment:
             raise ValueError(f"attach: {type(control).__name__} is in use already; make another, or remove it there")
         if type(control).check_model is not Control.check_model:
             control.check_model(base_model(self._pipeline or self.model))
+        around = control.around_calls(self._pipeline)
         control.attached(self._layers())
+        if around is not None:
+            self._call.take_over(self._pipeline, around)
+            self._surrounding = control
         if control.projects:
             self._projector.take_over(self.model)
         self.controls = (*self.controls, control)
@@ -190,6 +197,8 @@ class Attachment:
         self._active = [mine for mine in self._active if mine is not control]
         if not any(mine.projects for mine in self.controls):
             self._projector.give_back()
+        if control is self._surrounding:
+            self._leave_calls()
         control.detached()
 
     def reset(self) -> None:
@@ -227,6 +236,7 @@ class Attachment:
                 RuntimeWarning,
                 stacklevel=2,
             )
+        self._leave_calls()
         self._pipeline = self._listener = self._generation = self._step = None
         self._hooks, self._active = [], []
         self._processors = {}
@@ -249,6 +259,16 @@ class Attachment:
         ]
         if self._pipeline is not None and hasattr(self._pipeline, "encode_prompt"):
             self._listener = PromptListener(self._pipeline, self._tracker.announce)
+
+    def _leave_calls(self) -> None:
+        self._surrounding = None
+        if not self._call.give_back():
+            warnings.warn(
+                "Attachment.detach: the class of the pipeline was changed by something else after weft was attached, "
+                "and was left alone; undo that first next time (last on, first off)",
+                RuntimeWarning,
+                stacklevel=3,
+            )
 
     def _install(self) -> bool:
         """Serve every layer that can be served. Returns whether that changed since last time."""

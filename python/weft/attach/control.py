@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from weft.ops import Edit
 if TYPE_CHECKING:
     from weft.attach.base_model import BaseModel
     from weft.attach.extra_text import ExtraText
+    from weft.attach.pipeline_call import Around
     from weft.attach.projections import ProjectionInfo, ProjectionTerms
     from weft.attach.prompt import Prompt
 
@@ -152,6 +153,13 @@ class Control:
 
     def check_model(self, model: BaseModel) -> None:
         """Raise where this control was not made for the model; asked before ``attached``, once."""
+
+    def around_calls(self, pipeline: Any) -> Around | None:
+        """What stands around every call of ``pipeline`` (None where there is only a model); nothing unless overridden.
+
+        Raise where the control was not made for such a pipeline. Asked before ``attached``, once.
+        """
+        return None
 
     def attached(self, layers: tuple[LayerInfo, ...]) -> None:
         """The model was taken over, or its layers have changed since; ``layers`` are those that can be asked for."""
