@@ -20,7 +20,9 @@ from weft.attach import attach
 from weft.testing import relative_l2
 from weft.testing.soft_tokens_eager import contrastive_loss_of, errors_by_pairs, longer_text
 from weft.train.diffusion import encode_captions, training_scheduler
-from weft.train.soft_tokens_objective import SoftTokensObjective, TrainedTokens
+from weft.train.frozen_denoiser import FrozenDenoiser
+from weft.train.soft_tokens_bank import TrainedTokens
+from weft.train.soft_tokens_contrast import ContrastObjective
 
 
 @dataclass
@@ -59,14 +61,14 @@ def prepare_weft(step: Step, rows_at_once: int | None = None) -> Call:
     unet, control = _untouched(step), TrainedTokens(step.soft.blocks)
     attach(unet, control)
     accelerator = Accelerator(cpu=True)
-    made = {"accelerator": accelerator, "rows_at_once": rows_at_once}
-    objective = SoftTokensObjective(unet, control, step.scheduler, step.soft, **made)
+    denoiser = FrozenDenoiser(unet, control, step.scheduler)
+    objective = ContrastObjective(denoiser, step.soft, accelerator=accelerator, rows_at_once=rows_at_once)
 
     def call() -> Tensor:
-        objective.tokens.grad = None
-        objective(**step.batch)["loss"].backward()
-        assert objective.tokens.grad is not None
-        return objective.tokens.grad
+        objective.bank.tokens.grad = None
+        objective(*step.batch.values())["loss"].backward()
+        assert objective.bank.tokens.grad is not None
+        return objective.bank.tokens.grad
 
     return call
 

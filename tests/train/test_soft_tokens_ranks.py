@@ -23,7 +23,9 @@ def found(folder: Path, rows: slice) -> dict[str, Tensor]:
 
     import weft
     from weft.train.diffusion import encode_captions, frozen, training_scheduler
-    from weft.train.soft_tokens_objective import SoftTokensObjective, TrainedTokens
+    from weft.train.frozen_denoiser import FrozenDenoiser
+    from weft.train.soft_tokens_bank import TrainedTokens
+    from weft.train.soft_tokens_contrast import ContrastObjective
 
     torch.set_num_threads(1)
     pipe, generator = tiny.sd1(folder), torch.Generator().manual_seed(0)
@@ -41,14 +43,13 @@ def found(folder: Path, rows: slice) -> dict[str, Tensor]:
     control = TrainedTokens(soft.blocks)
     with frozen(pipe.unet), weft.attach(pipe, control), torch.enable_grad():
         pipe.unet.conv_out.weight.mul_(0.05)  # a prediction near the noise, or every logit would be 0
-        objective = SoftTokensObjective(
-            pipe.unet, control, training_scheduler(pipe), soft, accelerator=Accelerator(cpu=True)
-        )
+        denoiser = FrozenDenoiser(pipe.unet, control, training_scheduler(pipe))
+        objective = ContrastObjective(denoiser, soft, accelerator=Accelerator(cpu=True))
         assert objective._accelerator.num_processes == (1 if rows == slice(None) else WORLD)
-        losses = objective(**batch)
+        losses = objective(*batch.values())
         losses["loss"].backward()
-    assert objective.tokens.grad is not None
-    return {"loss": losses["loss"].detach(), "accuracy": losses["accuracy"], "grad": objective.tokens.grad}
+    assert objective.bank.tokens.grad is not None
+    return {"loss": losses["loss"].detach(), "accuracy": losses["accuracy"], "grad": objective.bank.tokens.grad}
 
 
 def work(rank: int, folder: str) -> None:

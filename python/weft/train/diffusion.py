@@ -51,6 +51,11 @@ class TextStates:
     states: Tensor
     pooled: Tensor | None
 
+    def gathered(self, accelerator: Any) -> TextStates:
+        """Those of all processes, one after the other."""
+        pooled = None if self.pooled is None else accelerator.gather(self.pooled.contiguous())
+        return TextStates(accelerator.gather(self.states.contiguous()), pooled)
+
 
 def native_size(pipe: Any) -> int:
     """Side in pixels of the pictures that the model was made for."""

@@ -46,7 +46,8 @@ def fit(
     Args:
         name: Of the run, for messages.
         objective: Its forward maps a batch to a dict of scalar losses; "loss" is minimised, all are logged. It is
-            moved to the accelerator's device. Trained parameters should be fp32.
+            moved to the accelerator's device. Trained parameters should be fp32. One that learns from the moving
+            average of its own parameters is handed it by its method ``take_average``, once; it moves as they do.
         batch_at: Batch of one process that follows after so many samples. Must depend on nothing else but the process.
         config: Numbers of the run.
         accelerator: Device, precision, processes and trackers.
@@ -95,6 +96,8 @@ def fit(
     if config.average_decay:
         began = trained if saved is None or saved["average"] is None else saved["average"]
         average = {key: began[key].detach().clone().to(accelerator.device) for key in trained}
+        if hasattr(objective, "take_average"):
+            objective.take_average(average)
     model, optimizer = accelerator.prepare(objective, optimizer)
 
     def checkpoint() -> None:

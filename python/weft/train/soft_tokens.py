@@ -24,15 +24,22 @@ from weft.train.diffusion import (
     training_scheduler,
 )
 from weft.train.early_stopping import EarlyStopping
+from weft.train.frozen_denoiser import FrozenDenoiser
 from weft.train.images import SMALLEST_SHARE
 from weft.train.loop import LoopConfig, check_run, fit
 from weft.train.pair_batches import PairBatches, encode_pairs
 from weft.train.pairs import digest, read_pairs
 from weft.train.randomness import torch_generator
-from weft.train.soft_tokens_objective import SoftTokensObjective, TrainedTokens, check_served
+from weft.train.soft_tokens_agsm import AgsmObjective
+from weft.train.soft_tokens_bank import TrainedTokens, check_served
+from weft.train.soft_tokens_contrast import ContrastObjective
+from weft.train.soft_tokens_objective import CaptionedLatents, SoftTokensObjective
 from weft.train.validation import validation
 
 Init = Literal["start", "copies", "normal"]
+Objective = Literal["contrast", "agsm"]
+
+TEACHER_DECAY = 0.999  # of agsm's moving average, where the loop names none; not published
 
 
 @dataclass(frozen=True)
@@ -50,9 +57,16 @@ class SoftTokensConfig:
     # "start": copies of the empty prompt's start token, as large as the model is used to, plus N(0, 0.02^2);
     # "copies": as released, which can never differ from each other and are one token four times; "normal"
     init: Init = "start"
-    denoising_weight: float = 10.0  # of the error of matching pairs, beside the contrast
-    logit_scale: float = 4.0
-    logit_width: float = 0.07
+    # "contrast": every caption of a batch against every picture (SoftREPA); "agsm": each picture with its own caption
+    # and a few others, towards bounded targets (see AgsmObjective), whose tokens are those of a moving average
+    objective: Objective = "contrast"
+    denoising_weight: float = 10.0  # contrast: of the error of matching pairs
+    logit_scale: float = 4.0  # contrast
+    logit_width: float = 0.07  # contrast
+    negatives: int = 3  # agsm: captions of other pictures each is compared with
+    gamma_plus: float = 1.0  # agsm: guidance towards the own caption; as published for UNets and for SD3
+    gamma_minus: float = 1.0  # agsm: and away from others; published 1 for UNets, 0.1 for SD3
+    sharpness: float = 1.0  # agsm: A(t); errors are means over a latent, so as many as it has numbers for sums
     shared_noise: bool = True  # one noise for all pictures of a batch; they share the timestep in any case
     rows_at_once: int | None = None  # pictures in one pass, against all captions; None: all. Less memory, same result
     resolution: int | None = None  # pixels; None: the model's own
@@ -152,20 +166,11 @@ def fit_soft_tokens(
     order = torch.randperm(len(found), generator=torch_generator(config.seed, 3)).tolist()
     trained, held = (batches.part(sorted(part)) for part in (order[held_out:], order[:held_out]))
     with weft.attach(pipe, control), frozen(pipe.unet, config.gradient_checkpointing):
-        objective = SoftTokensObjective(
-            pipe.unet,
-            control,
-            scheduler,
-            start,
-            accelerator=accelerator,
-            denoising_weight=config.denoising_weight,
-            logit_scale=config.logit_scale,
-            logit_width=config.logit_width,
-            rows_at_once=config.rows_at_once,
-        )
+        objective = _objective(FrozenDenoiser(pipe.unet, control, scheduler), start, config, accelerator)
+        control.tokens_at = objective.bank.shown
         stopping = EarlyStopping(
             lambda: _measured(objective, held),
-            lambda: dict(objective.named_parameters()),
+            objective.kept,
             every=config.measure_every,
             patience=config.patience,
             folder=folder,
@@ -182,7 +187,7 @@ def fit_soft_tokens(
             "soft tokens",
             objective,
             replace(trained, process=accelerator.process_index),
-            config.loop,
+            _loop(config),
             accelerator,
             folder,
             resume=resume,
@@ -195,11 +200,34 @@ def fit_soft_tokens(
     return objective.learnt(average if best is None else best)
 
 
+_COUNTS = ("tokens", "time_buckets", "rows_at_once", "negatives", "validate_every", "measure_every", "patience")
+
 # fields of the configuration that make another run
 _IDENTITY = (
     *("tokens", "time_buckets", "blocks", "init", "denoising_weight", "logit_scale", "logit_width", "shared_noise"),
-    *("held_out", "seed"),
+    *("objective", "negatives", "gamma_plus", "gamma_minus", "sharpness", "held_out", "seed"),
 )
+
+
+def _objective(
+    denoiser: FrozenDenoiser, start: SoftTokens, config: SoftTokensConfig, accelerator: Accelerator
+) -> SoftTokensObjective:
+    kind, names = _OBJECTIVES[config.objective]
+    options = {name: getattr(config, name) for name in names}
+    return kind(denoiser, start, accelerator=accelerator, rows_at_once=config.rows_at_once, **options)
+
+
+# an objective, and the fields of the configuration that are its own
+_OBJECTIVES: dict[Objective, tuple[type[SoftTokensObjective], tuple[str, ...]]] = {
+    "contrast": (ContrastObjective, ("denoising_weight", "logit_scale", "logit_width")),
+    "agsm": (AgsmObjective, ("negatives", "gamma_plus", "gamma_minus", "sharpness")),
+}
+
+
+def _loop(config: SoftTokensConfig) -> LoopConfig:
+    """With the moving average that the objective needs."""
+    needs = config.objective == "agsm" and config.loop.average_decay == 0
+    return replace(config.loop, average_decay=TEACHER_DECAY) if needs else config.loop
 
 
 def _held_out(pairs: int, config: SoftTokensConfig) -> int:
@@ -218,13 +246,11 @@ def _held_out(pairs: int, config: SoftTokensConfig) -> int:
 
 
 def _measured(objective: SoftTokensObjective, held: PairBatches) -> float:
-    """The mean loss over pairs that are not trained on, always with the same noise."""
-    losses = []
-    with objective.alone():
-        for first in range(0, len(held.pairs) - held.size + 1, held.size):
-            batch = [part.to(objective.tokens.device) for part in held(first)]
-            losses.append(float(objective(*batch)["loss"]))
-    return sum(losses) / len(losses)
+    """The mean over pairs that are not trained on, always with the same noise."""
+    device = objective.bank.tokens.device
+    firsts = range(0, len(held.pairs) - held.size + 1, held.size)
+    values = [objective.measure(CaptionedLatents(*(part.to(device) for part in held(first)))) for first in firsts]
+    return sum(values) / len(values)
 
 
 def _validation(
@@ -263,15 +289,26 @@ def _check(config: SoftTokensConfig, folder: Path | None) -> None:
         )
     if not 0 <= config.held_out < 1:
         raise ValueError(f"fit_soft_tokens: `held_out` must be at least 0 and below 1; got {config.held_out}")
-    for name in ("tokens", "time_buckets", "rows_at_once", "validate_every", "measure_every", "patience"):
+    if config.objective not in _OBJECTIVES:
+        raise ValueError(
+            f"fit_soft_tokens: `objective` must be one of {', '.join(map(repr, _OBJECTIVES))}; got "
+            f"{config.objective!r}"
+        )
+    if config.objective == "agsm" and config.negatives >= config.loop.batch_size:
+        raise ValueError(
+            f"fit_soft_tokens: `negatives` must be fewer than the {config.loop.batch_size} pictures of a batch; got "
+            f"{config.negatives}"
+        )
+    for name in _COUNTS:
         value = getattr(config, name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise ValueError(f"fit_soft_tokens: `{name}` must be a whole number, at least 1; got {value}")
     for name in ("logit_scale", "logit_width"):
         if not getattr(config, name) > 0:
             raise ValueError(f"fit_soft_tokens: `{name}` must be above 0; got {getattr(config, name)}")
-    if not config.denoising_weight >= 0:
-        raise ValueError(f"fit_soft_tokens: `denoising_weight` must not be negative; got {config.denoising_weight}")
+    for name in ("denoising_weight", "gamma_plus", "gamma_minus", "sharpness"):
+        if not getattr(config, name) >= 0:
+            raise ValueError(f"fit_soft_tokens: `{name}` must not be negative; got {getattr(config, name)}")
     if config.init not in ("start", "copies", "normal"):
         raise ValueError(f"fit_soft_tokens: `init` must be 'start', 'copies' or 'normal'; got {config.init!r}")
     if config.resolution is not None and (config.resolution < 8 or config.resolution % 8):
