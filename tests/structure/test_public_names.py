@@ -39,6 +39,7 @@ TRAIN = [
     "LoopConfig",
     "ResidualConfig",
     "SoftTokensConfig",
+    "encode_pairs",
     "fit_residual",
     "fit_soft_tokens",
 ]

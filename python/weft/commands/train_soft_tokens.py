@@ -27,6 +27,8 @@ class TrainSoftTokens:
     """Folder for checkpoints, log and validation pictures; beside --out if not given."""
     resume: bool = False
     """Go on from the last checkpoint of the run."""
+    encoded: Path | None = None
+    """Folder for the encoded pictures, which other runs on the same pairs may use too; in memory if not given."""
     model: str = EMBEDDED
     """'embedded', a diffusers folder, or a model id (Stable Diffusion 1.x, 2.x, XL)."""
     steps: int = 5000
@@ -113,6 +115,7 @@ def train_soft_tokens(options: TrainSoftTokens) -> str:
         resume=options.resume,
         accelerator=made.accelerator,
         base_name=EMBEDDED if options.model == EMBEDDED else None,
+        encoded=options.encoded,
     )
     made.accelerator.end_training()
     if not made.accelerator.is_main_process:

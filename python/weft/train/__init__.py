@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from weft.train.checkpoint import Diverged, Interrupted
+    from weft.train.encoded_pairs import encode_pairs
     from weft.train.loop import LoopConfig
     from weft.train.residual import ResidualConfig, fit_residual
     from weft.train.soft_tokens import SoftTokensConfig, fit_soft_tokens
@@ -20,6 +21,7 @@ _HOMES = {
     "LoopConfig": "loop",
     "ResidualConfig": "residual",
     "SoftTokensConfig": "soft_tokens",
+    "encode_pairs": "encoded_pairs",
     "fit_residual": "residual",
     "fit_soft_tokens": "soft_tokens",
 }
@@ -30,6 +32,7 @@ __all__ = [
     "LoopConfig",
     "ResidualConfig",
     "SoftTokensConfig",
+    "encode_pairs",
     "fit_residual",
     "fit_soft_tokens",
 ]

@@ -29,14 +29,19 @@ class Latents:
     std: Tensor
     time_ids: Tensor
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one, [C, h, w]."""
+        return tuple(self.mean.shape[1:])
+
     def part(self, places: Sequence[int]) -> Latents:
         """Those of some views."""
         indices = torch.tensor(places, dtype=torch.int64)
         return Latents(self.mean[indices], self.std[indices], self.time_ids[indices])
 
-    def sample(self, indices: Tensor, noise: Tensor) -> Tensor:
-        """Latents [B, C, h, w] of the views ``indices`` [B], drawn with ``noise`` of the same shape."""
-        return self.mean[indices] + self.std[indices] * noise
+    def sample(self, noise: Tensor) -> Tensor:
+        """Latents [views, C, h, w], drawn with ``noise`` of the same shape."""
+        return self.mean + self.std * noise
 
 
 @dataclass(frozen=True)
@@ -164,11 +169,11 @@ def latent_batches(
 
     def batch_at(samples: int) -> tuple[Tensor, ...]:
         first = samples + process * size
-        indices = torch.tensor([shuffled(count, seed, *divmod(first + i, count)) for i in range(size)])
+        drawn = latents.part([shuffled(count, seed, *divmod(first + i, count)) for i in range(size)])
         generator = torch_generator(seed, 0, first)
-        posterior, noise = torch.randn(2, size, *latents.mean.shape[1:], generator=generator)
+        posterior, noise = torch.randn(2, size, *latents.shape, generator=generator)
         times = torch.randint(timesteps, (size,), generator=generator)
-        return latents.sample(indices, posterior), noise, times, latents.time_ids[indices]
+        return drawn.sample(posterior), noise, times, drawn.time_ids
 
     return batch_at
 

@@ -6,13 +6,16 @@ import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from weft.train.diffusion import Latents, encode_captions, encode_views, shuffled
+from weft.train.encoded_pairs import StoredLatents, StoredText, open_encoded
 from weft.train.images import View, views
 from weft.train.pairs import Pair
 from weft.train.randomness import torch_generator
@@ -25,8 +28,9 @@ class PairBatches:
     Every picture comes once an epoch, each time with one of its captions and with other noise.
 
     Attributes:
-        pipe: Encodes the captions.
-        pairs: As ``latents`` were made of.
+        pipe: Encodes the captions, unless there is ``text``.
+        latents, text: Of all pairs, in memory or in a folder.
+        places: Of ``pairs`` among them.
         size: Pictures in a batch.
         timesteps: Of the training schedule; a batch has one.
         shared_noise: One noise for all pictures of a batch.
@@ -35,7 +39,9 @@ class PairBatches:
 
     pipe: Any
     pairs: Sequence[Pair]
-    latents: Latents
+    latents: Latents | StoredLatents
+    text: StoredText | None
+    places: Sequence[int]
     size: int
     timesteps: int
     shared_noise: bool = True
@@ -47,40 +53,57 @@ class PairBatches:
         first, count = samples + self.process * self.size, len(self.pairs)
         places = [shuffled(count, self.seed, *divmod(first + i, count)) for i in range(self.size)]
         generator = torch_generator(self.seed, 2, first)
-        posterior, noise = torch.randn(2, self.size, *self.latents.mean.shape[1:], generator=generator)
+        posterior, noise = torch.randn(2, self.size, *self.latents.shape, generator=generator)
         time = torch.randint(self.timesteps, (1,), generator=generator)
         which = torch.randint(2**31, (self.size,), generator=generator).tolist()
-        captions = [self._caption(place, number) for place, number in zip(places, which, strict=True)]
-        text = encode_captions(self.pipe, captions)
+        pairs = [self.pairs[place] for place in places]
+        which = [number % len(pair.captions) for pair, number in zip(pairs, which, strict=True)]
+        captions = [pair.captions[number] for pair, number in zip(pairs, which, strict=True)]
+        among_all = [self.places[place] for place in places]
+        if self.text is None:
+            text = encode_captions(self.pipe, captions)
+        else:
+            text = self.text.part(list(zip(among_all, which, strict=True)))
         pooled = text.states.new_empty(self.size, 0) if text.pooled is None else text.pooled
-        indices = torch.tensor(places)
-        latents, ids = self.latents.sample(indices, posterior), self.latents.time_ids[indices]
+        drawn = self.latents.part(among_all)
         noise = noise[:1] if self.shared_noise else noise
         alike = torch.stack([torch.tensor([self.numbers[place] for place in places]), _numbered(captions)], 1)
-        return latents, noise, time, text.states, pooled, ids, alike
+        return drawn.sample(posterior), noise, time, text.states, pooled, drawn.time_ids, alike
 
     def part(self, places: Sequence[int]) -> PairBatches:
         """Batches of some of the pairs."""
-        return replace(self, pairs=[self.pairs[place] for place in places], latents=self.latents.part(places))
+        return replace(
+            self,
+            pairs=[self.pairs[place] for place in places],
+            places=[self.places[place] for place in places],
+        )
 
     @functools.cached_property
     def numbers(self) -> list[int]:
         """Of every picture, the same on every process."""
         return [_number(pair.name) for pair in self.pairs]
 
-    def _caption(self, place: int, number: int) -> str:
-        captions = self.pairs[place].captions
-        return captions[number % len(captions)]
 
-
-def encode_pairs(pipe: Any, pairs: Sequence[Pair], size: int, *, shows_progress: bool = True) -> Latents:
-    """The middle of every picture, ``size`` pixels wide, each read as it is encoded."""
+def encode(
+    pipe: Any,
+    pairs: Sequence[Pair],
+    size: int,
+    folder: str | Path | None,
+    *,
+    accelerator: Accelerator,
+    base_name: str,
+    who: str,
+) -> tuple[Latents | StoredLatents, StoredText | None]:
+    """The middle of every picture, ``size`` pixels wide; in memory, or in ``folder`` as ``open_encoded`` has it."""
+    if folder is not None:
+        return open_encoded(pipe, pairs, Path(folder), size, accelerator=accelerator, base_name=base_name, who=who)
 
     def found() -> Iterator[View]:
-        for pair in tqdm(pairs, desc="encoding", unit="picture", disable=not shows_progress):
+        shown = tqdm(pairs, desc="encoding", unit="picture", disable=not accelerator.is_local_main_process)
+        for pair in shown:
             yield views([pair.read()], size)[0]
 
-    return encode_views(pipe, found())
+    return encode_views(pipe, found()), None
 
 
 def _numbered(captions: Sequence[str]) -> Tensor:

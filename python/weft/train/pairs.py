@@ -16,6 +16,7 @@ from weft.train.images import SUFFIXES, read_image
 
 METADATA = "metadata.jsonl"  # of an image folder, as the datasets library has it
 CAPTION_COLUMNS = ("text", "caption", "captions")
+NEGATIVE_COLUMN = "negatives"
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,18 @@ class Pair:
         image: A file, or the picture itself.
         captions: One or several; training draws one each time.
         name: Of the picture, within its folder or by its row.
+        negatives: Captions close to its own that are wrong for it: "a blue circle and a red square".
     """
 
     image: Path | Image.Image
     captions: tuple[str, ...]
     name: str
+    negatives: tuple[str, ...] = ()
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Its captions, then its negatives."""
+        return self.captions + self.negatives
 
     def read(self) -> Image.Image:
         """The picture as RGB. Raises FileNotFoundError or ValueError where it cannot be read."""
@@ -50,9 +58,10 @@ def read_pairs(
     Args:
         data: A folder: with ``metadata.jsonl`` (rows of ``file_name`` and ``text``), or a text file beside every
             picture, a caption a line. Or a sequence of (picture, caption), or of rows with "image" and "text" or
-            "caption", such as a dataset of the datasets library; several captions as a list.
+            "caption", such as a dataset of the datasets library; several captions as a list. Rows may have
+            "negatives" too, one or a list.
         smallest: Pixels that the shorter side of a picture must have.
-        fits: Whether a caption is short enough for the text encoder.
+        fits: Whether a caption is short enough for the text encoder; others are left out.
         most_missing: The share of pairs that may be passed over, with a warning, before it is an error.
         who: For messages.
 
@@ -62,16 +71,18 @@ def read_pairs(
         ValueError: Too many pairs without a picture or a caption, fewer than two, or only one caption among them.
     """
     found, missing = [], []
-    for number, (image, captions) in enumerate(_rows(data, who)):
+    for number, (image, *columns) in enumerate(_rows(data, who)):
         image = Path(image) if isinstance(image, str) else image
         name = image.name if isinstance(image, Path) else f"row {number}"
-        texts = tuple(caption.strip() for caption in captions if isinstance(caption, str) and caption.strip())
+        texts, negatives = (_texts(column) for column in columns)
         short = tuple(text for text in texts if fits(text))
         reason = _reason(image, smallest) or ("" if short else "its caption is too long" if texts else "no caption")
+        if both := set(texts) & set(negatives):
+            reason = reason or f"{min(both)!r} is both a caption and a negative of it"
         if reason:
             missing.append(f"{name}: {reason}")
         else:
-            found.append(Pair(image, short, name))
+            found.append(Pair(image, short, name, tuple(text for text in negatives if fits(text))))
     total = len(found) + len(missing)
     if missing:
         said = f"{len(missing)} of {total} pairs are passed over, the first is {missing[0]}"
@@ -105,16 +116,35 @@ def _reason(image: Any, smallest: int) -> str:
 
 
 def digest(pairs: Sequence[Pair]) -> str:
-    """A name for these pictures and captions: of a file its name and size, wherever it lies."""
+    """A name for these pictures and texts."""
+    return hashlib.sha256((digest_of_pictures(pairs) + digest_of_texts(pairs)).encode()).hexdigest()[:16]
+
+
+def digest_of_pictures(pairs: Sequence[Pair]) -> str:
+    """A name for these pictures: of a file its name and size, wherever it lies."""
     sha = hashlib.sha256()
     for pair in pairs:
         content = pair.image.stat().st_size if isinstance(pair.image, Path) else pair.image.tobytes()
-        sha.update(repr((pair.name, content, pair.captions)).encode())
+        sha.update(repr((pair.name, content)).encode())
     return sha.hexdigest()[:16]
 
 
-def _rows(data: Any, who: str) -> Iterator[tuple[Any, Sequence[Any]]]:
-    """(picture, captions) as they are given, whole or not."""
+def digest_of_texts(pairs: Sequence[Pair]) -> str:
+    """A name for these captions and negatives."""
+    sha = hashlib.sha256()
+    for pair in pairs:
+        sha.update(repr((pair.captions, pair.negatives)).encode())
+    return sha.hexdigest()[:16]
+
+
+def _texts(column: Any) -> tuple[str, ...]:
+    """What a column says; one text or several."""
+    several = column if isinstance(column, Sequence) and not isinstance(column, str) else (column,)
+    return tuple(text.strip() for text in several if isinstance(text, str) and text.strip())
+
+
+def _rows(data: Any, who: str) -> Iterator[tuple[Any, Any, Any]]:
+    """(picture, captions, negatives) as they are given, whole or not."""
     if isinstance(data, (str, Path)):
         yield from _of_folder(Path(data), who)
         return
@@ -125,19 +155,20 @@ def _rows(data: Any, who: str) -> Iterator[tuple[Any, Sequence[Any]]]:
         )
     for row in data:
         if isinstance(row, Mapping):
-            column = next((name for name in CAPTION_COLUMNS if row.get(name) is not None), None)
-            yield row.get("image"), _listed(None if column is None else row[column])
+            yield row.get("image"), *_columns(row)
         elif isinstance(row, Sequence) and not isinstance(row, str) and len(row) == 2:
-            yield row[0], _listed(row[1])
+            yield row[0], row[1], None
         else:
             raise TypeError(f"{who}: a pair must be (picture, caption), or a row with 'image' and 'text'; got {row!r}")
 
 
-def _listed(captions: Any) -> Sequence[Any]:
-    return captions if isinstance(captions, Sequence) and not isinstance(captions, str) else (captions,)
+def _columns(row: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Captions and negatives of a row."""
+    column = next((name for name in CAPTION_COLUMNS if row.get(name) is not None), None)
+    return None if column is None else row[column], row.get(NEGATIVE_COLUMN)
 
 
-def _of_folder(folder: Path, who: str) -> Iterator[tuple[Path, Sequence[Any]]]:
+def _of_folder(folder: Path, who: str) -> Iterator[tuple[Path, Any, Any]]:
     if not folder.is_dir():
         raise FileNotFoundError(f"{who}: pairs must be a folder; there is none at {folder}")
     listing = folder / METADATA
@@ -145,7 +176,7 @@ def _of_folder(folder: Path, who: str) -> Iterator[tuple[Path, Sequence[Any]]]:
         for path in sorted(folder.iterdir()):
             if path.suffix.lower() in SUFFIXES:
                 text = path.with_suffix(".txt")
-                yield path, text.read_text(encoding="utf-8").splitlines() if text.is_file() else ()
+                yield path, text.read_text(encoding="utf-8").splitlines() if text.is_file() else None, None
         return
     for number, line in enumerate(listing.read_text(encoding="utf-8").splitlines(), 1):
         if not line.strip():
@@ -161,5 +192,4 @@ def _of_folder(folder: Path, who: str) -> Iterator[tuple[Path, Sequence[Any]]]:
             raise ValueError(
                 f"{who}: line {number} of {listing} names a file outside the folder: {row['file_name']!r}"
             )
-        column = next((name for name in CAPTION_COLUMNS if row.get(name) is not None), None)
-        yield path, _listed(None if column is None else row[column])
+        yield path, *_columns(row)

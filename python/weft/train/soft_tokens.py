@@ -27,7 +27,7 @@ from weft.train.early_stopping import EarlyStopping
 from weft.train.frozen_denoiser import FrozenDenoiser
 from weft.train.images import SMALLEST_SHARE
 from weft.train.loop import LoopConfig, check_run, fit
-from weft.train.pair_batches import PairBatches, encode_pairs
+from weft.train.pair_batches import PairBatches, encode
 from weft.train.pairs import digest, read_pairs
 from weft.train.randomness import torch_generator
 from weft.train.soft_tokens_agsm import AgsmObjective
@@ -92,6 +92,7 @@ def fit_soft_tokens(
     resume: bool = False,
     accelerator: Accelerator | None = None,
     base_name: str | None = None,
+    encoded: str | Path | None = None,
 ) -> SoftTokens:
     """Learn tokens that make every picture of ``pairs`` easier to denoise with its own caption than with others.
 
@@ -107,6 +108,10 @@ def fit_soft_tokens(
         accelerator: Device, precision and processes; None makes one for the device of ``pipe``. The captions of all
             processes are compared with each picture.
         base_name: Name of the model to keep with the result; None for what diffusers remembers.
+        encoded: A folder for what the pictures are encoded to, as ``encode_pairs`` makes it; what it lacks is made
+            first, and any run on the same pairs may use it again. The result is the same. None keeps it in memory,
+            in every process: for Stable Diffusion 1.5 at 512 pixels 128 KiB a picture, for XL at 1024 pixels 512 KiB,
+            so that some ten thousand pictures are the most that one would want without a folder.
 
     Returns:
         The tokens, fp32 on the CPU: with ``held_out`` the best that were measured, else the moving average where the
@@ -116,8 +121,9 @@ def fit_soft_tokens(
         TypeError: Not a pipeline, or pairs that are none.
         FileNotFoundError: A folder that is not there.
         ValueError: Too few pairs or too many that cannot be used, captions that are all equal, a batch of one, an
-            option out of range, a model of another family or with attention of other tools, or a checkpoint of another
-            run.
+            option out of range, a model of another family or with attention of other tools, a checkpoint of another
+            run, or a folder ``encoded`` of other pairs.
+        OSError: The disk of ``encoded`` is full; running again goes on.
         weft.train.Diverged: The loss is not finite; the last good checkpoint is kept.
         weft.train.Interrupted: Ctrl-C or SIGTERM with ``folder``; the checkpoint has been written.
 
@@ -157,7 +163,8 @@ def fit_soft_tokens(
     batches = PairBatches(
         pipe,
         found,
-        encode_pairs(pipe, found, size, shows_progress=accelerator.is_local_main_process),
+        *encode(pipe, found, size, encoded, accelerator=accelerator, base_name=base.name, who="fit_soft_tokens"),
+        range(len(found)),
         config.loop.batch_size,
         scheduler.config.num_train_timesteps,
         shared_noise=config.shared_noise,
