@@ -11,7 +11,7 @@ import torch
 from diffusers import DiTPipeline, DiTTransformer2DModel, StableDiffusionPipeline
 
 import weft
-from weft.attach import unet
+from weft.attach.versions import check_diffusers
 
 
 def dit() -> DiTPipeline:
@@ -30,7 +30,7 @@ def dit() -> DiTPipeline:
         (
             dit,
             ValueError,
-            "needs a pipeline with a UNet.*Stable Diffusion 1.x.*DiTPipeline has scheduler, transformer",
+            "supports UNet2DConditionModel .* or SD3Transformer2DModel .*; got DiTTransformer2DModel",
         ),
         (tiny.vae, ValueError, "supports UNet2DConditionModel .*; got AutoencoderKL"),
         (lambda: torch.nn.Linear(1, 1), ValueError, "supports UNet2DConditionModel .*; got Linear"),
@@ -42,6 +42,13 @@ def test_what_cannot_be_attached_to(target: Any, error: type[Exception], message
         target = target()
     with pytest.raises(error, match=message):
         weft.attach(target)
+
+
+def test_a_pipeline_without_a_denoiser(tmp_path: Path) -> None:
+    pipe = tiny.sd1(tmp_path)
+    pipe.unet = None
+    with pytest.raises(ValueError, match=r"needs a pipeline with a UNet.* or SD3.*; StableDiffusionPipeline has sch"):
+        weft.attach(pipe)
 
 
 @pytest.mark.parametrize(
@@ -113,10 +120,10 @@ def test_an_old_or_untested_diffusers(monkeypatch: pytest.MonkeyPatch, caplog: p
 
     monkeypatch.setattr(diffusers, "__version__", "0.20.2")
     with pytest.raises(ImportError, match=r"needs diffusers >= 0\.35; found 0\.20\.2"):
-        unet.check_diffusers()
+        check_diffusers()
     monkeypatch.setattr(diffusers, "__version__", "9.1.0.dev0")
     for _ in range(2):
-        unet.check_diffusers()
+        check_diffusers()
     assert [record.message for record in caplog.records] == [
         "attach: checked on diffusers up to 0.42; found 9.1.0.dev0"
     ]

@@ -7,6 +7,10 @@ import inspect
 import pytest
 import tiny_pipelines as tiny
 from diffusers import (
+    StableDiffusion3ControlNetPipeline,
+    StableDiffusion3Img2ImgPipeline,
+    StableDiffusion3InpaintPipeline,
+    StableDiffusion3Pipeline,
     StableDiffusionControlNetPipeline,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
@@ -14,30 +18,36 @@ from diffusers import (
     StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLInpaintPipeline,
     StableDiffusionXLPipeline,
-    UNet2DConditionModel,
 )
 
-from weft.attach import unet
+from weft.attach.families import FAMILIES, family_of
+from weft.attach.family import Family, attention_layers
+from weft.attach.joint_processor import WeftJointAttnProcessor
 from weft.attach.processor import WeftAttnProcessor
+from weft.attach.sd3 import SD3
+from weft.attach.unet import UNET
 
-NAMES = ["self", "attn", "hidden_states", "encoder_hidden_states", "attention_mask", "temb"]
+NAMES = ["self", "attn", "hidden_states", "encoder_hidden_states", "attention_mask"]
+PROCESSORS = [
+    *((host, WeftAttnProcessor, [*NAMES, "temb"]) for host in UNET.stand_ins),
+    *((host, WeftJointAttnProcessor, NAMES) for host in SD3.stand_ins),
+]
 
 
-@pytest.mark.parametrize("host", unet.PROCESSORS, ids=lambda host: host.__name__)
-def test_processors_take_the_same_named_arguments(host: type) -> None:
+@pytest.mark.parametrize(("host", "ours", "names"), PROCESSORS, ids=lambda value: getattr(value, "__name__", ""))
+def test_processors_take_the_same_named_arguments(host: type, ours: type, names: list[str]) -> None:
     def named(function: object) -> list[str]:
         parameters = inspect.signature(function).parameters.values()
         return [p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
 
-    assert named(host.__call__) == named(WeftAttnProcessor.__call__) == NAMES
+    assert named(host.__call__) == named(ours.__call__) == names
 
 
-def test_the_denoiser_takes_latent_timestep_and_text() -> None:
-    assert list(inspect.signature(UNet2DConditionModel.forward).parameters)[1:4] == [
-        "sample",
-        "timestep",
-        "encoder_hidden_states",
-    ]
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.part)
+def test_denoisers_take_what_their_family_says(family: Family) -> None:
+    parameters = inspect.signature(family.model.forward).parameters
+    assert {family.latent, "timestep", "encoder_hidden_states"} <= set(parameters)
+    assert family.perturbs is None or family.perturbs in parameters
 
 
 @pytest.mark.parametrize(
@@ -50,6 +60,10 @@ def test_the_denoiser_takes_latent_timestep_and_text() -> None:
         StableDiffusionXLPipeline,
         StableDiffusionXLImg2ImgPipeline,
         StableDiffusionXLInpaintPipeline,
+        StableDiffusion3Pipeline,
+        StableDiffusion3Img2ImgPipeline,
+        StableDiffusion3InpaintPipeline,
+        StableDiffusion3ControlNetPipeline,
     ],
 )
 def test_pipelines_encode_their_prompt_through_the_public_method(pipeline: type) -> None:
@@ -64,8 +78,10 @@ def test_every_layer_is_described_as_it_runs(config: dict) -> None:
     import torch
 
     model, seen = tiny.unet(config), {}
-    for name, attn in unet.attention_layers(model):
-        assert unet.reason_to_skip(name, attn, attn.processor) is None
+    family = family_of(model)
+    assert family is UNET
+    for name, attn in attention_layers(model):
+        assert family.reason_to_skip(model, name, attn, attn.processor) is None
         attn.register_forward_pre_hook(lambda module, args, name=name: seen.__setitem__(name, args[0].shape[1]))
     extra = {}
     if config is tiny.SDXL:
@@ -73,8 +89,8 @@ def test_every_layer_is_described_as_it_runs(config: dict) -> None:
     with torch.no_grad():
         model(torch.zeros(1, 4, 21, 13), 1, torch.zeros(1, 3, config["cross_attention_dim"]), **extra)
     assert len(seen) == len(model.attn_processors)
-    for name, attn in unet.attention_layers(model):
-        info = unet.layer_info(model, name, attn)
+    for name, attn in attention_layers(model):
+        info = family.layer_info(model, name, attn)
         h, w = info.grid((21, 13))
         assert h * w == seen[name], name
         assert info.is_cross == name.endswith("attn2")

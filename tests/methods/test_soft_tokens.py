@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 import weft
-from weft.attach import LayerInfo, extra_text
+from weft.attach import LayerInfo
+from weft.attach.passed_over import PassedOver
 from weft.methods._soft_tokens_blocks import block_of
 from weft.ops import Edit
 
@@ -126,7 +127,7 @@ def test_masked_out_they_change_nothing(tmp_path: Path, monkeypatch: pytest.Monk
             edit = Edit(alpha=torch.ones(1, 1, 1), delta=torch.zeros(1, 1, 1))
             return weft.attach.LayerRequest(edit) if layer.is_cross else None
 
-    class Masking(extra_text.PassedOver):
+    class Masking(PassedOver):
         def edit(self) -> Edit:
             wider = super().edit()
             assert wider.delta is not None
@@ -135,7 +136,7 @@ def test_masked_out_they_change_nothing(tmp_path: Path, monkeypatch: pytest.Monk
 
     with weft.attach(pipe, Nothing()):
         expected = tiny.generate(pipe)
-    monkeypatch.setattr("weft.attach.processor.PassedOver", Masking)
+    monkeypatch.setattr("weft.attach.plan.PassedOver", Masking)
     with weft.attach(pipe, Nothing(), soft_tokens()):
         assert np.abs(tiny.generate(pipe) - expected).max() < 1e-5
 

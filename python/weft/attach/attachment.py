@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 import weakref
+from collections import Counter
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
@@ -13,16 +14,18 @@ import torch
 from torch import nn
 
 from weft._dispatch import check_backend_name
-from weft.attach import unet
 from weft.attach.base_model import base_model
-from weft.attach.control import Control, Generation, Step
-from weft.attach.generation import GenerationTracker
+from weft.attach.control import Control, Generation, LayerInfo, Step
+from weft.attach.family import Family, attention_layers, stored_processors
+from weft.attach.generation import PIXELS_PER_CELL, GenerationTracker
 from weft.attach.pipeline_call import PipelineCall
-from weft.attach.processor import WeftAttnProcessor, join
+from weft.attach.plan import join
 from weft.attach.projector import Projector
 from weft.attach.prompt import PromptListener
 from weft.attach.source import denoiser_of
+from weft.attach.stand_in import StandIn
 from weft.attach.text_cache import TextCache
+from weft.attach.versions import check_diffusers
 
 logger = logging.getLogger(__name__)
 
@@ -32,15 +35,16 @@ _LIVE: weakref.WeakSet[Attachment] = weakref.WeakSet()
 def attach(pipe_or_model: Any, *controls: Control, backend: str | None = None) -> Attachment:
     """Take over the attention of a pipeline's denoiser in place, or of none of its layers if anything is wrong.
 
-    Images with no control are the stock pipeline's bit for bit, made with the keys and values of the text computed
-    once per prompt. A layer that a control asks something of runs ``weft.ops.attention`` at that step; read-outs
-    alone change its result by rounding only, no more than another backend of ``scaled_dot_product_attention``
-    would: with an attachment that reads maps at every layer and step, fp32 images differ by less than 1e-4 and
-    bf16 images by less than 0.06 (of the range 0 to 1; tests/attach/test_images.py).
+    Images with no control are the stock pipeline's bit for bit; in a UNet they are made with the keys and values of
+    the text computed once per prompt. A layer that a control asks something of runs ``weft.ops.attention`` at that
+    step; read-outs alone change its result by rounding only, no more than another backend of
+    ``scaled_dot_product_attention`` would: with an attachment that reads maps at every layer and step, fp32 images
+    differ by less than 1e-4 and bf16 images by less than 0.06 (of the range 0 to 1; tests/attach/test_images.py).
 
     Args:
-        pipe_or_model: A Stable Diffusion 1.x, 2.x or XL pipeline of diffusers, or its UNet alone. Without a pipeline
-            there is no tokenizer, so tokens are given by position, and every row of a batch counts as an image.
+        pipe_or_model: A Stable Diffusion 1.x, 2.x, XL, 3 or 3.5 pipeline of diffusers, or its denoiser alone. Without
+            a pipeline there is no tokenizer, so tokens are given by position, and every row of a batch counts as an
+            image.
         *controls: What to read or to change. They can be added and removed later, between calls.
         backend: Backend of ``weft.ops.attention`` at controlled layers; None to let the library choose.
 
@@ -59,7 +63,7 @@ def attach(pipe_or_model: Any, *controls: Control, backend: str | None = None) -
     """
     if backend is not None:
         check_backend_name(backend)
-    pipeline, model = denoiser_of(pipe_or_model)
+    pipeline, model, family = denoiser_of(pipe_or_model)
     for control in controls:
         _check_control(control)
     if len({id(control) for control in controls}) < len(controls):
@@ -69,8 +73,8 @@ def attach(pipe_or_model: Any, *controls: Control, backend: str | None = None) -
             f"attach: this {type(model).__name__} is attached already; use `.add(control)` of its attachment, or "
             "`.detach()` that one first"
         )
-    unet.check_diffusers()
-    attachment = Attachment(pipeline, model, backend)
+    check_diffusers()
+    attachment = Attachment(pipeline, model, family, backend)
     try:
         attachment._take_over()
         for control in controls:
@@ -95,20 +99,21 @@ class Attachment:
     are noticed at the start of the next generation, and taken over where that is possible.
     """
 
-    def __init__(self, pipeline: Any, model: nn.Module, backend: str | None) -> None:
+    def __init__(self, pipeline: Any, model: nn.Module, family: Family, backend: str | None) -> None:
         self.model: nn.Module | None = model
         self.controls: tuple[Control, ...] = ()
         self.changed: list[str] = []
         self.skipped: list[tuple[str, str]] = []
         self.text_cache = TextCache()
         self._pipeline = pipeline
+        self._family = family
         self._backend = backend
         self._model_class = type(model).__name__
-        self._processors: dict[str, WeftAttnProcessor] = {}
+        self._processors: dict[str, StandIn] = {}
         self._projector = Projector()
         self._call = PipelineCall()
         self._surrounding: Control | None = None  # the control that stands around calls
-        self._tracker = GenerationTracker(getattr(pipeline, "vae_scale_factor", unet.PIXELS_PER_CELL))
+        self._tracker = GenerationTracker(getattr(pipeline, "vae_scale_factor", PIXELS_PER_CELL))
         self._listener: PromptListener | None = None
         self._hooks: list[Any] = []
         self._generation: Generation | None = None
@@ -136,10 +141,10 @@ class Attachment:
         reasons: dict[str, list[str]] = {}
         for name, reason in self.skipped:
             reasons.setdefault(reason, []).append(name)
-        cross = sum(processor.layer.is_cross for processor in self._processors.values())
+        kinds = Counter(_kind(processor.layer) for processor in self._processors.values())
         lines = [
             repr(self),
-            f"  changed: {cross} cross-attention and {len(self._processors) - cross} self-attention layers",
+            f"  changed: {' and '.join(f'{count} {kind}' for kind, count in sorted(kinds.items())) or 'no'} layers",
             *(f"  skipped: {len(names)} ({reason}): {_shorten(names)}" for reason, names in reasons.items()),
             *(f"  control: {control!r}" for control in self.controls),
             f"  text keys and values: {self.text_cache!r}",
@@ -220,12 +225,12 @@ class Attachment:
             return
         for hook in self._hooks:
             hook.remove()
-        for _, module in unet.attention_layers(model):
-            if type(module.processor) is WeftAttnProcessor:
+        for _, module in attention_layers(model):
+            if isinstance(module.processor, StandIn):
                 module.set_processor(module.processor.original)
-        stored = unet.stored_processors(model)
+        stored = stored_processors(model)
         for name, processor in stored.items():
-            if type(processor) is WeftAttnProcessor:
+            if isinstance(processor, StandIn):
                 stored[name] = processor.original
         _LIVE.discard(self)
         if self._listener is not None and not self._listener.remove():
@@ -256,6 +261,7 @@ class Attachment:
             # first in line, so that what other hooks change does not reach the controls half done
             self.model.register_forward_pre_hook(_PassHook(self._before_pass), prepend=True, with_kwargs=True),
             self.model.register_forward_hook(_PassHook(self._after_pass)),
+            *self._family.hooks(self.model),
         ]
         if self._pipeline is not None and hasattr(self._pipeline, "encode_prompt"):
             self._listener = PromptListener(self._pipeline, self._tracker.announce)
@@ -273,18 +279,18 @@ class Attachment:
     def _install(self) -> bool:
         """Serve every layer that can be served. Returns whether that changed since last time."""
         assert self.model is not None
-        processors: dict[str, WeftAttnProcessor] = {}
+        processors: dict[str, StandIn] = {}
         skipped: list[tuple[str, str]] = []
-        for name, attn in unet.attention_layers(self.model):
+        for name, attn in attention_layers(self.model):
             processor = attn.processor
-            if type(processor) is not WeftAttnProcessor:
-                reason = unet.reason_to_skip(name, attn, processor)
+            if not isinstance(processor, StandIn):
+                reason = self._family.reason_to_skip(self.model, name, attn, processor)
                 if reason is not None:
                     skipped.append((name, reason))
                     continue
-                rule = unet.PROCESSORS[type(processor)]
-                info = unet.layer_info(self.model, name, attn)
-                processor = WeftAttnProcessor(processor, rule, info, self.text_cache, self._backend)
+                info = self._family.layer_info(self.model, name, attn)
+                make = self._family.stand_ins[type(processor)]
+                processor = make(processor, info, self.text_cache, self._backend)
                 attn.set_processor(processor)
             processors[name] = processor
         moved = processors.keys() != self._processors.keys()
@@ -300,7 +306,7 @@ class Attachment:
     def _before_pass(
         self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        call = unet.read_call(args, kwargs)
+        call = self._family.read_call(args, kwargs)
         step = self._tracker.advance(call)
         if step.generation is not self._generation:
             self._begin(step.generation)
@@ -320,7 +326,7 @@ class Attachment:
         text = call.text
         for control in self._active:
             text = control.text(text, step)
-        return None if text is call.text else unet.with_text(args, kwargs, text)
+        return None if text is call.text else self._family.with_text(args, kwargs, text)
 
     def _begin(self, generation: Generation) -> None:
         before = dict(self._processors)
@@ -390,6 +396,10 @@ def _check_control(control: Any) -> None:
         raise TypeError(
             f"attach: a control must be a weft control such as AttentionMaps; got {type(control).__name__}"
         )
+
+
+def _kind(layer: LayerInfo) -> str:
+    return "joint-attention" if layer.is_joint else "cross-attention" if layer.is_cross else "self-attention"
 
 
 def _shorten(names: list[str]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weft.attach.projections import ProjectionInfo, find_projections
+from weft.attach.projections import ProjectionInfo
 from weft.attach.source import denoiser_of
 
 
@@ -18,8 +18,8 @@ class BaseModel:
     Attributes:
         name: Model id, or the end of a folder's path; for people, never compared: what was trained on a model works
             on every finetune of it.
-        text_width: Channels of the conditioning (768 for SD1.x, 1024 for SD2, 2048 for SDXL).
-        projections: Its ``proj_out`` layers.
+        text_width: Channels of the conditioning (768 for SD1.x, 1024 for SD2, 2048 for SDXL, 4096 for SD3).
+        projections: Its ``proj_out`` layers; none outside the UNets.
         block_width: Channels of the text within the blocks, where the model keeps a stream of it there (1536 for
             Stable Diffusion 3); None where blocks see the conditioning itself.
     """
@@ -32,6 +32,8 @@ class BaseModel:
     def mismatch(self, layers: Mapping[str, int], text_width: int, is_convolution: bool) -> str | None:
         """Why factors for ``layers`` (name -> width) do not fit this model; None when they do."""
         mine = {info.name: info for info in self.projections}
+        if not mine:
+            return "its blocks do not end in a projection, as those of a UNet do"
         if text_width != self.text_width:
             return f"it was trained with text of width {text_width}; this model's is {self.text_width}"
         for name, width in layers.items():
@@ -52,14 +54,12 @@ def base_model(pipe_or_model: Any, name: str | None = None) -> BaseModel:
         name: Of its weights; None for what diffusers remembers of where they came from.
 
     Raises:
-        TypeError, ValueError: As ``weft.attach``; or the denoiser has no ``proj_out``.
+        TypeError, ValueError: As ``weft.attach``; or a UNet has no ``proj_out``.
     """
-    pipeline, model = denoiser_of(pipe_or_model)
+    pipeline, model, family = denoiser_of(pipe_or_model)
     if name is None:
         name = str(getattr(pipeline or model, "name_or_path", "") or "unnamed")
         if Path(name).exists():
             name = "/".join(Path(name).resolve().parts[-2:])  # where a folder lies is nobody's business
-    config: Any = model.config
-    width = config.cross_attention_dim
-    width = width if isinstance(width, int) else max(width)
-    return BaseModel(name, width, find_projections(model))
+    widths = family.widths(model)
+    return BaseModel(name, widths.text, family.projections(model), widths.block)

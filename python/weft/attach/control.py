@@ -29,12 +29,19 @@ if TYPE_CHECKING:
 class LayerInfo:
     """One attention layer that an attachment has taken over.
 
+    A layer whose pixels see the text is asked in one language, whatever else it has: queries are pixels, keys text
+    tokens, maps [B, Nq, M] of pixels. In a joint attention (``is_joint``) pixels attend to each other and to the text
+    in one softmax, and the text attends likewise: an edit moves the logits of pixels towards text alone, while row
+    maximum and minimum run over all keys of the row; and a pixel's attention to the text does not sum to 1, so divide
+    by a read-out of ones where its share matters.
+
     Attributes:
         name: Its path in the model, such as "down_blocks.0.attentions.0.transformer_blocks.0.attn2".
-        is_cross: Keys are text tokens; otherwise they are the queries' own pixels.
+        is_cross: Keys are text tokens, in a joint attention beside the pixels; otherwise they are the pixels alone.
         heads: H.
         head_dim: D.
         level: How often the latent was halved before this layer; 0 is the latent's own resolution.
+        is_joint: Text and pixels are keys and queries of one attention.
     """
 
     name: str
@@ -42,6 +49,7 @@ class LayerInfo:
     heads: int
     head_dim: int
     level: int
+    is_joint: bool = False
 
     def grid(self, latent_size: tuple[int, int]) -> tuple[int, int]:
         """(h, w) of the layer's queries, Nq = h * w, for a latent of ``latent_size`` = (h, w)."""
@@ -91,6 +99,8 @@ class Step:
         generation: The generation it belongs to.
         batch: B, rows of the denoiser's batch.
         seqlen_k: Text tokens a row, Nk of cross-attention.
+        is_perturbed: The pass leaves a part of the denoiser out, to be guided away from (``skip_guidance_layers`` of
+            Stable Diffusion 3.5): what it attends to says nothing of the image.
     """
 
     index: int
@@ -98,6 +108,7 @@ class Step:
     generation: Generation
     batch: int
     seqlen_k: int
+    is_perturbed: bool = False
 
     @property
     def conditional(self) -> slice:
@@ -120,7 +131,7 @@ class LayerRequest:
         sink: Takes the maps, [B, Nq, M] of all rows, as soon as the layer has them, in place of ``Control.read``
             after the pass: for what acts later in the same pass. It runs inside compiled regions, so it must be plain
             tensor code, without waiting for the device.
-        extra: Tokens that this cross-attention sees after the text; at most one control may add some to a layer. Edits
+        extra: Tokens that this layer sees after the text; at most one control may add some to a layer. Edits
             pass them over, and no read-out has them.
     """
 

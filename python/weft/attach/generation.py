@@ -14,6 +14,8 @@ from torch import Tensor
 from weft.attach.control import Generation, Step
 from weft.attach.prompt import Prompt
 
+PIXELS_PER_CELL = 8  # along each side, where no pipeline says otherwise
+
 
 @dataclass(frozen=True)
 class DenoiserCall:
@@ -23,11 +25,13 @@ class DenoiserCall:
         sample: [B, C, h, w], the latent.
         timestep: Number or tensor, one for the whole batch.
         text: [B, Nk, C], the conditioning.
+        is_perturbed: A part of the denoiser is left out.
     """
 
     sample: Tensor
     timestep: Tensor | float
     text: Tensor
+    is_perturbed: bool = False
 
 
 class GenerationTracker:
@@ -38,7 +42,7 @@ class GenerationTracker:
     loops make a new one every step. A repeated timestep is the same step, as second-order samplers need.
     """
 
-    def __init__(self, pixels: int = 8) -> None:
+    def __init__(self, pixels: int = PIXELS_PER_CELL) -> None:
         """``pixels`` of the image lie along each side of a cell of the latent."""
         self._pixels = pixels
         self._schedule = _Schedule()
@@ -65,7 +69,7 @@ class GenerationTracker:
         else:
             generation = last.generation
             index = last.index if timestep == last.timestep else last.index + 1
-        self._step = Step(index, timestep, generation, batch, seqlen_k)
+        self._step = Step(index, timestep, generation, batch, seqlen_k, call.is_perturbed)
         return self._step
 
     def cancel(self) -> None:
@@ -108,8 +112,8 @@ def _carries(text: Tensor, prompt: Prompt) -> bool:
 class _Schedule:
     """Timesteps as numbers, with one transfer per schedule instead of one per step.
 
-    Samplers iterate over a tensor of timesteps, so each timestep is a view into it; reading such a view on a GPU
-    would make the host wait for the device at every step.
+    Samplers iterate over a tensor of timesteps, so each timestep is a view into it, for some models expanded over the
+    batch; reading such a view on a GPU would make the host wait for the device at every step.
     """
 
     def __init__(self) -> None:
@@ -121,7 +125,8 @@ class _Schedule:
         if not isinstance(timestep, Tensor):
             return float(timestep)
         schedule = None if timestep.is_inference() else timestep._base
-        if timestep.device.type == "cpu" or timestep.ndim != 0 or schedule is None or not schedule.is_contiguous():
+        is_one = all(stride == 0 for stride in timestep.stride())
+        if timestep.device.type == "cpu" or not is_one or schedule is None or not schedule.is_contiguous():
             return float(timestep.flatten()[0])
         if self._tensor is None or self._tensor() is not schedule or self._version != schedule._version:
             self._tensor, self._version = weakref.ref(schedule), schedule._version

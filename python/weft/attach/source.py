@@ -7,22 +7,25 @@ from typing import Any
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from weft.attach import unet
+from weft.attach.families import FAMILIES, family_of, known_families
+from weft.attach.family import Family
 
 
-def denoiser_of(pipe_or_model: Any) -> tuple[Any, nn.Module]:
-    """(pipeline or None, denoiser), the denoiser without the wrapper of ``torch.compile``.
+def denoiser_of(pipe_or_model: Any) -> tuple[Any, Any, Family]:
+    """(pipeline or None, denoiser, its family), the denoiser without the wrapper of ``torch.compile``.
 
     Raises:
         TypeError: Neither a pipeline nor a model.
         ValueError: The denoiser is of a family that weft does not know.
     """
     if isinstance(pipe_or_model, DiffusionPipeline):
-        pipeline, model = pipe_or_model, getattr(pipe_or_model, "unet", None)
+        pipeline = pipe_or_model
+        models = (getattr(pipeline, family.part, None) for family in FAMILIES)
+        model = next((model for model in models if model is not None), None)
         if model is None:
             parts = ", ".join(sorted(name for name, part in pipeline.components.items() if part is not None))
             raise ValueError(
-                f"attach: needs a pipeline with a UNet, a {unet.FAMILY}; {type(pipeline).__name__} has {parts}"
+                f"attach: needs a pipeline with a {known_families()}; {type(pipeline).__name__} has {parts}"
             )
     elif isinstance(pipe_or_model, nn.Module):
         pipeline, model = None, pipe_or_model
@@ -32,9 +35,10 @@ def denoiser_of(pipe_or_model: Any) -> tuple[Any, nn.Module]:
             f"{type(pipe_or_model).__name__}{_hint(pipe_or_model)}"
         )
     model = getattr(model, "_orig_mod", model)  # torch.compile keeps the module there
-    if not isinstance(model, unet.MODEL):
-        raise ValueError(f"attach: supports {unet.FAMILY}; got {type(model).__name__}")
-    return pipeline, model
+    family = family_of(model)
+    if family is None:
+        raise ValueError(f"attach: supports {known_families()}; got {type(model).__name__}")
+    return pipeline, model, family
 
 
 def _hint(value: Any) -> str:
