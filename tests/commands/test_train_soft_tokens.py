@@ -51,6 +51,16 @@ def test_trains_and_writes_what_can_be_attached(pairs: Path) -> None:
         assert not torch.equal(draw(), stock)  # type: ignore[arg-type]
 
 
+def test_encoded_pictures_are_kept_for_another_run(pairs: Path) -> None:
+    folder = pairs.parent / "encoded"
+    paths = [pairs.parent / f"{name}.safetensors" for name in ("straight", "encodes", "reads")]
+    for path, encoded in zip(paths, (None, folder, folder), strict=True):
+        train_soft_tokens(options(pairs, out=path, encoded=encoded))
+    assert sorted(path.name for path in folder.iterdir()) == ["index.json", "latents-00000.safetensors"]
+    straight, *others = (weft.SoftTokens.load(path).tokens for path in paths)
+    assert all(torch.equal(straight, other) for other in others)
+
+
 def test_resumes(pairs: Path) -> None:
     train_soft_tokens(options(pairs, out=pairs / "straight.safetensors", steps=3))
     train_soft_tokens(options(pairs))

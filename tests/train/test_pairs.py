@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from weft.train.pairs import digest, read_pairs
+from weft.train.pairs import digest, digest_of_pictures, digest_of_texts, read_pairs
 
 
 def save(folder: Path, *names: str) -> None:
@@ -45,6 +45,29 @@ def test_rows_and_tuples(tmp_path: Path) -> None:
     assert read([{"image": picture, "caption": "a"}, {"image": picture, "text": ["b"]}])[1] == (picture, ("b",))
 
 
+def test_negatives_of_rows_and_listings(tmp_path: Path) -> None:
+    save(tmp_path, "a.png", "b.png", "c.png")
+    rows = [
+        {"file_name": "a.png", "text": "a cube", "negatives": [" a ball", "", None, "far too long"]},
+        {"file_name": "b.png", "text": "a ball", "negatives": "a cube"},
+        {"file_name": "c.png", "text": ["a cat", "a dog"], "negatives": None},
+    ]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with_pictures = [{**row, "image": Image.new("RGB", (8, 8))} for row in rows]
+    for data in (tmp_path, with_pictures):
+        pairs = read_pairs(data, fits=lambda text: len(text) < 8, who="test")
+        assert [pair.negatives for pair in pairs] == [("a ball",), ("a cube",), ()]
+        assert pairs[0].texts == ("a cube", "a ball") and pairs[2].texts == ("a cat", "a dog")
+
+
+def test_a_negative_that_is_a_caption_is_no_negative(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (8, 8))
+    rows = [{"image": picture, "text": text} for text in "abcd"]
+    rows.append({"image": picture, "text": ["e", "f"], "negatives": ["g", "f "]})  # type: ignore[dict-item]
+    with pytest.warns(UserWarning, match="1 of 5 pairs .* row 4: 'f' is both a caption and a negative of it"):
+        assert len(read(rows, most_missing=0.2)) == 4
+
+
 def test_a_few_that_are_missing_are_passed_over_and_told(tmp_path: Path) -> None:
     picture = Image.new("RGB", (8, 8))
     data = [(picture, "a"), (picture, "b"), (picture, " "), (tmp_path / "gone.png", "c"), (None, "d")]
@@ -78,6 +101,20 @@ def test_a_name_for_pairs_does_not_depend_on_where_they_lie(tmp_path: Path) -> N
     assert named(tmp_path / "here") == named(tmp_path / "there")
     Image.new("RGB", (80, 8)).save(tmp_path / "there" / "a.png")
     assert named(tmp_path / "here") != named(tmp_path / "there")
+
+
+def test_names_for_pictures_and_for_texts_are_told_apart() -> None:
+    def named(number: int, caption: str, *negatives: str) -> list[str]:
+        rows = [{"image": Image.new("RGB", (8, 8), (number, 0, 0)), "text": caption, "negatives": negatives}]
+        pairs = read_pairs([*rows, (Image.new("RGB", (8, 8)), "another")], who="test")
+        return [name(pairs) for name in (digest, digest_of_pictures, digest_of_texts)]
+
+    first = named(1, "a", "b")
+    assert named(1, "a", "b") == first
+    other_picture, other_caption, other_negative = named(2, "a", "b"), named(1, "c", "b"), named(1, "a", "c")
+    assert [one == other for one, other in zip(first, other_picture, strict=True)] == [False, False, True]
+    for other_text in (other_caption, other_negative, named(1, "a")):
+        assert [one == other for one, other in zip(first, other_text, strict=True)] == [False, True, False]
 
 
 @pytest.mark.parametrize(
