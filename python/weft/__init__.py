@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from weft.methods.maskdiffusion import MaskDiffusion
     from weft.methods.residual import Residual
     from weft.methods.soft_tokens import SoftTokens
+    from weft.methods.task_prompts import TaskPrompts
 
 __version__ = "0.1.0"
 
@@ -30,6 +31,7 @@ _LAZY = {
     "MaskDiffusion": "weft.methods.maskdiffusion",
     "Residual": "weft.methods.residual",
     "SoftTokens": "weft.methods.soft_tokens",
+    "TaskPrompts": "weft.methods.task_prompts",
 }
 # `weft.attach` is a package that can be called, so that importing it never hides the function of its name
 _PACKAGES = ("attach", "ops", "train")
@@ -42,6 +44,7 @@ __all__ = [
     "MaskDiffusion",
     "Residual",
     "SoftTokens",
+    "TaskPrompts",
     "attach",
     "backend",
     "ops",

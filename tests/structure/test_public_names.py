@@ -18,6 +18,7 @@ NAMES = [
     "MaskDiffusion",
     "Residual",
     "SoftTokens",
+    "TaskPrompts",
     "attach",
     "backend",
     "ops",

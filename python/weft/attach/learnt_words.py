@@ -153,7 +153,7 @@ def _places(pipe: Any, tokenizer: Any, text: LearntText) -> range:
     (stand_in,) = tokenizer(STAND_IN, add_special_tokens=False).input_ids[:1]
     if ids != [*bare[:first], *[stand_in] * text.count, *bare[first:]]:
         raise ValueError(
-            f"weft: {type(tokenizer).__name__} does not read {text.words!r} as text and {text.count} tokens beside it; "
+            f"weft: {type(tokenizer).__name__} does not read {text.words!r} as text and {text.count} tokens; "
             "learnt vectors need a tokenizer of CLIP's kind"
         )
     limit = int(tokenizer.model_max_length) - 1

@@ -22,8 +22,8 @@ class PipelineCall:
 
     def __init__(self) -> None:
         self._pipeline: Any = None
-        self._stock: type | None = None
-        self._ours: type | None = None
+        self._stock: Any = None
+        self._ours: Any = None
 
     def take_over(self, pipeline: Any, around: Around) -> None:
         """Let ``around`` stand around every call of ``pipeline`` from now on.
@@ -54,7 +54,7 @@ class PipelineCall:
         return True
 
 
-def _around(stock: type, pipeline: Any, around: Around) -> type:
+def _around(stock: Any, pipeline: Any, around: Around) -> type:
     """A subclass of ``stock`` that calls ``around`` for ``pipeline``, and nothing new for a copy of it."""
     own_call: Run = stock.__call__
     signature = inspect.signature(own_call)

@@ -1,0 +1,81 @@
+"""What a pipeline must be for its calls to be filled holes, and the sizes that its model works at."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from weft.methods._inpaint_window import ModelSize
+
+CHANNELS = 9  # of the denoiser's input: latents, mask, latents of the masked picture (4 + 1 + 4 in Stable Diffusion)
+# arguments of a call that do what weft does around it
+_IN_THE_WAY = ("padding_mask_crop", "masked_image_latents")
+
+
+def check_host(pipe: Any, *, who: str) -> None:
+    """Refuse what is not a pipeline for inpainting with a UNet that sees mask and masked picture.
+
+    Raises:
+        TypeError: No pipeline.
+        ValueError: Another pipeline, or another UNet.
+    """
+    if pipe is None or not hasattr(pipe, "encode_prompt"):
+        raise TypeError(f"{who}: needs a pipeline, for its text encoder; attach the pipeline, not its UNet")
+    if "mask_image" not in inspect.signature(type(pipe).__call__).parameters:
+        raise ValueError(
+            f"{who}: needs an inpainting pipeline, which takes a picture and a mask; {type(pipe).__name__} takes "
+            "neither; load the model with StableDiffusionInpaintPipeline or StableDiffusionXLInpaintPipeline"
+        )
+    latent = pipe.vae.config.latent_channels
+    channels, wanted = pipe.unet.config.in_channels, 2 * latent + 1
+    if channels != wanted:
+        raise ValueError(
+            f"{who}: needs a UNet made for inpainting, with {wanted} input channels (latents, mask, masked picture); "
+            f"this one has {channels}, as of a text-to-image model; load an inpainting checkpoint, or train one from "
+            "this with weft.train.fit_task_prompts"
+        )
+
+
+def model_size(pipe: Any) -> ModelSize:
+    """The side of the model's own pictures, and of a cell of its latent, in pixels."""
+    cells, multiple = pipe.unet.config.sample_size, int(pipe.vae_scale_factor)
+    return ModelSize(int(cells if isinstance(cells, int) else min(cells)) * multiple, multiple)
+
+
+def without_empty_texts(arguments: Mapping[str, Any], *, who: str) -> dict[str, Any]:
+    """Arguments of a call with embeddings, less the empty prompts beside them, which diffusers refuses.
+
+    Raises:
+        ValueError: A prompt that says something beside embeddings, or an argument that pasting back does not allow.
+    """
+    found = dict(arguments)
+    for name, embeddings, instead in (
+        ("prompt", "prompt_embeds", "as `text`"),
+        ("prompt_2", "prompt_embeds", "as `text`"),
+        ("negative_prompt", "negative_prompt_embeds", "as `negative`"),
+        ("negative_prompt_2", "negative_prompt_embeds", "as `negative`"),
+    ):
+        if found.get(embeddings) is None or found.get(name) is None:
+            continue
+        text = found.pop(name)
+        if any(part.strip() for part in ([text] if isinstance(text, str) else text)):
+            raise ValueError(
+                f"{who}: `{name}` must be empty beside the embeddings of a task; got {text!r}; give it to the task's "
+                f"method, {instead}"
+            )
+    return found
+
+
+def check_not_in_the_way(arguments: Mapping[str, Any], *, who: str) -> None:
+    """Refuse arguments that do what pasting back does.
+
+    Raises:
+        ValueError: One is given.
+    """
+    for name in _IN_THE_WAY:
+        if arguments.get(name) is not None:
+            raise ValueError(
+                f"{who}: `{name}` cannot be used where weft cuts the picture and pastes it back; leave it out, or set "
+                "`paste_back` to None"
+            )
