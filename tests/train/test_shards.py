@@ -75,10 +75,10 @@ def test_a_full_disk(fits: int, refused: int, tmp_path: Path, monkeypatch: pytes
         written.append(path)
         return write_bytes(path, data)
 
-    left = (10 - 4 * fits) * LAYOUT.row_bytes / 2**30
+    left = (10 - 4 * fits) * LAYOUT.row_bytes / 1e6
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", filling)
-        with pytest.raises(OSError, match=f"is full: {left:.3g} GiB are still to be written, and .* run again, which"):
+        with pytest.raises(OSError, match=f"is full: {left:.3g} MB are still to be written, and .* run again, which"):
             write(tmp_path)
     assert names(tmp_path) == FILES[:fits]
     assert write(tmp_path) == FILES[fits:]
@@ -104,7 +104,7 @@ def test_what_cannot_fit_is_not_begun(tmp_path: Path, monkeypatch: pytest.Monkey
         monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, size))
 
     free(needed - 1)
-    with pytest.raises(OSError, match=r"test: .* GiB are to be written to .* GiB are free there; make room and run"):
+    with pytest.raises(OSError, match=r"test: .* MB are to be written to .* MB are free there; make room and run"):
         write(tmp_path)
     assert names(tmp_path) == [FILES[0], FILES[2]]
     free(needed)

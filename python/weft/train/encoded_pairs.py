@@ -20,7 +20,7 @@ from weft.train.encoded_index import check_same, read_index, write_index
 from weft.train.encoded_rows import rows_of_pictures, rows_of_texts, text_encoders
 from weft.train.images import SMALLEST_SHARE
 from weft.train.pairs import Pair, read_pairs
-from weft.train.shard_writing import Job, check_room, write_missing
+from weft.train.shard_writing import Job, check_room, full_disk_told, write_missing
 from weft.train.shards import Shards
 
 SHARD_SIZE = 256 * 2**20  # bytes
@@ -170,7 +170,8 @@ def open_encoded(
     if accelerator is None or accelerator.is_main_process:
         # a complete folder may be on a disk that cannot be written to
         if any(job.layout != index.get(job.layout.name) for job in jobs):
-            write_index(folder, {**index, **{job.layout.name: job.layout for job in jobs}}, base_name)
+            with full_disk_told(folder, jobs, who=who):
+                write_index(folder, {**index, **{job.layout.name: job.layout for job in jobs}}, base_name)
         for job in jobs:
             job.remove_leftovers()
     if accelerator is not None:

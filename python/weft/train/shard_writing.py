@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,9 +54,23 @@ def check_room(folder: Path, jobs: Sequence[Job], *, who: str) -> None:
     size, free = _bytes(jobs), shutil.disk_usage(folder).free
     if size > free:
         raise OSError(
-            f"{who}: {_gib(size)} are to be written to {folder}, and {_gib(free)} are free there; make room and run "
+            f"{who}: {_said(size)} are to be written to {folder}, and {_said(free)} are free there; make room and run "
             "again, or choose another folder"
         )
+
+
+@contextmanager
+def full_disk_told(folder: Path, jobs: Sequence[Job], *, who: str) -> Iterator[None]:
+    """What fails meanwhile because the disk is full says so, and how much is still to be written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise OSError(
+            f"{who}: the disk of {folder} is full: {_said(_bytes(jobs))} are still to be written, and "
+            f"{_said(shutil.disk_usage(folder).free)} are free; make room and run again, which goes on from here"
+        ) from error
 
 
 def write_missing(folder: Path, jobs: Sequence[Job], *, accelerator: Accelerator | None, who: str) -> None:
@@ -70,16 +85,11 @@ def write_missing(folder: Path, jobs: Sequence[Job], *, accelerator: Accelerator
     """
     failure: OSError | ValueError | None = None
     try:
-        for job in jobs:
-            _write(job, accelerator, who)
+        with full_disk_told(folder, jobs, who=who):
+            for job in jobs:
+                _write(job, accelerator, who)
     except (OSError, ValueError) as error:
         failure = error
-        if isinstance(error, OSError) and error.errno in FULL:
-            failure = OSError(
-                f"{who}: the disk of {folder} is full: {_gib(_bytes(jobs))} are still to be written, and "
-                f"{_gib(shutil.disk_usage(folder).free)} are free; make room and run again, which goes on from here"
-            )
-            failure.__cause__ = error
     # every process learns of a failure, or the others would wait for it for ever
     told = [failure] if accelerator is None else gather_object([failure])
     if failure is not None:
@@ -141,5 +151,5 @@ def _bytes(jobs: Sequence[Job]) -> int:
     return sum(len(shard.rows) * job.layout.row_bytes for job in jobs for shard in job.missing())
 
 
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.3g} GiB"
+def _said(size: int) -> str:
+    return f"{size / 1e9:.3g} GB" if size >= 1e9 else f"{size / 1e6:.3g} MB"
