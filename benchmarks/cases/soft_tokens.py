@@ -21,6 +21,7 @@ from weft.testing import relative_l2
 from weft.testing.soft_tokens_eager import contrastive_loss_of, errors_by_pairs, longer_text
 from weft.train.diffusion import encode_captions, training_scheduler
 from weft.train.frozen_denoiser import FrozenDenoiser
+from weft.train.noising import Schedule
 from weft.train.soft_tokens_bank import TrainedTokens
 from weft.train.soft_tokens_contrast import ContrastObjective
 
@@ -61,7 +62,7 @@ def prepare_weft(step: Step, rows_at_once: int | None = None) -> Call:
     unet, control = _untouched(step), TrainedTokens(step.soft.blocks)
     attach(unet, control)
     accelerator = Accelerator(cpu=True)
-    denoiser = FrozenDenoiser(unet, control, step.scheduler)
+    denoiser = FrozenDenoiser(unet, control, Schedule(step.scheduler))
     objective = ContrastObjective(denoiser, step.soft, accelerator=accelerator, rows_at_once=rows_at_once)
 
     def call() -> Tensor:

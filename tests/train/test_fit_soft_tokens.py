@@ -14,14 +14,17 @@ from accelerate import Accelerator
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 import weft
 from weft.testing.soft_tokens_eager import contrastive_loss_of, errors_by_pairs, longer_text
 from weft.train.diffusion import encode_captions, frozen, training_scheduler
 from weft.train.frozen_denoiser import FrozenDenoiser
 from weft.train.loop import LoopConfig
-from weft.train.soft_tokens import SoftTokensConfig, fit_soft_tokens
+from weft.train.noising import noising_of
+from weft.train.soft_tokens import fit_soft_tokens
 from weft.train.soft_tokens_bank import TrainedTokens
+from weft.train.soft_tokens_config import SoftTokensConfig
 from weft.train.soft_tokens_contrast import ContrastObjective
 
 CONFIG = SoftTokensConfig(
@@ -60,7 +63,7 @@ def start(width: int = 32) -> weft.SoftTokens:
 
 def objective_of(pipe: Any, soft: weft.SoftTokens, **options: Any) -> tuple[TrainedTokens, ContrastObjective]:
     control = TrainedTokens(soft.blocks)
-    denoiser = FrozenDenoiser(pipe.unet, control, training_scheduler(pipe))
+    denoiser = FrozenDenoiser(pipe.unet, control, noising_of(pipe))
     return control, ContrastObjective(denoiser, soft, accelerator=Accelerator(cpu=True), **options)
 
 
@@ -150,6 +153,63 @@ def test_equal_captions_are_no_rivals(tmp_path: Path) -> None:
     assert float(twice["accuracy"]) == 1.0
 
 
+@pytest.mark.parametrize("rows_at_once", [None, 1, 3])
+@pytest.mark.parametrize("direction", ["image_to_text", "both"])
+def test_learnt_constants_and_both_directions(direction: str, rows_at_once: int | None, tmp_path: Path) -> None:
+    """Against a pass of the stock network for every pair: tokens, offsets and both constants."""
+    pipe = tiny.sd1(tmp_path)
+    with torch.no_grad():
+        pipe.unet.conv_out.weight.mul_(0.05)
+    soft, given = start(), batch(pipe)
+    given["noise"] = given["noise"] * 0.2
+    assert soft.offsets is not None
+    tokens, log_scale, log_width = soft.tokens.clone(), torch.tensor(4.0).log(), torch.tensor(0.07).log()
+    wanted = [value.requires_grad_() for value in (tokens, log_scale, log_width)]
+    with frozen(pipe.unet):
+        with longer_text(pipe.unet, tokens + soft.offsets[3]):
+            error = errors_by_pairs(pipe.unet, training_scheduler(pipe), given)
+        logits, own = log_scale.exp() * torch.exp(-error / log_width.exp()), torch.arange(4)
+        loss = F.cross_entropy(logits, own)
+        if direction == "both":
+            loss = (loss + F.cross_entropy(logits.T, own)) / 2
+        loss = loss + 10 * error.diagonal().mean()
+        expected = torch.autograd.grad(loss, wanted)
+        control = TrainedTokens(soft.blocks)
+        config = replace(CONFIG, direction=direction, learn_logit=True, rows_at_once=rows_at_once)
+        denoiser = FrozenDenoiser(pipe.unet, control, noising_of(pipe))
+        objective: Any = config.make_objective(denoiser, soft, Accelerator(cpu=True))
+        with weft.attach(pipe, control):
+            found = objective(*given.values())
+            found["loss"].backward()
+    torch.testing.assert_close(found["loss"], loss, atol=1e-5, rtol=1e-5)
+    mine = (objective.bank.tokens.grad, objective.logit.log_scale.grad, objective.logit.log_width.grad)
+    for gradient, value in zip(mine, expected, strict=True):
+        assert value.abs().max() > 1e-6
+        torch.testing.assert_close(gradient, value, atol=1e-7, rtol=2e-3)
+    torch.testing.assert_close(found["logit_scale"], torch.tensor(4.0))
+
+
+def test_each_picture_its_own_time(tmp_path: Path) -> None:
+    """The loss is the mean of what each picture has by itself, shown the tokens of its time."""
+    pipe = tiny.sd1(tmp_path)
+    soft, given = start(), batch(pipe)
+    times = torch.tensor([20, 900, 450, 20])
+    with frozen(pipe.unet):
+        control, objective = objective_of(pipe, soft)
+        with weft.attach(pipe, control):
+            found = objective(*{**given, "timestep": times}.values())
+            found["loss"].backward()
+        errors = []
+        for number, time in enumerate(times.tolist()):
+            assert soft.offsets is not None
+            with longer_text(pipe.unet, soft.tokens + soft.offsets[time // 100]):
+                row = {**given, "timestep": torch.tensor([time])}
+                errors.append(errors_by_pairs(pipe.unet, training_scheduler(pipe), row)[number])
+    torch.testing.assert_close(found["loss"], contrastive_loss_of(torch.stack(errors)), atol=1e-5, rtol=1e-5)
+    used = objective.bank.offsets.grad.abs().sum(1) > 0
+    assert used.nonzero().flatten().tolist() == [0, 4, 9]
+
+
 @pytest.mark.parametrize("kind", ["sd1", "sd2", "sdxl"])
 def test_learns_and_leaves_the_model_as_it_was(kind: str, tmp_path: Path) -> None:
     pipe = tiny.build(kind, tmp_path / "model")
@@ -185,6 +245,19 @@ def test_resuming_ends_with_the_same_bits(tmp_path: Path) -> None:
     assert torch.equal(resumed.offsets, straight.offsets)
     with pytest.raises(ValueError, match="`tokens` was 4, is 3"):
         fitted(pipe, {"tokens": 3}, folder=tmp_path / "run", resume=True)
+
+
+def test_learnt_constants_are_kept(tmp_path: Path) -> None:
+    pipe = tiny.sd1(tmp_path / "model")
+    changes = {"learn_logit": True, "direction": "both", "shared_time": False, "shared_noise": False}
+    straight = fitted(pipe, changes, folder=tmp_path / "straight")
+    fitted(pipe, {**changes, "loop": replace(CONFIG.loop, steps=2)}, folder=tmp_path / "run")
+    resumed = fitted(pipe, changes, folder=tmp_path / "run", resume=True)
+    assert torch.equal(resumed.tokens, straight.tokens)
+    saved = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["parameters"]
+    assert {"logit.log_scale", "logit.log_width"} <= saved.keys()
+    row = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])
+    assert {"logit_scale", "logit_width"} <= row.keys()
 
 
 def test_pictures_drawn_meanwhile_show_the_tokens(tmp_path: Path) -> None:
@@ -235,7 +308,11 @@ def test_resuming_remembers_what_was_measured(tmp_path: Path) -> None:
         ({"rows_at_once": 0}, "`rows_at_once` must be a whole number"),
         ({"logit_width": 0.0}, "`logit_width` must be above 0"),
         ({"denoising_weight": -1.0}, "`denoising_weight` must not be negative"),
-        ({"init": "ones"}, "`init` must be 'start', 'copies' or 'normal'"),
+        ({"init": "ones"}, "`init` must be one of 'start', 'copies', 'normal'"),
+        ({"direction": "text_to_image"}, "`direction` must be one of 'image_to_text', 'both'"),
+        ({"shared_time": False, "rows_at_once": 2}, "without `shared_time` pictures come one at a time"),
+        ({"blocks": ("head",)}, "weft serves no attention to the text in head of this model"),
+        ({"blocks": ()}, "`blocks` must name at least one part"),
         ({"resolution": 20}, "`resolution` must be a multiple of 8"),
         ({"validate_every": 1}, "need `folder`"),
     ],

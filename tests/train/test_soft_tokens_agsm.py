@@ -19,9 +19,11 @@ from weft.testing.soft_tokens_eager import longer_text
 from weft.train.diffusion import encode_captions, frozen, training_scheduler
 from weft.train.frozen_denoiser import FrozenDenoiser
 from weft.train.loop import LoopConfig
-from weft.train.soft_tokens import SoftTokensConfig, fit_soft_tokens
+from weft.train.noising import noising_of
+from weft.train.soft_tokens import fit_soft_tokens
 from weft.train.soft_tokens_agsm import AgsmObjective, guidance, in_batch
 from weft.train.soft_tokens_bank import TrainedTokens
+from weft.train.soft_tokens_config import SoftTokensConfig
 
 CAPTIONS = ("a red circle", "a blue square", "a green ball", "a red square")
 CONFIG = SoftTokensConfig(
@@ -106,7 +108,7 @@ def test_the_loss_is_that_of_a_pass_for_every_pair(kind: str, rows_at_once: int 
 
         control = TrainedTokens(plus.blocks)
         objective = AgsmObjective(
-            FrozenDenoiser(pipe.unet, control, scheduler),
+            FrozenDenoiser(pipe.unet, control, noising_of(pipe)),
             plus,
             accelerator=Accelerator(cpu=True),
             rows_at_once=rows_at_once,
@@ -162,7 +164,7 @@ def test_a_picture_without_rivals_learns_to_denoise(tmp_path: Path) -> None:
     soft, given = soft_tokens(1, 32), batch(pipe)
     given["alike"] = torch.zeros(4, 2, dtype=torch.int64)
     control = TrainedTokens(soft.blocks)
-    denoiser = FrozenDenoiser(pipe.unet, control, training_scheduler(pipe))
+    denoiser = FrozenDenoiser(pipe.unet, control, noising_of(pipe))
     objective = AgsmObjective(denoiser, soft, accelerator=Accelerator(cpu=True), negatives=2)
     with frozen(pipe.unet), weft.attach(pipe, control):
         losses = objective(*given.values())

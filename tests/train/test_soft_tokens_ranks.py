@@ -16,16 +16,18 @@ WORLD = 2
 
 
 def found(folder: Path, rows: slice) -> dict[str, Tensor]:
-    """Loss and gradients of some of four pairs, with those of all processes for rivals."""
+    """Losses and gradients of some of four pairs, in one direction and in both, with those of all processes."""
     sys.path.append(str(Path(__file__).parents[1] / "attach" / "support"))
     import tiny_pipelines as tiny
     from accelerate import Accelerator
 
     import weft
-    from weft.train.diffusion import encode_captions, frozen, training_scheduler
+    from weft.train.diffusion import encode_captions, frozen
     from weft.train.frozen_denoiser import FrozenDenoiser
+    from weft.train.noising import noising_of
     from weft.train.soft_tokens_bank import TrainedTokens
     from weft.train.soft_tokens_contrast import ContrastObjective
+    from weft.train.soft_tokens_contrast_both import SymmetricContrastObjective
 
     torch.set_num_threads(1)
     pipe, generator = tiny.sd1(folder), torch.Generator().manual_seed(0)
@@ -40,16 +42,19 @@ def found(folder: Path, rows: slice) -> dict[str, Tensor]:
         "alike": torch.arange(8).view(4, 2)[rows],
     }
     soft = weft.SoftTokens(torch.randn(2, 32, generator=generator))
-    control = TrainedTokens(soft.blocks)
+    control, values = TrainedTokens(soft.blocks), {}
     with frozen(pipe.unet), weft.attach(pipe, control), torch.enable_grad():
         pipe.unet.conv_out.weight.mul_(0.05)  # a prediction near the noise, or every logit would be 0
-        denoiser = FrozenDenoiser(pipe.unet, control, training_scheduler(pipe))
-        objective = ContrastObjective(denoiser, soft, accelerator=Accelerator(cpu=True))
-        assert objective._accelerator.num_processes == (1 if rows == slice(None) else WORLD)
-        losses = objective(*batch.values())
-        losses["loss"].backward()
-    assert objective.bank.tokens.grad is not None
-    return {"loss": losses["loss"].detach(), "accuracy": losses["accuracy"], "grad": objective.bank.tokens.grad}
+        denoiser = FrozenDenoiser(pipe.unet, control, noising_of(pipe))
+        for kind in (ContrastObjective, SymmetricContrastObjective):
+            accelerator = Accelerator(cpu=True)
+            assert accelerator.num_processes == (1 if rows == slice(None) else WORLD)
+            objective = kind(denoiser, soft, accelerator=accelerator, rows_at_once=1, learn_logit=True)
+            losses = objective(*batch.values())
+            losses["loss"].backward()
+            values |= {f"{kind.__name__} {name}": losses[name].detach() for name in ("loss", "accuracy")}
+            values |= {f"{kind.__name__} {name}": value.grad for name, value in objective.named_parameters()}
+    return values
 
 
 def work(rank: int, folder: str) -> None:
@@ -74,4 +79,5 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
     alone = found(tmp_path / "alone", slice(None))
     for name, value in alone.items():
         torch.testing.assert_close(joined[name], value, atol=1e-6, rtol=1e-4)
-    assert alone["grad"].abs().max() > 1e-6
+    assert len(alone) == 2 * 5
+    assert all(value.abs().max() > 1e-6 for value in alone.values())

@@ -78,7 +78,8 @@ class TrainSoftTokens:
 def train_soft_tokens(options: TrainSoftTokens) -> str:
     """Carry out ``weft train soft-tokens``."""
     from weft.train.loop import LoopConfig
-    from weft.train.soft_tokens import SoftTokensConfig, fit_soft_tokens
+    from weft.train.soft_tokens import fit_soft_tokens
+    from weft.train.soft_tokens_config import SoftTokensConfig
 
     check_out(options.out, who="train soft-tokens")
     config = SoftTokensConfig(

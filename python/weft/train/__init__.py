@@ -13,14 +13,15 @@ if TYPE_CHECKING:
     from weft.train.encoded_pairs import encode_pairs
     from weft.train.loop import LoopConfig
     from weft.train.residual import ResidualConfig, fit_residual
-    from weft.train.soft_tokens import SoftTokensConfig, fit_soft_tokens
+    from weft.train.soft_tokens import fit_soft_tokens
+    from weft.train.soft_tokens_config import SoftTokensConfig
 
 _HOMES = {
     "Diverged": "checkpoint",
     "Interrupted": "checkpoint",
     "LoopConfig": "loop",
     "ResidualConfig": "residual",
-    "SoftTokensConfig": "soft_tokens",
+    "SoftTokensConfig": "soft_tokens_config",
     "encode_pairs": "encoded_pairs",
     "fit_residual": "residual",
     "fit_soft_tokens": "soft_tokens",

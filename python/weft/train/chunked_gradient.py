@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,31 +15,32 @@ class ChunkedGradient:
     Without gradients (``torch.no_grad``) it does nothing.
 
     Attributes:
-        leaves: Stand in for ``sources``; terms must be computed from these.
+        leaves: Stand in for the parameters, by their names; terms must be computed from these.
     """
 
-    def __init__(self, *sources: Tensor, scale: float = 1.0) -> None:
+    def __init__(self, parameters: Mapping[str, Tensor], *, scale: float = 1.0) -> None:
         """Terms are multiplied by ``scale`` while they are differentiated, lest fp16 gradients vanish."""
-        self._sources, self._scale = sources, scale
-        self._is_wanted = torch.is_grad_enabled()
-        self.leaves = tuple(source.detach().requires_grad_(self._is_wanted) for source in sources)
-        self._found = [torch.zeros_like(leaf) for leaf in self.leaves]
+        self._parameters, self._scale = parameters, scale
+        self.is_wanted = torch.is_grad_enabled()
+        self.leaves = {
+            name: parameter.detach().requires_grad_(self.is_wanted) for name, parameter in parameters.items()
+        }
+        self._found = [torch.zeros_like(leaf) for leaf in self.leaves.values()]
 
     def add(self, term: Tensor) -> None:
         """Differentiate ``term``, a scalar; its graph is gone afterwards."""
-        if not self._is_wanted:
+        if not self.is_wanted:
             return
-        for total, part in zip(
-            self._found, torch.autograd.grad(term * self._scale, self.leaves, allow_unused=True), strict=True
-        ):
+        parts = torch.autograd.grad(term * self._scale, tuple(self.leaves.values()), allow_unused=True)
+        for total, part in zip(self._found, parts, strict=True):
             if part is not None:
                 total += part / self._scale
 
     def total(self, value: Tensor) -> Tensor:
         """``value``, which is what the terms add up to, with their derivatives for its own."""
-        if not self._is_wanted:
+        if not self.is_wanted:
             return value
-        return _Differentiated.apply(value, *self._sources, *self._found)  # type: ignore[no-untyped-call]
+        return _Differentiated.apply(value, *self._parameters.values(), *self._found)  # type: ignore[no-untyped-call]
 
 
 class _Differentiated(torch.autograd.Function):

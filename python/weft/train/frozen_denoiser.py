@@ -2,60 +2,106 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 from weft.ops import pairwise_error
-from weft.train.diffusion import TextStates, denoising_target
+from weft.train.captioned_latents import CaptionedLatents
+from weft.train.diffusion import TextStates
+from weft.train.noising import Noising
 from weft.train.soft_tokens_bank import TrainedTokens
 
 
+@dataclass(frozen=True, eq=False)
+class NoisyPictures:
+    """Pictures that go through the model together.
+
+    Attributes:
+        latents: [P, C, h, w], noisy, in the dtype of the model.
+        target: [P, C, h, w] fp32, what the model should predict.
+        timestep: [1], what the model is told.
+        time_ids: [P, 6], read by SDXL alone.
+    """
+
+    latents: Tensor
+    target: Tensor
+    timestep: Tensor
+    time_ids: Tensor
+
+    @property
+    def time(self) -> float:
+        """The timestep as a number."""
+        return float(self.timestep)
+
+    def each(self, times: int) -> NoisyPictures:
+        """Every picture ``times`` times in a row."""
+        latents, time_ids = (part.repeat_interleave(times, 0) for part in (self.latents, self.time_ids))
+        return replace(self, latents=latents, time_ids=time_ids)
+
+    def all(self, times: int) -> NoisyPictures:
+        """All pictures, ``times`` times over."""
+        latents = self.latents.repeat(times, 1, 1, 1)
+        return replace(self, latents=latents, time_ids=self.time_ids.repeat(times, 1))
+
+
 class FrozenDenoiser:
-    """A UNet whose layers see the tokens of a control."""
+    """A UNet or an MM-DiT whose layers see the tokens of a control."""
 
-    def __init__(self, unet: Any, control: TrainedTokens, scheduler: Any) -> None:
-        """``control`` is attached to ``unet``; ``scheduler`` is that of its training."""
-        self._unet, self._control, self._scheduler = unet, control, scheduler
+    def __init__(self, model: Any, control: TrainedTokens, noising: Noising) -> None:
+        """``control`` is attached to ``model``."""
+        self._model, self._control, self._noising = model, control, noising
+        self._run = _run_unet if hasattr(model.config, "cross_attention_dim") else _run_mmdit
 
-    def noisy(self, latents: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
-        """Latents [P, C, h, w] at ``timestep`` [1], in the dtype of the model; ``noise`` [P or 1, C, h, w]."""
+    def noisy(self, batch: CaptionedLatents, rows: Tensor) -> NoisyPictures:
+        """Some pictures of a batch, which share a time."""
+        latents, noise = batch.latents[rows], batch.noise_of(rows)
+        timestep = self._noising.timestep(batch.drawn_for(rows))
         times = timestep.expand(len(latents))
-        return self._scheduler.add_noise(latents, noise.expand_as(latents), times).to(self._unet.dtype)
+        return NoisyPictures(
+            self._noising.noisy(latents, noise, times).to(self._model.dtype),
+            self._noising.target(latents, noise, times),
+            timestep,
+            batch.time_ids[rows],
+        )
 
-    def target(self, latents: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
-        """What the model should predict of them, [P, C, h, w] fp32."""
-        return denoising_target(self._scheduler, latents, noise.expand_as(latents), timestep.expand(len(latents)))
+    def predict(self, tokens: Tensor, pictures: NoisyPictures, text: TextStates) -> Tensor:
+        """Predictions [P, C, h, w] fp32.
 
-    def predict(self, tokens: Tensor, noisy: Tensor, timestep: Tensor, text: TextStates, time_ids: Tensor) -> Tensor:
-        """Predictions [P, C, h, w] fp32 of P pictures.
+        A UNet computes keys and values of a caption once for all its pictures. In a joint attention the text changes
+        with the picture it stands beside, so there every pair goes through whole.
 
         Args:
-            tokens: [m, C], what the layers see after the text.
-            noisy: [P, C, h, w]; P is a multiple of the captions.
-            timestep: [1].
-            text: Captions, each for as many pictures, which lie together: its keys and values are computed once.
-            time_ids: [P, 6], read by SDXL alone.
+            tokens: [m, C] or [L, m, C], what the layers see beside the text.
+            pictures: P of them, a multiple of the captions.
+            text: Captions, each for as many pictures, which lie together.
         """
-        added = {}
-        if text.pooled is not None:
-            pooled = text.pooled.repeat_interleave(len(noisy) // len(text.states), 0)
-            added["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": time_ids.to(pooled.dtype)}
         with self._control.showing(tokens.to(text.states.dtype)):
-            return self._unet(noisy, timestep.expand(len(noisy)), text.states, **added).sample.float()
+            return self._run(self._model, pictures, text).float()
 
-    def errors(
-        self,
-        tokens: Tensor,
-        latents: Tensor,
-        noise: Tensor,
-        timestep: Tensor,
-        text: TextStates,
-        time_ids: Tensor,
-    ) -> Tensor:
+    def errors(self, tokens: Tensor, pictures: NoisyPictures, text: TextStates) -> Tensor:
         """Mean squared errors [R, C] fp32 of R pictures under each of C captions."""
-        rows, columns = len(latents), len(text.states)
-        noisy = self.noisy(latents, noise, timestep).repeat(columns, 1, 1, 1)
-        found = self.predict(tokens, noisy, timestep, text, time_ids.repeat(columns, 1))
-        predicted = found.view(columns, rows, *found.shape[1:]).transpose(0, 1)
-        return pairwise_error(predicted, self.target(latents, noise, timestep))
+        rows, columns = len(pictures.latents), len(text.states)
+        found = self.predict(tokens, pictures.all(columns), text)
+        return pairwise_error(found.view(columns, rows, *found.shape[1:]).transpose(0, 1), pictures.target)
+
+
+def _run_unet(unet: Any, pictures: NoisyPictures, text: TextStates) -> Tensor:
+    count, added = len(pictures.latents), {}
+    if text.pooled is not None:
+        pooled = text.pooled.repeat_interleave(count // len(text.states), 0)
+        added["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": pictures.time_ids.to(pooled.dtype)}
+    return unet(pictures.latents, pictures.timestep.expand(count), text.states, **added).sample
+
+
+def _run_mmdit(transformer: Any, pictures: NoisyPictures, text: TextStates) -> Tensor:
+    assert text.pooled is not None
+    count = len(pictures.latents)
+    times = count // len(text.states)
+    return transformer(
+        pictures.latents,
+        encoder_hidden_states=text.states.repeat_interleave(times, 0),
+        pooled_projections=text.pooled.repeat_interleave(times, 0),
+        timestep=pictures.timestep.expand(count),
+    ).sample

@@ -96,8 +96,8 @@ def fit(
     if config.average_decay:
         began = trained if saved is None or saved["average"] is None else saved["average"]
         average = {key: began[key].detach().clone().to(accelerator.device) for key in trained}
-        if hasattr(objective, "take_average"):
-            objective.take_average(average)
+        if callable(take_average := getattr(objective, "take_average", None)):
+            take_average(average)
     model, optimizer = accelerator.prepare(objective, optimizer)
 
     def checkpoint() -> None:

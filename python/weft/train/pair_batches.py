@@ -32,8 +32,8 @@ class PairBatches:
         latents, text: Of all pairs, in memory or in a folder.
         places: Of ``pairs`` among them.
         size: Pictures in a batch.
-        timesteps: Of the training schedule; a batch has one.
-        shared_noise: One noise for all pictures of a batch.
+        timesteps: Of the training schedule.
+        shared_noise, shared_time: One noise, and one time, for all pictures of a batch.
         process: Number of this one.
     """
 
@@ -45,6 +45,7 @@ class PairBatches:
     size: int
     timesteps: int
     shared_noise: bool = True
+    shared_time: bool = True
     seed: int = 0
     process: int = 0
 
@@ -54,7 +55,7 @@ class PairBatches:
         places = [shuffled(count, self.seed, *divmod(first + i, count)) for i in range(self.size)]
         generator = torch_generator(self.seed, 2, first)
         posterior, noise = torch.randn(2, self.size, *self.latents.shape, generator=generator)
-        time = torch.randint(self.timesteps, (1,), generator=generator)
+        time = torch.randint(self.timesteps, (1 if self.shared_time else self.size,), generator=generator)
         which = torch.randint(2**31, (self.size,), generator=generator).tolist()
         pairs = [self.pairs[place] for place in places]
         which = [number % len(pair.captions) for pair, number in zip(pairs, which, strict=True)]

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from weft.methods.soft_tokens import SoftTokens
 from weft.ops import bounded_logit, pairwise_error
-from weft.train.chunked_gradient import ChunkedGradient
-from weft.train.frozen_denoiser import FrozenDenoiser
+from weft.train.captioned_latents import CaptionedLatents
+from weft.train.diffusion import TextStates
+from weft.train.frozen_denoiser import FrozenDenoiser, NoisyPictures
 from weft.train.soft_tokens_bank import TokenBank
 from weft.train.soft_tokens_contrast import contrast, repeated
-from weft.train.soft_tokens_objective import CaptionedLatents, SoftTokensObjective, of_bank
+from weft.train.soft_tokens_objective import SoftTokensObjective, part_of
 
 
 class AgsmObjective(SoftTokensObjective):
@@ -75,96 +78,79 @@ class AgsmObjective(SoftTokensObjective):
             and "error_negative" of others; "accuracy" (pictures whose own caption has the least error of the 1 + K)
             and "own_weight" (mean w_0), by the averages; "token_norm" and "token_norm_negative".
         """
-        batch = CaptionedLatents(*parts)
-        time = float(batch.timestep)
-        shown = (self.bank.shown(time), self.negative_bank.shown(time))
-        average = [part.detach() for part in self._averages(time)]
+        batch, gradient = CaptionedLatents(*parts), self._gradient()
         rivals, is_rival = in_batch(batch.alike, self._negatives)
-        gradient = ChunkedGradient(*shown, scale=self._loss_scale())
         found: dict[str, list[Tensor]] = {}
         for rows in batch.chunks(self._rows_at_once):
-            target = self._denoiser.target(batch.latents[rows], batch.noise_of(rows), batch.timestep)
-            valid = torch.cat([torch.ones_like(is_rival[rows, :1]), is_rival[rows]], 1)
+            pictures, others = self._denoiser.noisy(batch, rows), _Captions(batch, rivals[rows])
+            own = _Captions(batch, rows[:, None])
+            valid = F.pad(is_rival[rows], (1, 0), value=True)
             with torch.no_grad():
-                predicted = torch.cat(
-                    [self._own(average[0], batch, rows), self._others(average[1], batch, rows, rivals)], 1
-                )
-            weights, deviation, error = guidance(predicted, target, valid, self._sharpness)
+                plus, minus = self._shown(pictures.time, self.kept())
+                predicted = torch.cat([self._predict(plus, pictures, own), self._predict(minus, pictures, others)], 1)
+            weights, deviation, error = guidance(predicted, pictures.target, valid, self._sharpness)
 
             # each pass is differentiated before the next is made: checkpoints run a pass again with what it was shown
-            own = self._own(gradient.leaves[0], batch, rows)
-            positive = _distance(own, target[:, None] + self._gamma_plus * deviation[:, :1])
+            plus, minus = self._shown(pictures.time, gradient.leaves)
+            towards = pictures.target[:, None] + self._gamma_plus * deviation[:, :1]
+            of_own = self._predict(plus, pictures, own)
+            positive = _distance(of_own, towards)[:, 0]
             gradient.add(positive.sum() / len(batch.latents))
-            others = self._others(gradient.leaves[1], batch, rows, rivals)
-            negative = _distance(others, target[:, None] - self._gamma_minus * deviation[:, 1:])
-            negative = negative.masked_fill(~is_rival[rows], 0.0)
+            away = pictures.target[:, None] - self._gamma_minus * deviation[:, 1:]
+            of_others = self._predict(minus, pictures, others)
+            negative = _distance(of_others, away)[is_rival[rows]]
             gradient.add(negative.sum() / is_rival.sum().clamp(min=1))
 
             for name, value in {
                 "positive": positive,
                 "negative": negative,
-                "own": pairwise_error(own.detach(), target),
-                "others": pairwise_error(others.detach(), target).masked_fill(~is_rival[rows], 0.0),
-                "hit": error.masked_fill(~valid, torch.inf).argmin(1) == 0,
+                "denoising": pairwise_error(of_own.detach(), pictures.target),
+                "error_negative": pairwise_error(of_others.detach(), pictures.target)[is_rival[rows]],
+                "accuracy": (error.masked_fill(~valid, torch.inf).argmin(1) == 0).float(),
                 "own_weight": weights[:, 0],
             }.items():
-                found.setdefault(name, []).append(value.detach().float())
-        of = {name: torch.cat(values) for name, values in found.items()}
-        pairs = is_rival.sum().clamp(min=1)
-        positive, negative = of["positive"].mean(), of["negative"].sum() / pairs
+                found.setdefault(name, []).append(value.detach().flatten())
+        means = {name: _mean(torch.cat(values)) for name, values in found.items()}
         return {
-            "loss": gradient.total(positive + negative),
-            "positive": positive,
-            "negative": negative,
-            "denoising": of["own"].mean(),
-            "error_negative": of["others"].sum() / pairs,
-            "accuracy": of["hit"].mean(),
-            "own_weight": of["own_weight"].mean(),
-            "token_norm": shown[0].detach().norm(dim=1).mean(),
-            "token_norm_negative": shown[1].detach().norm(dim=1).mean(),
+            "loss": gradient.total(means["positive"] + means["negative"]),
+            **means,
+            "token_norm": self.bank.tokens.detach().norm(dim=-1).mean(),
+            "token_norm_negative": self.negative_bank.tokens.detach().norm(dim=-1).mean(),
         }
 
     def measure(self, batch: CaptionedLatents) -> float:
         """SoftREPA's contrast of the averaged bank, since the own loss has targets that move with the tokens."""
         own = torch.arange(len(batch.latents), device=batch.latents.device)
-        twice, text = repeated(batch.alike, own), batch.text()
+        errors = []
         with torch.no_grad():
-            shown = self._averages(float(batch.timestep))[0]
-            errors = [
-                self._denoiser.errors(
-                    shown, batch.latents[rows], batch.noise_of(rows), batch.timestep, text, batch.time_ids[rows]
+            for rows in batch.chunks(self._rows_at_once):
+                pictures = self._denoiser.noisy(batch, rows)
+                errors.append(
+                    self._denoiser.errors(self._shown(pictures.time, self.kept())[0], pictures, batch.text())
                 )
-                for rows in batch.chunks(self._rows_at_once)
-            ]
-            return float(contrast(bounded_logit(torch.cat(errors)), own, twice).mean())
+            return float(contrast(bounded_logit(torch.cat(errors)), own, repeated(batch.alike)).mean())
 
-    def _averages(self, time: float) -> tuple[Tensor, Tensor]:
-        """What the averages of both banks show; the banks themselves where the loop keeps none."""
-        if self._average is None:
-            return self.bank.shown(time), self.negative_bank.shown(time)
-        plus, minus = of_bank(self._average, "bank"), of_bank(self._average, "negative_bank")
+    def _shown(self, time: float, values: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """What both banks show at a time, made of ``values``."""
+        plus, minus = part_of(values, "bank"), part_of(values, "negative_bank")
         return self.bank.shown(time, plus), self.negative_bank.shown(time, minus)
 
-    def _own(self, tokens: Tensor, batch: CaptionedLatents, rows: Tensor) -> Tensor:
-        """Predictions [R, 1, C, h, w] of pictures with their own captions."""
-        return self._predict(tokens, batch, rows, rows[:, None])
+    def _predict(self, tokens: Tensor, pictures: NoisyPictures, captions: _Captions) -> Tensor:
+        """Predictions [R, J, C, h, w] of R pictures, each with its J captions."""
+        rows, count = captions.numbers.shape
+        found = self._denoiser.predict(tokens, pictures.each(count), captions.text())
+        return found.view(rows, count, *found.shape[1:])
 
-    def _others(self, tokens: Tensor, batch: CaptionedLatents, rows: Tensor, rivals: Tensor) -> Tensor:
-        """Predictions [R, K, C, h, w] of pictures with the captions of others."""
-        return self._predict(tokens, batch, rows, rivals[rows])
 
-    def _predict(self, tokens: Tensor, batch: CaptionedLatents, rows: Tensor, captions: Tensor) -> Tensor:
-        """Predictions [R, J, C, h, w] of pictures ``rows`` [R] with their ``captions`` [R, J]."""
-        noisy = self._denoiser.noisy(batch.latents[rows], batch.noise_of(rows), batch.timestep)
-        times = captions.shape[1]
-        found = self._denoiser.predict(
-            tokens,
-            noisy.repeat_interleave(times, 0),
-            batch.timestep,
-            batch.text(captions.flatten()),
-            batch.time_ids[rows].repeat_interleave(times, 0),
-        )
-        return found.view(*captions.shape, *found.shape[1:])
+@dataclass(frozen=True, eq=False)
+class _Captions:
+    """J captions for each of R pictures, by their numbers [R, J] in a batch."""
+
+    batch: CaptionedLatents
+    numbers: Tensor
+
+    def text(self) -> TextStates:
+        return self.batch.text(self.numbers.flatten())
 
 
 def in_batch(alike: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -181,7 +167,7 @@ def in_batch(alike: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """
     rows = torch.arange(len(alike), device=alike.device)
     rivals = (rows[:, None] + torch.arange(1, count + 1, device=alike.device)) % len(alike)
-    return rivals, ~repeated(alike, rows).gather(1, rivals)
+    return rivals, ~repeated(alike).gather(1, rivals)
 
 
 def guidance(predicted: Tensor, target: Tensor, valid: Tensor, sharpness: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -205,3 +191,8 @@ def guidance(predicted: Tensor, target: Tensor, valid: Tensor, sharpness: float)
 def _distance(found: Tensor, wanted: Tensor) -> Tensor:
     """Mean squared difference of every [R, J] of [R, J, ...]."""
     return (found - wanted).square().flatten(2).mean(2)
+
+
+def _mean(values: Tensor) -> Tensor:
+    """0 of none."""
+    return values.sum() / max(len(values), 1)

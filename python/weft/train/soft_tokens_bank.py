@@ -12,15 +12,17 @@ from torch import Tensor, nn
 import weft
 from weft.attach import Control, LayerInfo, LayerRequest, Step
 from weft.attach.extra_text import ExtraText
+from weft.methods._soft_tokens_blocks import block_of, check_blocks, check_served
+from weft.methods._soft_tokens_file import Space
 from weft.methods.soft_tokens import SoftTokens
 
 
 class TokenBank(nn.Module):
-    """One set of tokens as parameters.
+    """Tokens as parameters, with the axes of ``SoftTokens``.
 
     Attributes:
-        tokens: [m, C] fp32.
-        offsets: [buckets, C] fp32, or None.
+        tokens: [m, C] or [L, m, C] fp32.
+        offsets: [buckets, C] or [buckets, L, C] fp32, or None.
     """
 
     def __init__(self, start: SoftTokens) -> None:
@@ -31,10 +33,10 @@ class TokenBank(nn.Module):
         self._start = start
 
     def shown(self, timestep: float, values: Mapping[str, Tensor] | None = None) -> Tensor:
-        """The tokens at ``timestep``, [m, C]; made of ``values`` ("tokens", "offsets") in place of the parameters."""
+        """The tokens at ``timestep``, shaped as ``tokens``; made of ``values`` in place of the parameters."""
         values = dict(self.named_parameters()) if values is None else values
         tokens, offsets = values["tokens"], values.get("offsets")
-        return tokens if offsets is None else tokens + offsets[self._start.bucket(timestep)]
+        return tokens if offsets is None else tokens + offsets[self._start.bucket(timestep)][..., None, :]
 
     def learnt(self, values: Mapping[str, Tensor] | None = None) -> SoftTokens:
         """The tokens as they are now, or of ``values``, on the CPU."""
@@ -44,21 +46,22 @@ class TokenBank(nn.Module):
 
 
 class TrainedTokens(Control):
-    """Shows the layers of ``blocks`` the tokens that are being trained.
+    """Shows the layers of some blocks the tokens that are being trained.
 
     Attributes:
-        tokens_at: The tokens [m, C] at a timestep, for passes outside of ``showing``: pictures drawn meanwhile.
+        tokens_at: The tokens at a timestep, for passes outside of ``showing``: pictures drawn meanwhile.
     """
 
-    def __init__(self, blocks: Sequence[str]) -> None:
+    def __init__(self, blocks: Sequence[str], space: Space = "conditioning") -> None:
+        """``blocks`` and ``space`` as of ``SoftTokens``."""
         self.tokens_at: Callable[[float], Tensor] | None = None
-        self._blocks = tuple(blocks)
-        self._request: LayerRequest | None = None
+        self._blocks, self._space = check_blocks(blocks, who="fit_soft_tokens"), space
+        self._requests: tuple[LayerRequest, ...] = ()  # of each block, or one of all
         self._is_told = False
 
     @contextmanager
     def showing(self, tokens: Tensor) -> Iterator[None]:
-        """The passes meanwhile see ``tokens`` [m, C]."""
+        """The passes meanwhile see ``tokens``, [m, C] in all blocks, or [L, m, C] each block its own."""
         self._show(tokens)
         self._is_told = True
         try:
@@ -66,19 +69,24 @@ class TrainedTokens(Control):
         finally:
             self._is_told = False
 
+    def attached(self, layers: tuple[LayerInfo, ...]) -> None:
+        check_served(layers, self._blocks, who="fit_soft_tokens")
+
     def begin_step(self, step: Step) -> None:
         if self.tokens_at is not None and not self._is_told:
             self._show(self.tokens_at(step.timestep).to(step.generation.model_dtype))
 
+    def request(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
+        block = block_of(layer.name, self._blocks) if layer.is_cross else None
+        return None if block is None or not self._requests else self._requests[min(block, len(self._requests) - 1)]
+
     def _show(self, tokens: Tensor) -> None:
         row = torch.zeros(1, dtype=torch.int64, device=tokens.device)
-        self._request = LayerRequest(extra=ExtraText(tokens[None], row))
-
-    def request(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
-        return self._request if layer.is_cross and layer.name.startswith(self._blocks) else None
+        sets = (tokens,) if tokens.ndim == 2 else tokens.unbind()
+        self._requests = tuple(LayerRequest(extra=ExtraText(one[None], row, self._space)) for one in sets)
 
 
-def check_served(attachment: weft.Attachment, *, who: str) -> None:
+def check_attention(attachment: weft.Attachment, *, who: str) -> None:
     """Refuse a model with attention that weft does not serve: it would not know a text for several pictures.
 
     Raises:
@@ -88,5 +96,5 @@ def check_served(attachment: weft.Attachment, *, who: str) -> None:
         name, reason = attachment.skipped[0]
         raise ValueError(
             f"{who}: needs the attention of the whole model; {name} {reason}; give it back its own "
-            "(`pipe.unet.set_default_attn_processor()`, `pipe.unload_ip_adapter()`)"
+            "(`set_default_attn_processor()`, `unload_ip_adapter()`)"
         )

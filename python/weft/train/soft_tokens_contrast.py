@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,10 +11,40 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from weft.methods.soft_tokens import SoftTokens
-from weft.ops import bounded_logit
+from weft.train.captioned_latents import CaptionedLatents
 from weft.train.chunked_gradient import ChunkedGradient
+from weft.train.diffusion import TextStates
 from weft.train.frozen_denoiser import FrozenDenoiser
-from weft.train.soft_tokens_objective import CaptionedLatents, SoftTokensObjective
+from weft.train.soft_tokens_logit import Logit
+from weft.train.soft_tokens_objective import SoftTokensObjective, part_of
+
+
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """What the R pictures of a process are compared with: the C captions of all that take part.
+
+    Attributes:
+        text: The captions.
+        own: [R] int64, which is each picture's own.
+        twice: [C, C] bool, by pictures and captions: not compared, since the captions are of one picture or say the
+            same.
+        accelerator: Of those who take part; None where this process measures by itself.
+    """
+
+    text: TextStates
+    own: Tensor
+    twice: Tensor
+    accelerator: Any
+
+    @classmethod
+    def of(cls, batch: CaptionedLatents, accelerator: Any) -> Compared:
+        """The captions of all processes of ``accelerator``, or of ``batch`` alone."""
+        count, text, alike, first = len(batch.latents), batch.text(), batch.alike, 0
+        if accelerator is not None and accelerator.num_processes > 1:
+            text, alike = text.gathered(accelerator), accelerator.gather(alike)
+            first = count * accelerator.process_index
+        own = torch.arange(first, first + count, device=batch.latents.device)
+        return cls(text, own, repeated(alike), accelerator)
 
 
 class ContrastObjective(SoftTokensObjective):
@@ -21,12 +53,12 @@ class ContrastObjective(SoftTokensObjective):
         e_ij = mean (target_i - f(z_i, t, caption_j, tokens))^2,   l_ij = scale exp(-e_ij / width)
         loss = mean_i -log softmax_j(l_ij)_i + weight * mean_i e_ii
 
-    The B x B evaluations are done economically: a caption's keys and values are computed once for all pictures;
+    The B x B evaluations are done economically: a UNet computes a caption's keys and values once for all pictures;
     pictures come in chunks, each with its own backward pass, so that memory is that of a chunk and the result that of
     the whole batch. With several processes the captions of all are columns of each.
 
     Source:
-        Lee et al. 2025, arXiv:2503.08250, as in its released code.
+        Lee et al. 2025, arXiv:2503.08250, as in its released code, where the constants are given.
     """
 
     def __init__(
@@ -39,10 +71,11 @@ class ContrastObjective(SoftTokensObjective):
         denoising_weight: float = 10.0,
         logit_scale: float = 4.0,
         logit_width: float = 0.07,
+        learn_logit: bool = False,
     ) -> None:
         super().__init__(denoiser, start, accelerator=accelerator, rows_at_once=rows_at_once)
+        self.logit = Logit(logit_scale, logit_width, learn=learn_logit)
         self._denoising_weight = denoising_weight
-        self._logit = {"scale": logit_scale, "width": logit_width}
 
     def forward(self, *parts: Tensor) -> dict[str, Tensor]:
         """The loss, and what tells whether tokens collapse.
@@ -52,65 +85,63 @@ class ContrastObjective(SoftTokensObjective):
 
         Returns:
             "loss", and without gradient "contrastive", "denoising" (mean e_ii), "error_negative", "accuracy" (rows
-            whose own caption has the least error), "token_norm".
+            whose own caption has the least error), "token_norm", and the constants of the logit where they are learnt.
         """
-        return self._losses(CaptionedLatents(*parts), is_alone=False)
+        return self._losses(CaptionedLatents(*parts), self._accelerator)
 
     def measure(self, batch: CaptionedLatents) -> float:
         with torch.no_grad():
-            return float(self._losses(batch, is_alone=True)["loss"])
+            return float(self._losses(batch, None)["loss"])
 
-    def _losses(self, batch: CaptionedLatents, *, is_alone: bool) -> dict[str, Tensor]:
-        count = len(batch.latents)
-        first = 0 if is_alone else count * self._accelerator.process_index
-        own = torch.arange(first, first + count, device=batch.latents.device)
-        text, alike = batch.text(), batch.alike
-        if self._accelerator.num_processes > 1 and not is_alone:
-            text, alike = text.gathered(self._accelerator), self._accelerator.gather(alike)
-        twice = repeated(alike, own)
-        shown = self.bank.shown(float(batch.timestep))
-        gradient, errors = ChunkedGradient(shown, scale=self._loss_scale()), []
-        for rows in batch.chunks(self._rows_at_once):
-            part = self._denoiser.errors(
-                gradient.leaves[0],
-                batch.latents[rows],
-                batch.noise_of(rows),
-                batch.timestep,
-                text,
-                batch.time_ids[rows],
-            )
-            # a sum over rows: the mean of all is the sum of the chunks'
-            gradient.add(self._by_row(part, own[rows], twice[rows])[0].sum() / count)
-            errors.append(part.detach())
-        error = torch.cat(errors)
-        loss, contrastive, positive = (value.mean() for value in self._by_row(error, own, twice))
-        return {
-            "loss": gradient.total(loss),
+    def _losses(self, batch: CaptionedLatents, accelerator: Any) -> dict[str, Tensor]:
+        compared, gradient = Compared.of(batch, accelerator), self._gradient()
+        error = self._differentiated(batch, compared, gradient)
+        own, twice = compared.own, compared.twice[compared.own]
+        contrastive = self._contrast(error, compared)
+        denoising = error.gather(1, own[:, None]).mean()
+        found = {
+            "loss": gradient.total(contrastive + self._denoising_weight * denoising),
             "contrastive": contrastive,
-            "denoising": positive,
+            "denoising": denoising,
             "error_negative": error[~twice.scatter(1, own[:, None], True)].mean(),
             "accuracy": (error.masked_fill(twice, torch.inf).argmin(1) == own).float().mean(),
-            "token_norm": shown.detach().norm(dim=1).mean(),
+            "token_norm": self.bank.tokens.norm(dim=-1).mean(),
+            **self.logit.learnt(),
         }
+        return {name: value if name == "loss" else value.detach() for name, value in found.items()}
 
-    def _by_row(self, error: Tensor, own: Tensor, twice: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of every row, [R] each: the whole, its contrastive part, and the error of its own caption."""
-        contrastive = contrast(bounded_logit(error, **self._logit), own, twice)
-        positive = error.gather(1, own[:, None])[:, 0]
-        return contrastive + self._denoising_weight * positive, contrastive, positive
+    def _differentiated(self, batch: CaptionedLatents, compared: Compared, gradient: ChunkedGradient) -> Tensor:
+        """Errors [R, C] without gradient; the loss that is made of them is differentiated into ``gradient``."""
+        errors = []
+        for rows in batch.chunks(self._rows_at_once):
+            part, own = self._errors(gradient.leaves, batch, rows, compared.text), compared.own[rows]
+            logits = self.logit(part, part_of(gradient.leaves, "logit"))
+            contrastive = contrast(logits, own, compared.twice[own])
+            # a sum over rows: the mean of all is the sum of the chunks'
+            rest = self._denoising_weight * part.gather(1, own[:, None])[:, 0]
+            gradient.add((contrastive + rest).sum() / len(batch.latents))
+            errors.append(part.detach())
+        return torch.cat(errors)
+
+    def _contrast(self, error: Tensor, compared: Compared) -> Tensor:
+        """The contrastive part of the loss."""
+        return contrast(self.logit(error), compared.own, compared.twice[compared.own]).mean()
+
+    def _errors(self, values: Mapping[str, Tensor], batch: CaptionedLatents, rows: Tensor, text: TextStates) -> Tensor:
+        """Errors of some pictures under all captions, with the tokens of ``values``."""
+        pictures = self._denoiser.noisy(batch, rows)
+        return self._denoiser.errors(self.bank.shown(pictures.time, part_of(values, "bank")), pictures, text)
 
 
-def repeated(alike: Tensor, own: Tensor) -> Tensor:
-    """Which captions are no rivals of a picture's own, bool [R, C]: those of the same picture, or that say the same.
+def repeated(alike: Tensor) -> Tensor:
+    """Which captions are no rivals of a picture's own, bool [C, C]: those of the same picture, or that say the same.
 
     Args:
         alike: [C, 2], numbers of picture and caption.
-        own: [R], the columns of the pictures' own captions.
     """
-    twice = (alike[own, None] == alike).any(-1)
-    return twice.scatter(1, own[:, None], False)
+    return (alike[:, None] == alike).any(-1).fill_diagonal_(False)
 
 
 def contrast(logits: Tensor, own: Tensor, twice: Tensor) -> Tensor:
-    """-log softmax over captions of each picture's own, [R], without those that are the same to it."""
+    """-log softmax over columns of each row's own, [R], without those that are the same to it."""
     return F.cross_entropy(logits.masked_fill(twice, -torch.inf), own, reduction="none")

@@ -3,54 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from weft.methods.soft_tokens import SoftTokens
-from weft.train.diffusion import TextStates
+from weft.train.captioned_latents import CaptionedLatents
+from weft.train.chunked_gradient import ChunkedGradient
 from weft.train.frozen_denoiser import FrozenDenoiser
 from weft.train.soft_tokens_bank import TokenBank
-
-
-@dataclass(frozen=True, eq=False)
-class CaptionedLatents:
-    """A batch of B pictures and their captions, as ``PairBatches`` makes it.
-
-    Attributes:
-        latents: [B, C, h, w] fp32, clean.
-        noise: N(0, 1), [B or 1, C, h, w].
-        timestep: [1] int64, of the whole batch.
-        states: [B, Nk, C], the encoded captions, of each picture its own.
-        pooled: [B, Cp]; Cp is 0 where the model takes none.
-        time_ids: [B, 6], read by SDXL alone.
-        alike: [B, 2] int64, numbers of picture and caption: a picture is not compared with another caption of its
-            own, nor with its own caption a second time.
-    """
-
-    latents: Tensor
-    noise: Tensor
-    timestep: Tensor
-    states: Tensor
-    pooled: Tensor
-    time_ids: Tensor
-    alike: Tensor
-
-    def chunks(self, rows_at_once: int | None) -> tuple[Tensor, ...]:
-        """Numbers of the pictures that come in one pass."""
-        count = len(self.latents)
-        return torch.arange(count, device=self.latents.device).split(rows_at_once or count)
-
-    def noise_of(self, rows: Tensor) -> Tensor:
-        """That of some pictures."""
-        return self.noise if len(self.noise) == 1 else self.noise[rows]
-
-    def text(self, captions: Tensor | None = None) -> TextStates:
-        """Encoded captions by their numbers; None: all."""
-        states, pooled = (part if captions is None else part[captions] for part in (self.states, self.pooled))
-        return TextStates(states, pooled if pooled.shape[1] else None)
 
 
 class SoftTokensObjective(nn.Module):
@@ -83,14 +44,16 @@ class SoftTokensObjective(nn.Module):
 
     def learnt(self, values: Mapping[str, Tensor] | None = None) -> SoftTokens:
         """The tokens as they are now, or of ``values``, on the CPU."""
-        return self.bank.learnt(None if values is None else of_bank(values, "bank"))
+        return self.bank.learnt(None if values is None else part_of(values, "bank"))
 
-    def _loss_scale(self) -> float:
-        """What fp16 gradients are multiplied by meanwhile."""
+    def _gradient(self) -> ChunkedGradient:
+        """Of the parameters; nothing yet."""
         scaler = self._accelerator.scaler
-        return 1.0 if scaler is None else float(scaler.get_scale())
+        return ChunkedGradient(
+            dict(self.named_parameters()), scale=1.0 if scaler is None else float(scaler.get_scale())
+        )
 
 
-def of_bank(values: Mapping[str, Tensor], bank: str) -> dict[str, Tensor]:
-    """Those of an objective's parameters that belong to its bank of that name, by their names in there."""
-    return {name.removeprefix(f"{bank}."): value for name, value in values.items() if name.startswith(f"{bank}.")}
+def part_of(values: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    """Those of an objective's parameters that belong to its part of that name, by their names in there."""
+    return {name.removeprefix(f"{part}."): value for name, value in values.items() if name.startswith(f"{part}.")}

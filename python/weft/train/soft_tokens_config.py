@@ -1,0 +1,149 @@
+"""The numbers of ``fit_soft_tokens``, and which of them belong together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from weft.methods.soft_tokens import SoftTokens
+from weft.train.accelerator import Precision
+from weft.train.config import LoopConfig
+from weft.train.frozen_denoiser import FrozenDenoiser
+from weft.train.soft_tokens_agsm import AgsmObjective
+from weft.train.soft_tokens_contrast import ContrastObjective
+from weft.train.soft_tokens_contrast_both import SymmetricContrastObjective
+from weft.train.soft_tokens_objective import SoftTokensObjective
+
+Init = Literal["start", "copies", "normal"]
+Objective = Literal["contrast", "agsm"]
+Direction = Literal["image_to_text", "both"]
+
+TEACHER_DECAY = 0.999  # of agsm's moving average, where the loop names none; not published
+
+
+@dataclass(frozen=True)
+class SoftTokensConfig:
+    """Every number of ``fit_soft_tokens``; the defaults are those of the released code for Stable Diffusion 1.5,
+    but for ``init``.
+    """
+
+    loop: LoopConfig = field(
+        default_factory=lambda: LoopConfig(steps=5000, learning_rate=1e-3, batch_size=8, weight_decay=1e-4)
+    )
+    tokens: int = 4
+    time_buckets: int | None = 100  # stretches of the schedule with offsets of their own; None: there are none
+    blocks: tuple[str, ...] = ("down_blocks",)
+    # "start": copies of the empty prompt's start token, as large as the model is used to, plus N(0, 0.02^2);
+    # "copies": as released, which can never differ from each other and are one token four times; "normal"
+    init: Init = "start"
+    # "contrast": every caption of a batch against every picture (SoftREPA); "agsm": each picture with its own caption
+    # and a few others, towards bounded targets (see AgsmObjective), whose tokens are those of a moving average
+    objective: Objective = "contrast"
+    denoising_weight: float = 10.0  # contrast: of the error of matching pairs
+    logit_scale: float = 4.0  # contrast
+    logit_width: float = 0.07  # contrast
+    learn_logit: bool = False  # contrast: train these two with the tokens; the result does not need them
+    direction: Direction = "image_to_text"  # contrast: of pictures against captions alone, or of captions too
+    negatives: int = 3  # agsm: captions of other pictures each is compared with
+    gamma_plus: float = 1.0  # agsm: guidance towards the own caption; as published for UNets and for SD3
+    gamma_minus: float = 1.0  # agsm: and away from others; published 1 for UNets, 0.1 for SD3
+    sharpness: float = 1.0  # agsm: A(t); errors are means over a latent, so as many as it has numbers for sums
+    shared_noise: bool = True  # one noise for all pictures of a batch
+    shared_time: bool = True  # one timestep for all of them; otherwise pictures come one at a time
+    rows_at_once: int | None = None  # pictures in one pass; None: all. Less memory, same result
+    resolution: int | None = None  # pixels; None: the model's own
+    most_missing: float = 0.01  # share of pairs without a picture or caption that are passed over
+    seed: int = 0
+    precision: Precision = "auto"  # compute; tokens stay fp32. auto: bf16 or fp16 on a GPU, none on a CPU
+    gradient_checkpointing: bool = False
+    held_out: float = 0.0  # share of the pairs that is not trained on; how well they match tells when to stop
+    measure_every: int = 250  # steps between two such measurements
+    patience: int = 3  # measurements without a better one, after which training stops and the best tokens are taken
+    validate_every: int | None = None  # steps; pictures go to folder/validation
+    validation_prompts: tuple[str, ...] = ()
+    validation_steps: int = 25  # of the sampler
+    tensorboard: bool = False  # logs to folder/tensorboard
+
+    @property
+    def averaged_loop(self) -> LoopConfig:
+        """``loop`` with the moving average that the objective needs."""
+        needs = self.objective == "agsm" and self.loop.average_decay == 0
+        return replace(self.loop, average_decay=TEACHER_DECAY) if needs else self.loop
+
+    def identity(self) -> dict[str, Any]:
+        """What makes this another run than one with other values."""
+        return {name: getattr(self, name) for name in _IDENTITY}
+
+    def make_objective(self, denoiser: FrozenDenoiser, start: SoftTokens, accelerator: Any) -> SoftTokensObjective:
+        """The objective that is asked for, its tokens as those of ``start``."""
+        kind = SymmetricContrastObjective if self._is_symmetric else _KINDS[self.objective]
+        own = {name: getattr(self, name) for name in _OWN[self.objective]}
+        return kind(denoiser, start, accelerator=accelerator, rows_at_once=self.rows_at_once, **own)
+
+    @property
+    def _is_symmetric(self) -> bool:
+        return self.objective == "contrast" and self.direction == "both"
+
+    def check(self, folder: Path | None, *, who: str) -> None:
+        """Refuse what cannot be meant; ``folder`` is where the run is kept.
+
+        Raises:
+            ValueError: An option out of range, or one that goes with another.
+        """
+        if self.loop.batch_size < 2:
+            raise ValueError(
+                f"{who}: `batch_size` must be at least 2, or no picture has a wrong caption; got "
+                f"{self.loop.batch_size}"
+            )
+        if not 0 <= self.held_out < 1:
+            raise ValueError(f"{who}: `held_out` must be at least 0 and below 1; got {self.held_out}")
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                listed = ", ".join(map(repr, known))
+                raise ValueError(f"{who}: `{name}` must be one of {listed}; got {getattr(self, name)!r}")
+        for name in _COUNTS:
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ValueError(f"{who}: `{name}` must be a whole number, at least 1; got {value}")
+        for name in ("logit_scale", "logit_width"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{who}: `{name}` must be above 0; got {getattr(self, name)}")
+        for name in ("denoising_weight", "gamma_plus", "gamma_minus", "sharpness"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{who}: `{name}` must not be negative; got {getattr(self, name)}")
+        if self.objective == "agsm" and self.negatives >= self.loop.batch_size:
+            raise ValueError(
+                f"{who}: `negatives` must be fewer than the {self.loop.batch_size} pictures of a batch; got "
+                f"{self.negatives}"
+            )
+        if self.objective == "agsm" and (self.learn_logit or self.direction == "both"):
+            raise ValueError(f"{who}: `learn_logit` and `direction` are of the contrast; agsm has no such thing")
+        if not self.shared_time and self.rows_at_once not in (None, 1):
+            raise ValueError(
+                f"{who}: without `shared_time` pictures come one at a time, so `rows_at_once` must be None or 1; got "
+                f"{self.rows_at_once}"
+            )
+        if self.resolution is not None and (self.resolution < 8 or self.resolution % 8):
+            raise ValueError(f"{who}: `resolution` must be a multiple of 8 pixels; got {self.resolution}")
+        if folder is None and (self.validate_every is not None or self.tensorboard):
+            raise ValueError(f"{who}: validation pictures and tensorboard logs need `folder`; got None")
+
+
+_KINDS: dict[Objective, type[SoftTokensObjective]] = {"contrast": ContrastObjective, "agsm": AgsmObjective}
+# fields that are arguments of an objective
+_OWN: dict[Objective, tuple[str, ...]] = {
+    "contrast": ("denoising_weight", "logit_scale", "logit_width", "learn_logit"),
+    "agsm": ("negatives", "gamma_plus", "gamma_minus", "sharpness"),
+}
+_CHOICES = {
+    "objective": tuple(_KINDS),
+    "direction": ("image_to_text", "both"),
+    "init": ("start", "copies", "normal"),
+}
+_COUNTS = ("tokens", "time_buckets", "rows_at_once", "negatives", "validate_every", "measure_every", "patience")
+_IDENTITY = (
+    *("tokens", "time_buckets", "blocks", "init", "objective", "direction", "shared_noise", "shared_time"),
+    *(name for names in _OWN.values() for name in names),
+    *("held_out", "seed"),
+)
