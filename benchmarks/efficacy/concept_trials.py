@@ -1,13 +1,13 @@
 """Prompts that name a taught concept, and their pictures with and without what was taught, from the same noise.
 
-Pictures are kept as they are drawn and read anew every time, so a run that is cut short goes on where it stopped.
+Pictures are kept as they are drawn, and read anew every time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,10 +16,9 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 import weft
-from benchmarks.efficacy import adapters
+from benchmarks.efficacy import adapters, pictures
 from benchmarks.efficacy.preservation import Seen
-from benchmarks.efficacy.trials import Sampling, noise
-from weft._files import whole_file
+from benchmarks.efficacy.trials import Sampling
 from weft.shapes.captions import Prompt
 from weft.shapes.captions import phrase as named
 from weft.shapes.concepts import Concept
@@ -109,32 +108,19 @@ def draw(
         prompts: One a picture.
         boxes: One a picture; read where the variant asks for boxes alone.
         sampling: How. The noise of picture i depends on the seed and i alone.
-        kept: .npy file of the pictures so far, rewritten after every batch.
+        kept: .npy file of the pictures so far, rewritten every 32 or so.
         report: Called with the number of pictures that were just finished.
 
     Returns:
         [pictures, h, w, 3] uint8.
     """
-    images = list(np.load(kept)[: len(prompts)]) if kept.exists() else []
-    report(len(images))
     # a region holds for all pictures of a call
-    size = 1 if variant.localize == "box" else sampling.batch
-    for first in range(len(images), len(prompts), size):
-        batch = prompts[first : first + size]
-        with _active(pipe, taught, variant, boxes[first] if boxes else None):
-            drawn = pipe(
-                [prompt.text for prompt in batch],
-                num_inference_steps=sampling.steps,
-                guidance_scale=sampling.guidance,
-                generator=[noise(sampling.seed, first + i) for i in range(len(batch))],
-                output_type="np",
-            ).images
-        images += list((drawn * 255).round().astype(np.uint8))
-        report(len(batch))
-        if first % sampling.batch == 0 or len(images) == len(prompts):
-            with whole_file(kept) as temporary, temporary.open("wb") as file:
-                np.save(file, np.stack(images))
-    return np.stack(images)
+    sampling = replace(sampling, batch=1) if variant.localize == "box" else sampling
+
+    def added(first: int) -> AbstractContextManager[Any]:
+        return _active(pipe, taught, variant, boxes[first] if boxes else None)
+
+    return pictures.draw(pipe, prompts, added, sampling, kept, report)
 
 
 @contextmanager

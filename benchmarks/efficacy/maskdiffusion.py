@@ -5,7 +5,6 @@ Verdicts are kept after every batch, so a run that is cut short goes on where it
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -20,6 +19,7 @@ from tqdm import tqdm
 
 import weft
 from benchmarks.circumstances import ROOT, circumstances
+from benchmarks.efficacy.digest import digest
 from benchmarks.efficacy.summary import summarise, table
 from benchmarks.efficacy.trials import Method, Sampling, Trial, Verdicts, draw
 from weft._files import whole_file
@@ -110,15 +110,14 @@ def measure(options: Options) -> dict[str, dict[str, Verdicts]]:
             method = None if settings is None else attach(pipe, settings)
             folder = options.kept / f"seed{options.seed}-steps{options.steps}-guidance{options.guidance:g}"
             folder.mkdir(parents=True, exist_ok=True)
-            kept = folder / f"{name}-{_digest(settings)}-{trial.name}.json".replace(" ", "-")
+            kept = (
+                folder
+                / f"{name}-{digest(None if settings is None else asdict(settings))}-{trial.name}.json".replace(
+                    " ", "-"
+                )
+            )
             found.setdefault(name, {})[trial.name] = draw(pipe, trial, sampling, method, kept, progress.update)
     return found
-
-
-def _digest(settings: MaskDiffusionSettings | None) -> str:
-    """Eight digits that change with the settings: verdicts of other settings are not taken up."""
-    values = None if settings is None else asdict(settings)
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ pictures draws only those.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass
@@ -22,8 +21,10 @@ from tqdm import tqdm
 from benchmarks.circumstances import ROOT, circumstances
 from benchmarks.efficacy import adapters
 from benchmarks.efficacy.concept_trials import Taught, Trial, Variant, class_boxes, draw
+from benchmarks.efficacy.digest import digest
 from benchmarks.efficacy.preservation import Seen
-from benchmarks.efficacy.residuals_summary import METHOD, Readings, readings, summarise, table
+from benchmarks.efficacy.readings import Readings
+from benchmarks.efficacy.residuals_summary import MEASURES, METHOD, readings, table
 from benchmarks.efficacy.trials import Sampling
 from weft._files import whole_file
 from weft.shapes.concept_reader import shows
@@ -104,12 +105,12 @@ def sampling_of(concept: Concept, options: Options) -> Sampling:
 
 def pictures_file(concept: Concept, trial: Trial, variant: str, options: Options) -> Path:
     """Where the pictures of a variant are kept."""
-    settings = _digest([asdict(VARIANTS[variant]), asdict(sampling_of(concept, options))])
+    settings = digest([asdict(VARIANTS[variant]), asdict(sampling_of(concept, options))])
     return _folder(concept, options.kept) / f"{_slug(trial.name)}-{_slug(variant)}-{settings}.npy"
 
 
 def _folder(concept: Concept, kept: Path) -> Path:
-    folder = kept / f"{_slug(str(concept))}-{_digest(training())}"
+    folder = kept / f"{_slug(str(concept))}-{digest(training())}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -177,11 +178,6 @@ def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
-def _digest(settings: Any) -> str:
-    """Eight digits that change with the settings."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-
-
 def main() -> None:
     """Command-line entry."""
     options = tyro.cli(Options, description=__doc__)
@@ -196,7 +192,7 @@ def main() -> None:
         "sampling": {"steps": options.steps, "guidance": options.guidance, "seed": options.seed},
         "reader": reader_rates(pipe),
         "variants": {name: asdict(VARIANTS[name]) for name in found},
-        "results": summarise(found),
+        "results": MEASURES.summarise(found),
         "circumstances": circumstances(torch.get_num_threads(), "benchmarks.efficacy.residuals"),
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -73,11 +73,12 @@ def test_a_run_goes_on_where_it_stopped_and_forgets_what_is_too_much(tmp_path: P
 
 
 def test_verdicts_of_other_settings_are_not_taken_up() -> None:
-    from benchmarks.efficacy.maskdiffusion import CLEAN, VARIANTS, _digest
+    from benchmarks.efficacy.digest import digest
+    from benchmarks.efficacy.maskdiffusion import CLEAN, VARIANTS
 
-    digests = {_digest(settings) for settings in VARIANTS.values()}
+    digests = {digest(None if settings is None else asdict(settings)) for settings in VARIANTS.values()}
     assert len(digests) == len(VARIANTS)
-    assert _digest(replace(CLEAN, gap=0.25)) not in digests
+    assert digest(asdict(replace(CLEAN, gap=0.25))) not in digests
 
 
 def test_published_results_are_those_of_the_settings_in_force() -> None:

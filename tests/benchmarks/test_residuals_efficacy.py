@@ -159,7 +159,7 @@ def test_a_lora_is_taught_and_the_model_given_back(tmp_path: Path, monkeypatch: 
 
 def test_readings_and_differences_are_those_of_pairs() -> None:
     from benchmarks.efficacy.preservation import Seen
-    from benchmarks.efficacy.residuals_summary import readings, summarise, table
+    from benchmarks.efficacy.residuals_summary import MEASURES, readings, table
 
     prompts = [Prompt("a sks red circle and a green star", (BALL.pair, ("green", "star")))] * 2
     plain = [Seen.of(PLAIN, BALL)] * 2
@@ -170,7 +170,7 @@ def test_readings_and_differences_are_those_of_pairs() -> None:
     }
     found = {name: {"beside": readings(images, plain, prompts, BALL)} for name, images in drawn.items()}
     assert found["everywhere"]["beside"]["others"] == [False, False]
-    results = summarise(found)
+    results = MEASURES.summarise(found)
     base, everywhere, localized = (results[name]["beside"] for name in drawn)
     assert base["concept"]["value"] == 0 and base["other"]["value"] == 1 and "ground" not in base
     assert (everywhere["concept"]["value"], everywhere["other"]["value"], everywhere["ground"]["value"]) == (1, 0, 0)
