@@ -153,7 +153,7 @@ def test_texts_of_several_pictures(pipe: Any) -> None:
             tasks.insert(["a", "b", "c"], negative=["d", "e"])
         with pytest.raises(TypeError, match="`text` must be a text"):
             tasks.insert(None)
-        with pytest.raises(ValueError, match="`fit` must be between 0 and 1; got 1.5"):
+        with pytest.raises(ValueError, match=r"`fit` must be between 0 and 1; got 1\.5"):
             tasks.shape("a red star", fit=1.5)
 
 

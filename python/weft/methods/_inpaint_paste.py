@@ -14,7 +14,7 @@ from weft.methods._inpaint_pictures import Hole, Pixels
 Blend = Literal["feather", "laplacian", "poisson", "hard"]
 Weights = NDArray[np.float32]  # [h, w], 0 to 1
 
-_POISSON_PAD = 4  # pixels round the picture, so that no hole reaches the border
+_POISSON_PAD = 8  # pixels round the picture, so that no hole reaches the border
 SMALLEST_LEVEL = 8  # pixels of the shorter side at the top of a Laplacian pyramid
 
 
@@ -88,8 +88,8 @@ def _poisson(picture: Pixels, painted: Pixels, hole: Hole) -> NDArray[np.float32
     around = np.where(hole[..., None], painted, picture)
     pads = ((_POISSON_PAD, _POISSON_PAD), (_POISSON_PAD, _POISSON_PAD), (0, 0))
     around, inside = (np.pad(plane, pads, mode="edge") for plane in (around, painted))
-    # OpenCV wears the mask's edge away, and the rim must be of the picture
-    mask = cv2.dilate(np.pad(hole.astype(np.uint8) * 255, _POISSON_PAD), np.ones((5, 5), np.uint8))
+    # OpenCV wears three pixels of the mask's edge away; the step from one picture to the other must stay within
+    mask = cv2.dilate(np.pad(hole.astype(np.uint8) * 255, _POISSON_PAD), np.ones((9, 9), np.uint8))
     left, top, width, height = cv2.boundingRect(mask)
     centre = (left + width // 2, top + height // 2)
     cloned = cv2.seamlessClone(inside, around, mask, centre, cv2.NORMAL_CLONE)

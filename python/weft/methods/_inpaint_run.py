@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -76,7 +77,8 @@ def run_pasted(
     output.images = _converted(results, output_type)
     if getattr(output, "nsfw_content_detected", None) is not None:
         output.nsfw_content_detected = flagged
-    return output if returns_dict else output.to_tuple()
+    # not `to_tuple`, which leaves out what is None
+    return output if returns_dict else tuple(getattr(output, name.name) for name in fields(output))
 
 
 def _jobs(
