@@ -11,7 +11,8 @@ import tiny_pipelines as tiny
 import torch
 
 import weft
-from weft.attach.prompt import Prompt, TokenizedText
+from weft.attach.prompt import Prompt
+from weft.attach.tokenized_text import TokenizedText
 
 
 def prompt_of(text: str, folder: Path, *others: str) -> Prompt:

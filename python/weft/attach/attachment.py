@@ -21,7 +21,7 @@ from weft.attach.generation import PIXELS_PER_CELL, GenerationTracker
 from weft.attach.pipeline_call import PipelineCall
 from weft.attach.plan import join
 from weft.attach.projector import Projector
-from weft.attach.prompt import PromptListener
+from weft.attach.prompt_listener import PromptListener
 from weft.attach.source import denoiser_of
 from weft.attach.stand_in import StandIn
 from weft.attach.text_cache import TextCache

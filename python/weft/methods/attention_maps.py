@@ -25,10 +25,16 @@ class AttentionMaps(Control):
     with P the softmax of a layer's cross-attention in the rows that carry the prompt (unconditional rows are not
     read). ``maps`` holds the last generation; a new one starts it afresh.
 
+    In a joint attention (Stable Diffusion 3) a pixel attends to all other pixels too, and what is left for the text
+    differs from layer to layer. There P[:, j] is its share of that: mean over heads of P[:, j], divided by the mean
+    over heads of the sum of P over all text tokens. So heads count by how much they look at the text, and maps of
+    all tokens sum to 1 as those of a cross-attention do. Passes with layers left out (``skip_guidance_layers``) are
+    not read.
+
     Args:
         tokens: What to read: words or phrases of the prompt as they are written there ("circle", "red circle"), the
             n-th of several as "circle#2", or token positions (the start token is 0, the first word 1). The pieces of
-            a word or phrase are averaged.
+            a word or phrase are averaged, with a T5 those of both texts.
         layers: None for every cross-attention layer; or names: a regular expression searched in them ("up_blocks",
             r"down_blocks\\.1"), a predicate of the ``LayerInfo``, or an integer for the layers whose larger side, in
             queries, it is; or a sequence of these, any of which may hold.
@@ -96,11 +102,11 @@ class AttentionMaps(Control):
 
     def request(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
         run = self._run
-        if run is None or not layer.is_cross or not self._wants_step(step.index):
+        if run is None or not layer.is_cross or step.is_perturbed or not self._wants_step(step.index):
             return None
         if not self._layers.chooses(layer, step.generation.latent_size):
             return None
-        return run.request(step)
+        return run.request(step, layer.is_joint)
 
     def read(self, layer: LayerInfo, step: Step, maps: Tensor) -> None:
         assert self._run is not None
@@ -148,15 +154,19 @@ class _Run:
         self._latent_size = latent_size
         self._places = places  # [M][images] positions
         self._sums: dict[tuple[str | None, int | None], _Sum] = {}
-        self._request: LayerRequest | None = None
-        self._request_key: Any = None
+        self._requests: dict[tuple[int, int, bool], LayerRequest] = {}
 
-    def request(self, step: Step) -> LayerRequest:
-        """The read-out, [B, Nk, M] with zero rows for samples that do not carry the prompt."""
-        key = (step.batch, step.seqlen_k)
-        if self._request is None or self._request_key != key:
-            readout = torch.zeros(step.batch, step.seqlen_k, len(self._places))
+    def request(self, step: Step, is_joint: bool) -> LayerRequest:
+        """The read-out, [B, Nk, M] with zero rows for samples that do not carry the prompt.
+
+        In a joint attention there is one column more, of ones: the attention to the text.
+        """
+        key = (step.batch, step.seqlen_k, is_joint)
+        if key not in self._requests:
+            readout = torch.zeros(step.batch, step.seqlen_k, len(self._places) + is_joint)
             rows = readout[step.conditional]
+            if is_joint:
+                rows[..., -1] = 1
             for column, images in enumerate(self._places):
                 for image, positions in enumerate(images):
                     if positions and positions[-1] >= step.seqlen_k:
@@ -166,12 +176,14 @@ class _Run:
                         )
                     for position in positions:
                         rows[image, position, column] = 1 / len(positions)
-            self._request = LayerRequest(readout=readout.to(step.generation.device, step.generation.dtype))
-            self._request_key = key
-        return self._request
+            self._requests[key] = LayerRequest(readout=readout.to(step.generation.device, step.generation.dtype))
+        return self._requests[key]
 
     def add(self, key: tuple[str | None, int | None], layer: LayerInfo, maps: Tensor) -> None:
-        """Add the maps of one layer, [images, Nq, M]."""
+        """Add the maps of one layer, [images, Nq, M], in a joint attention with those of the text behind them."""
+        if layer.is_joint:
+            # a pixel may look at nothing but pixels
+            maps = maps[..., :-1] / maps[..., -1:].clamp_min(torch.finfo(maps.dtype).tiny)
         h, w = layer.grid(self._latent_size)
         if maps.shape[1] != h * w:
             raise ValueError(

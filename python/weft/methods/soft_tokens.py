@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from weft.attach import Control, Generation, LayerInfo, LayerRequest, Step
+from weft.attach import Control, Generation, LayerInfo, LayerRequest, Prompt, Step
 from weft.attach.base_model import BaseModel
 from weft.attach.extra_text import ExtraText
 from weft.methods import _soft_tokens_file as file
@@ -72,6 +73,7 @@ class SoftTokens(Control):
         self._requests: tuple[LayerRequest, ...] = ()  # of each block, or one of all
         self._row: Tensor | None = None
         self._made_of: tuple[Any, ...] | None = None  # what the requests in use were made of
+        self._has_warned = False
 
     @property
     def width(self) -> int:
@@ -156,6 +158,7 @@ class SoftTokens(Control):
         check_served(layers, self.blocks, who="SoftTokens")
 
     def begin_generation(self, generation: Generation) -> None:
+        self._compare_text(generation.prompt)
         place = (generation.device, generation.model_dtype)
         versions = tuple(None if x is None else (id(x), x._version) for x in (self.tokens, self.offsets))
         if self._made_of != (*place, *versions):
@@ -178,3 +181,15 @@ class SoftTokens(Control):
 
     def detached(self) -> None:
         self._requests, self._row, self._made_of = (), None, None
+
+    def _compare_text(self, prompt: Prompt | None) -> None:
+        """Say once that the tokens were trained beside a T5 text of another length."""
+        found = None if prompt is None else prompt.text_length
+        if self._has_warned or found is None or self.text_length in (None, found):
+            return
+        self._has_warned = True
+        warnings.warn(
+            f"SoftTokens: tokens of {self.base_name!r} were trained beside a T5 text of {self.text_length} tokens; "
+            f"this generation has one of {found}; call the pipeline with max_sequence_length={self.text_length}",
+            stacklevel=2,
+        )

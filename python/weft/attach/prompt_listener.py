@@ -1,0 +1,127 @@
+"""How an attachment learns which prompt is being drawn."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from weft.attach.prompt import Prompt, Texts
+from weft.attach.tokenized_text import TokenizedText
+
+
+class PromptListener:
+    """Stands in for ``pipe.encode_prompt`` on the instance and reports every prompt that goes through it.
+
+    The method is public in all Stable Diffusion pipelines since diffusers 0.18, and every one of them calls it, also
+    when ``prompt_embeds`` are given.
+    """
+
+    def __init__(self, pipeline: Any, report: Callable[[Prompt], None]) -> None:
+        self._pipeline = pipeline
+        self._report: Callable[[Prompt], None] | None = report
+        self._before = pipeline.__dict__.get("encode_prompt")  # another tool's wrapper, as a rule absent
+        self._encoded: list[tuple[weakref.ref[Tensor], Texts]] = []
+        self._wrapper = self._wrap(pipeline.encode_prompt)
+        pipeline.encode_prompt = self._wrapper
+
+    def remove(self) -> bool:
+        """Put ``encode_prompt`` back.
+
+        Returns:
+            False when somebody else has wrapped it since: ours then stays below theirs and does nothing any more.
+        """
+        pipeline, self._pipeline, self._report = self._pipeline, None, None
+        self._encoded.clear()
+        if pipeline.__dict__.get("encode_prompt") is not self._wrapper:
+            return False
+        if self._before is None:
+            del pipeline.__dict__["encode_prompt"]
+        else:
+            pipeline.encode_prompt = self._before
+        return True
+
+    def _wrap(self, encode_prompt: Callable[..., Any]) -> Callable[..., Any]:
+        signature = inspect.signature(encode_prompt)
+
+        @functools.wraps(encode_prompt)
+        def listening(*args: Any, **kwargs: Any) -> Any:
+            encoded = encode_prompt(*args, **kwargs)
+            if self._report is not None:
+                bound = signature.bind(*args, **kwargs)
+                bound.apply_defaults()
+                embeddings = encoded[0] if isinstance(encoded, tuple) else encoded
+                self._report(self._prompt(encode_prompt, bound.arguments, embeddings))
+            return encoded
+
+        return listening
+
+    def _prompt(self, encode_prompt: Callable[..., Any], arguments: dict[str, Any], embeddings: Tensor) -> Prompt:
+        images = embeddings.shape[0]
+        given = arguments.get("prompt_embeds")
+        texts = self._texts(arguments) if given is None else self._texts_of(given)
+        if texts is not None:  # each prompt's images stand together
+            texts = tuple(text for text in texts for _ in range(images // len(texts)))
+        guided = bool(arguments.get("do_classifier_free_guidance", False))
+        self._encoded = [(tensor, known) for tensor, known in self._encoded if tensor() is not None]
+        if texts is not None:
+            self._encoded.append((weakref.ref(embeddings), texts))
+        # what reads CLIP and then a T5 says how long both are
+        before = getattr(self._pipeline, "tokenizer_max_length", None)
+        text_length = embeddings.shape[1] - before if before and "max_sequence_length" in arguments else None
+        if text_length is not None:  # of embeddings that were given, rather than what the call says
+            arguments = {**arguments, "max_sequence_length": text_length}
+        encode = functools.partial(_encode, encode_prompt, arguments)
+        return Prompt(texts, images, guided, embeddings, encode, text_length)
+
+    def _texts(self, arguments: dict[str, Any]) -> Texts:
+        pipeline = self._pipeline
+        prompts = _listed(arguments["prompt"])
+        tokenizers = [(name, getattr(pipeline, name, None)) for name in ("tokenizer", "tokenizer_2", "tokenizer_3")]
+        present = [(name, tokenizer) for name, tokenizer in tokenizers if tokenizer is not None]
+        per_tokenizer = []
+        # in this order: an SDXL refiner has the second tokenizer only, and encodes `prompt` with it
+        for (name, tokenizer), prompt in zip(present, ("prompt", "prompt_2", "prompt_3"), strict=False):
+            # a third one is a T5, whose tokens come after those of the others
+            behind = name == "tokenizer_3"
+            start = pipeline.tokenizer_max_length if behind else 0
+            room = arguments["max_sequence_length"] if behind else None
+            texts = _listed(arguments.get(prompt) or prompts)
+            per_tokenizer.append([self._tokenized(text, tokenizer, start, room) for text in texts])
+        return tuple(zip(*per_tokenizer, strict=True))
+
+    def _tokenized(self, text: str, tokenizer: Any, start: int, room: int | None) -> TokenizedText:
+        convert = getattr(self._pipeline, "maybe_convert_prompt", None)
+
+        def spell_out(phrase: str) -> str:
+            return phrase if convert is None else convert(phrase, tokenizer)
+
+        return TokenizedText(spell_out(text), tokenizer, spell_out, start, room)
+
+    def _texts_of(self, embeddings: Tensor) -> Texts | None:
+        """The texts of embeddings that this listener saw being made."""
+        return next((texts for tensor, texts in self._encoded if tensor() is embeddings), None)
+
+
+@torch.no_grad()
+def _encode(encode_prompt: Callable[..., Any], arguments: dict[str, Any], texts: list[str]) -> Tensor:
+    """Call ``encode_prompt`` again with other texts and everything else as it was."""
+    ours = {
+        "prompt": texts,
+        "prompt_2": None,
+        "prompt_3": None,
+        "num_images_per_prompt": 1,
+        "do_classifier_free_guidance": False,
+        **dict.fromkeys(name for name in arguments if name.startswith("negative_") or name.endswith("prompt_embeds")),
+    }
+    encoded = encode_prompt(**{name: ours.get(name, value) for name, value in arguments.items()})
+    return encoded[0] if isinstance(encoded, tuple) else encoded
+
+
+def _listed(prompt: str | Sequence[str]) -> list[str]:
+    return [prompt] if isinstance(prompt, str) else list(prompt)
