@@ -12,6 +12,7 @@ from weft._errors import BackendUnavailableError
 from weft.commands.bench import Bench
 from weft.commands.demo import Demo
 from weft.commands.generate import Generate
+from weft.commands.inpaint import Inpaint
 from weft.commands.train import Train
 from weft.train.checkpoint import Diverged, Interrupted
 
@@ -25,6 +26,7 @@ Command = Union[  # noqa: UP007 - tyro reads the annotations of a Union's member
     Annotated[Doctor, tyro.conf.subcommand("doctor")],
     Annotated[Demo, tyro.conf.subcommand("demo")],
     Annotated[Generate, tyro.conf.subcommand("generate")],
+    Annotated[Inpaint, tyro.conf.subcommand("inpaint")],
     Annotated[Train, tyro.conf.subcommand("train")],
     Annotated[Bench, tyro.conf.subcommand("bench")],
 ]
@@ -45,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(2) from error
 
 
-def run(command: Doctor | Demo | Generate | Train | Bench) -> None:
+def run(command: Doctor | Demo | Generate | Inpaint | Train | Bench) -> None:
     """Carry out one parsed command and print what it found or wrote."""
     if isinstance(command, Doctor):
         from weft import _doctor
@@ -57,6 +59,10 @@ def run(command: Doctor | Demo | Generate | Train | Bench) -> None:
         rows, path = demo(command)
         print(describe(rows))
         print(f"pictures: {path}")
+    elif isinstance(command, Inpaint):
+        from weft.commands.inpaint import inpaint
+
+        print(inpaint(command))
     elif isinstance(command, Train):
         from weft.commands.train import train
 

@@ -124,7 +124,7 @@ def test_released_weights_go_into_a_stock_pipeline(pipe: Any, prefix: str, tmp_p
     assert all(torch.equal(value, text[name]) for name, value in pipe.text_encoder.state_dict().items())
     assert len(pipe.text_encoder.get_input_embeddings().weight) == len(pipe.tokenizer), "its words' rows alone"
     with weft.attach(pipe, tasks):
-        assert tasks.insert("red")["prompt_embeds"].isfinite().all()
+        assert tasks.context("red")["prompt_embeds"].isfinite().all()
 
 
 @pytest.mark.parametrize("dialect", ["main-v1", "dev"])

@@ -37,7 +37,7 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def load_pipeline(model: str, dtype: torch.dtype, device: torch.device) -> Any:
-    """The pipeline of ``model`` on ``device``.
+    """The text-to-image pipeline of ``model`` on ``device``.
 
     Args:
         model: "embedded", a diffusers folder, or a model id that diffusers finds in its cache or fetches.
@@ -49,6 +49,32 @@ def load_pipeline(model: str, dtype: torch.dtype, device: torch.device) -> Any:
         from weft import shapes
 
         return shapes.pipeline(dtype=dtype, device=device)
+    from diffusers import AutoPipelineForText2Image
+
+    return _open(AutoPipelineForText2Image, model, dtype).to(device)
+
+
+def load_inpainting(model: str, dtype: torch.dtype, device: torch.device) -> Any:
+    """The inpainting pipeline of ``model`` on ``device``.
+
+    Args:
+        model: A diffusers folder, or a model id that diffusers finds in its cache or fetches.
+
+    Raises:
+        ValueError: It is none of these, or its weights are not safetensors.
+    """
+    if model == EMBEDDED:
+        raise ValueError(
+            "--model: there is no embedded inpainting model; name one: a folder that `weft train task-prompts` made, "
+            "or a diffusers folder or model id of an inpainting model"
+        )
+    from diffusers import AutoPipelineForInpainting
+
+    return _open(AutoPipelineForInpainting, model, dtype).to(device)
+
+
+def _open(kind: Any, model: str, dtype: torch.dtype) -> Any:
+    """The pipeline of class ``kind`` that diffusers makes of a folder or a model id."""
     folder = Path(model).expanduser()
     looks_like_path = folder.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1
     if folder.exists() or looks_like_path:
@@ -60,12 +86,9 @@ def load_pipeline(model: str, dtype: torch.dtype, device: torch.device) -> Any:
                 f"--model: must be '{EMBEDDED}', a diffusers folder or a model id such as owner/name; {folder} {found}"
             )
         model = str(folder)
-    from diffusers import AutoPipelineForText2Image
-
     try:
         # safetensors only: a pickled checkpoint can run code when it is read
-        pipe = AutoPipelineForText2Image.from_pretrained(model, torch_dtype=dtype, use_safetensors=True)
+        return kind.from_pretrained(model, torch_dtype=dtype, use_safetensors=True)
     except (OSError, ValueError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise ValueError(f"--model {model}: diffusers cannot load it: {first_line}") from error
-    return pipe.to(device)

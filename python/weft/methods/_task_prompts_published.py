@@ -23,6 +23,7 @@ from weft.methods._task_prompts_recipes import (
 from weft.methods._tensor_file import TensorFile
 
 WHO = "TaskPrompts.load"
+OWN = "task_prompts.safetensors"  # of weft, in the folder of a model
 TABLE, WRAPPED, ADDED = "token_embedding.weight", "token_embedding.wrapped.weight", "trainable_embeddings"
 TEXT_ENCODERS = ("text_encoder.safetensors", "model.safetensors", "model.fp16.safetensors")  # in their folder
 UNETS = ("unet.safetensors", "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
@@ -62,6 +63,8 @@ def find(path: Path) -> TensorFile:
         raise FileNotFoundError(f"{WHO}: there is nothing at {path}; needs {_EXPECTED}")
     if (path / _BRANCH_FOLDER).is_dir():
         raise ValueError(_is_branch(path))
+    if (path / OWN).is_file():
+        return TensorFile(path / OWN, who=WHO)
     folder = path / "text_encoder"
     for name in TEXT_ENCODERS:
         if (folder / name).is_file():
