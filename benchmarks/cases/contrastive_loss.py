@@ -75,15 +75,22 @@ OTHERS = (
     Provider("dense_compiled", baselines.dense_compiled),
     Provider("chunked", baselines.chunked),
 )
-# measured where it is installed, which nothing else here needs it to be
-OPEN_CLIP = (Provider("open_clip", baselines.open_clip),) if baselines.HAS_OPEN_CLIP else ()
+PEERS = tuple(
+    provider
+    for provider in (
+        Provider("open_clip", baselines.open_clip),
+        Provider("inf_cl", baselines.inf_cl, device="cuda"),
+        Provider("cut_cross_entropy", baselines.cut_cross_entropy, device="cuda"),
+    )
+    if provider.name in baselines.PEERS
+)
 
 BENCHMARK = Benchmark(
     op="contrastive_loss",
     shapes=SHAPES,
     modes=(
-        Mode("clip_forward", (*OURS, *OTHERS, *OPEN_CLIP), kinds=("pairs",)),
-        Mode("clip", (*OURS, *OTHERS, *OPEN_CLIP), backward=True, kinds=("pairs",)),
+        Mode("clip_forward", (*OURS, *OTHERS, *PEERS), kinds=("pairs",)),
+        Mode("clip", (*OURS, *OTHERS, *PEERS), backward=True, kinds=("pairs",)),
         Mode("nt_xent", (*OURS, *OTHERS), backward=True, kinds=("views",)),
     ),
     dtypes={"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16},

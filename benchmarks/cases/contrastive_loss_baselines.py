@@ -16,7 +16,8 @@ from benchmarks.registry import Call
 
 # rows whose logits ``chunked`` has at once
 CHUNK = 512
-HAS_OPEN_CLIP = importlib.util.find_spec("open_clip") is not None
+# measured where they are installed, which nothing else here needs them to be
+PEERS = tuple(name for name in ("open_clip", "inf_cl", "cut_cross_entropy") if importlib.util.find_spec(name))
 
 
 def _target(problem: Problem) -> Tensor:
@@ -86,3 +87,25 @@ def open_clip(problem: Problem) -> Call:
     loss = module.ClipLoss()
     scale = torch.tensor(1 / problem.work.temperature, dtype=problem.rows.dtype, device=problem.rows.device)
     return problem.wrap(lambda: loss(problem.rows, problem.cols, scale))
+
+
+def inf_cl(problem: Problem) -> Call:
+    """Triton kernels that never make the logits, on one process; features are widened to fp32."""
+    from inf_cl import cal_flash_loss
+
+    def one_way(rows: Tensor, cols: Tensor) -> Tensor:
+        return cal_flash_loss(rows, cols, scale=1 / problem.work.temperature).mean()
+
+    return problem.wrap(lambda: (one_way(problem.rows, problem.cols) + one_way(problem.cols, problem.rows)) / 2)
+
+
+def cut_cross_entropy(problem: Problem) -> Call:
+    """Kernels made for the cross entropy of language models, 16 bit alone. No small probability is left out."""
+    from cut_cross_entropy import linear_cross_entropy
+
+    target = _target(problem)
+
+    def one_way(rows: Tensor, cols: Tensor) -> Tensor:
+        return linear_cross_entropy(rows / problem.work.temperature, cols, target, filter_eps=None)
+
+    return problem.wrap(lambda: (one_way(problem.rows, problem.cols) + one_way(problem.cols, problem.rows)) / 2)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from benchmarks import registry
+from benchmarks.cases.contrastive_loss_baselines import PEERS
 from benchmarks.registry import Benchmark, Mode, Provider, Shape
 
 OPS = ("attention", "lowrank_linear", "contrastive_loss", "pairwise_error")
@@ -30,8 +31,8 @@ PROVIDERS = {
     "one_each": ("weft", "merged", "addmm", "k_concatenation"),
     "localized_on_base": ("weft", "peft", "addmm"),
     "localized_training": ("weft", "peft", "addmm"),
-    "clip_forward": ("weft", "dense", "chunked"),
-    "clip": ("weft", "dense", "chunked"),
+    "clip_forward": ("weft", "dense", "chunked", *PEERS),
+    "clip": ("weft", "dense", "chunked", *PEERS),
     "nt_xent": ("weft", "dense", "chunked"),
     "errors": ("weft", "broadcast"),
     "errors_gradients": ("weft", "broadcast"),
@@ -114,6 +115,7 @@ PLAN = (
     _contrastive("clip_4k", "clip", "dense_compiled"),
     _contrastive("clip_16k", "clip", "dense_compiled"),
     _contrastive("clip_32k", "clip"),
+    _contrastive("clip_64k", "clip"),
     _contrastive("simclr_16k", "nt_xent", "dense_compiled"),
     _errors("sd3_16", "errors_gradients", "broadcast_compiled"),
     # the rest of the layers
@@ -130,6 +132,9 @@ PLAN = (
     Case("sd15_64", "edit_maps_gradients"),
     Case("sd15_64", "edit_maps", "fp16"),
     Case("sdxl_64", "edit_maps", "fp16"),
+    _contrastive("clip_1k", "clip"),
+    _contrastive("clip_8k", "clip"),
+    _contrastive("clip_16k", "clip_forward"),
     _lowrank("sd15_out_32", "localized_image"),
     _lowrank("sd15_out_16", "localized_image"),
     _lowrank("sd3_out", "localized"),
