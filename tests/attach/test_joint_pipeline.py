@@ -91,6 +91,8 @@ def test_what_is_made_for_unets_says_so(pipe: Any) -> None:
         GatedProjections(pipe.transformer)
     down, up = {"a.proj_out": torch.zeros(2, 8)}, {"a.proj_out": torch.zeros(8, 2)}
     residual = weft.Residual(down, up, "V*", "ball", "a unet", 64, False)
-    with pytest.raises(ValueError, match=r"does not fit .*: its blocks do not end in a projection, as those of a UNet"):
+    with pytest.raises(ValueError, match=r"does not fit .*: its blocks do not end in a projection, as"):
         weft.attach(pipe, weft.LocalizedResiduals(residual))
+    with pytest.raises(ValueError, match="MaskDiffusion: edits the attention of UNets; this model has a joint"):
+        weft.attach(pipe, weft.MaskDiffusion())
     weft.attach(pipe).detach()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,28 @@ def test_a_folder_is_a_model(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(embedded[0].image), np.asarray(by_folder[0].image))
 
 
+def test_a_joint_model_without_its_t5(tmp_path: Path) -> None:
+    """By the name of the shipped one, and as a folder, whose T5 is not there."""
+    embedded = generate(options(tmp_path / "embedded", model="embedded-sd3", maps=("circle",)))
+    assert list(embedded[0].path.parent.glob("*-maps.png"))
+    by_folder = generate(options(tmp_path / "folder", model=str(shapes.model_path("sd3"))))
+    difference = np.asarray(embedded[0].image, dtype=int) - np.asarray(by_folder[0].image, dtype=int)
+    assert np.abs(difference).max() <= 2, "maps change a picture by rounding only"
+
+
+def test_soft_tokens_choose_the_length_of_the_t5_text(tmp_path: Path) -> None:
+    """Without a word from the user, and without a warning."""
+    width = shapes.pipeline("sd3").transformer.config.caption_projection_dim
+    soft = weft.SoftTokens(torch.randn(2, width), None, ("transformer_blocks.0",), space="block", text_length=3)
+    soft.save(tmp_path / "soft.safetensors")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="SoftTokens")
+        drawn = generate(
+            options(tmp_path / "out", model="embedded-sd3", soft_tokens=tmp_path / "soft.safetensors", compare=True)
+        )
+    assert list(drawn[0].path.parent.glob("*-compare.png"))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -144,7 +167,10 @@ def test_a_folder_is_a_model(tmp_path: Path) -> None:
         ({"images": 0}, "--images must be at least 1; got 0"),
         ({"seed": -1}, "--seed must not be negative; got -1"),
         ({"prompt": ("  ",)}, "--prompt must not be empty"),
-        ({"model": "./nowhere"}, "must be 'embedded', a diffusers folder or a model id .* nowhere is not there"),
+        (
+            {"model": "./nowhere"},
+            "must be 'embedded' or 'embedded-sd3', a diffusers folder or a model.* nowhere is not there",
+        ),
         ({"model": "nobody/no-such-model"}, "--model nobody/no-such-model: diffusers cannot load it"),
         ({"device": "tpu-ish"}, "--device must be auto, cpu or cuda"),
         ({"maps": ("triangle",)}, "triangle"),

@@ -34,7 +34,7 @@ class Demo:
     out: Path = Path("demo")
     """Folder for demo.png and demo.json; made if it is not there."""
     model: str = EMBEDDED
-    """'embedded', a diffusers folder, or a model id (Stable Diffusion 1.x, 2.x, XL)."""
+    """'embedded' or 'embedded-sd3', a diffusers folder, or a model id (Stable Diffusion 1.x, 2.x, XL, 3)."""
     steps: int = 25
     """Denoising steps."""
     guidance_scale: float = 5.0

@@ -34,7 +34,7 @@ class Generate:
     negative_prompt: str = ""
     """What to steer away from."""
     model: str = EMBEDDED
-    """'embedded', a diffusers folder, or a model id (Stable Diffusion 1.x, 2.x, XL)."""
+    """'embedded' or 'embedded-sd3', a diffusers folder, or a model id (Stable Diffusion 1.x, 2.x, XL, 3)."""
     maps: Strings = ()
     """Words or phrases of the prompts to read attention maps for."""
     method: Literal["none", "maskdiffusion"] = "none"
@@ -109,10 +109,11 @@ def generate(options: Generate) -> list[Generated]:
         for number, prompt in enumerate(options.prompt):
             seeds = [options.seed + i for i in range(options.images)]
             stem = f"{number:02d}-{_slug(prompt)}"
-            stock = pipe(**_call(options, prompt, seeds, device)).images if options.compare else []
+            call = {**_call(options, prompt, seeds), **_text_length(methods)}
+            stock = pipe(**call, generator=_generators(seeds, device)).images if options.compare else []
             acting = [method for method in methods if _concerns(method, prompt)]
             with _added(attachment, acting):
-                images = pipe(**_call(options, prompt, seeds, device)).images
+                images = pipe(**call, generator=_generators(seeds, device)).images
             for seed, image in zip(seeds, images, strict=True):
                 path = folder / f"{stem}-seed{seed}.png"
                 _save(image, path)
@@ -223,7 +224,7 @@ def _methods(options: Generate) -> list[Control]:
     return methods
 
 
-def _call(options: Generate, prompt: str, seeds: list[int], device: torch.device) -> dict[str, Any]:
+def _call(options: Generate, prompt: str, seeds: list[int]) -> dict[str, Any]:
     """Arguments of the pipeline for one prompt; what the user left open is left to the pipeline."""
     given = {"guidance_scale": options.guidance_scale, "height": options.height, "width": options.width}
     return {
@@ -231,10 +232,19 @@ def _call(options: Generate, prompt: str, seeds: list[int], device: torch.device
         "negative_prompt": options.negative_prompt,
         "num_images_per_prompt": len(seeds),
         "num_inference_steps": options.steps,
-        # one generator a picture: a picture does not depend on how many are made with it
-        "generator": [torch.Generator(device).manual_seed(seed) for seed in seeds],
         **{name: value for name, value in given.items() if value is not None},
     }
+
+
+def _generators(seeds: list[int], device: torch.device) -> list[torch.Generator]:
+    """One a picture: a picture does not depend on how many are made with it."""
+    return [torch.Generator(device).manual_seed(seed) for seed in seeds]
+
+
+def _text_length(methods: Sequence[Control]) -> dict[str, Any]:
+    """The argument for the length of the T5 text that soft tokens were trained beside; none where there is none."""
+    soft = next((method for method in methods if isinstance(method, weft.SoftTokens)), None)
+    return {} if soft is None or soft.text_length is None else {"max_sequence_length": soft.text_length}
 
 
 def _sidecar(options: Generate, methods: Sequence[Control], prompt: str, seed: int) -> dict[str, Any]:

@@ -1,13 +1,18 @@
-"""A text-to-image pipeline from what a user types: nothing for the embedded model, else a folder or a model id."""
+"""A pipeline from what a user types: nothing for the embedded model, else another of these, a folder or a model id."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+if TYPE_CHECKING:
+    from weft.shapes.load import Model
+
 EMBEDDED = "embedded"
+# what a user calls the shipped models, and ``weft.shapes``: a UNet, and a joint transformer as in Stable Diffusion 3
+EMBEDDED_MODELS: dict[str, Model] = {EMBEDDED: "sd1", "embedded-sd3": "sd3"}
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -40,15 +45,16 @@ def load_pipeline(model: str, dtype: torch.dtype, device: torch.device) -> Any:
     """The text-to-image pipeline of ``model`` on ``device``.
 
     Args:
-        model: "embedded", a diffusers folder, or a model id that diffusers finds in its cache or fetches.
+        model: "embedded" or "embedded-sd3", a diffusers folder, or a model id that diffusers finds in its cache or
+            fetches. A Stable Diffusion 3 may come without its T5.
 
     Raises:
         ValueError: It is none of these, or its weights are not safetensors.
     """
-    if model == EMBEDDED:
+    if model in EMBEDDED_MODELS:
         from weft import shapes
 
-        return shapes.pipeline(dtype=dtype, device=device)
+        return shapes.pipeline(EMBEDDED_MODELS[model], dtype, device)
     from diffusers import AutoPipelineForText2Image
 
     return _open(AutoPipelineForText2Image, model, dtype).to(device)
@@ -63,7 +69,7 @@ def load_inpainting(model: str, dtype: torch.dtype, device: torch.device) -> Any
     Raises:
         ValueError: It is none of these, or its weights are not safetensors.
     """
-    if model == EMBEDDED:
+    if model in EMBEDDED_MODELS:
         raise ValueError(
             "--model: there is no embedded inpainting model; name one: a folder that `weft train task-prompts` made, "
             "or a diffusers folder or model id of an inpainting model"
@@ -83,12 +89,16 @@ def _open(kind: Any, model: str, dtype: torch.dtype) -> Any:
                 "has no model_index.json" if folder.is_dir() else "is a file" if folder.exists() else "is not there"
             )
             raise ValueError(
-                f"--model: must be '{EMBEDDED}', a diffusers folder or a model id such as owner/name; {folder} {found}"
+                f"--model: must be {' or '.join(map(repr, EMBEDDED_MODELS))}, a diffusers folder or a model id such "
+                f"as owner/name; {folder} {found}"
             )
         model = str(folder)
     try:
+        index = kind.load_config(model)
+        # a part that the model says it has not, such as a T5, is asked for unless it is refused by name
+        absent = {name: None for name, part in index.items() if part == [None, None]}
         # safetensors only: a pickled checkpoint can run code when it is read
-        return kind.from_pretrained(model, torch_dtype=dtype, use_safetensors=True)
+        return kind.from_pretrained(model, torch_dtype=dtype, use_safetensors=True, **absent)
     except (OSError, ValueError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise ValueError(f"--model {model}: diffusers cannot load it: {first_line}") from error

@@ -144,6 +144,11 @@ class MaskDiffusion(Control):
             raise ValueError(
                 "MaskDiffusion: needs a model with cross-attention to text; weft serves no such layer; see `.skipped`"
             )
+        if any(layer.is_joint for layer in layers):
+            raise ValueError(
+                "MaskDiffusion: edits the attention of UNets; this model has a joint attention, where its constants "
+                "were tried and gained nothing; use Stable Diffusion 1.x, 2.x or XL"
+            )
         self._layers = layers
 
     def begin_generation(self, generation: Generation) -> None:
