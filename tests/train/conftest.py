@@ -1,4 +1,4 @@
-"""Lets the tests of this folder import ``tiny_pipelines``, on one core, with an accelerator of their own."""
+"""Lets the tests of this folder import tiny pipelines, on one core, with an accelerator of their own."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 sys.path.append(str(Path(__file__).parents[1] / "attach" / "support"))
+sys.path.append(str(Path(__file__).parent / "support"))
 
 
 @pytest.fixture(autouse=True)

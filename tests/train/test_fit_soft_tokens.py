@@ -26,6 +26,7 @@ from weft.train.soft_tokens import fit_soft_tokens
 from weft.train.soft_tokens_bank import TrainedTokens
 from weft.train.soft_tokens_config import SoftTokensConfig
 from weft.train.soft_tokens_contrast import ContrastObjective
+from weft.train.soft_tokens_layout import layout_of
 
 CONFIG = SoftTokensConfig(
     loop=LoopConfig(steps=4, learning_rate=1e-2, batch_size=2, checkpoint_every=2), time_buckets=10, precision="no"
@@ -176,8 +177,8 @@ def test_learnt_constants_and_both_directions(direction: str, rows_at_once: int 
         expected = torch.autograd.grad(loss, wanted)
         control = TrainedTokens(soft.blocks)
         config = replace(CONFIG, direction=direction, learn_logit=True, rows_at_once=rows_at_once)
-        denoiser = FrozenDenoiser(pipe.unet, control, noising_of(pipe))
-        objective: Any = config.make_objective(denoiser, soft, Accelerator(cpu=True))
+        denoiser, layout = FrozenDenoiser(pipe.unet, control, noising_of(pipe)), config.laid_out(pipe, who="test")
+        objective: Any = config.make_objective(denoiser, soft, Accelerator(cpu=True), layout)
         with weft.attach(pipe, control):
             found = objective(*given.values())
             found["loss"].backward()
@@ -208,6 +209,29 @@ def test_each_picture_its_own_time(tmp_path: Path) -> None:
     torch.testing.assert_close(found["loss"], contrastive_loss_of(torch.stack(errors)), atol=1e-5, rtol=1e-5)
     used = objective.bank.offsets.grad.abs().sum(1) > 0
     assert used.nonzero().flatten().tolist() == [0, 4, 9]
+
+
+def test_layouts_of_unets(tmp_path: Path) -> None:
+    """As published: sizes for Stable Diffusion 1.5 and XL, and the start that can never come apart."""
+    counts = {768: 79_872, 2048: 8_192}
+    for name, model in {"unet": tiny.unet(cross_attention_dim=768), "xl": tiny.unet(tiny.SDXL)}.items():
+        released, ours = layout_of(model, "released"), layout_of(model, "default")
+        assert replace(released, init="start") == ours and released.denoising_weight == 10
+        assert released.init == {"unet": "copies", "xl": "normal"}[name]
+        width = {"unet": 768, "xl": 2048}[name]
+        model.register_to_config(cross_attention_dim=width)
+        soft = replace(released, init="normal").start(model, 4, seed=0, base_name="wide")
+        assert soft.tokens.numel() + (0 if soft.offsets is None else soft.offsets.numel()) == counts[width]
+    assert layout_of(tiny.unet(), "released").blocks == ("down_blocks",)
+    assert layout_of(tiny.unet(tiny.SDXL), "released").blocks == ("down_blocks", "mid_block")
+
+
+def test_the_released_layout_trains(tmp_path: Path) -> None:
+    soft = fitted(tiny.build("sdxl", tmp_path), {"layout": "released", "time_buckets": None, "tokens": 2})
+    assert soft.tokens.shape == (2, 64) and soft.offsets is None
+    assert soft.blocks == ("down_blocks", "mid_block") and soft.tokens.norm(dim=1).max() < 1
+    soft = fitted(tiny.sd1(tmp_path / "sd1"), {"layout": "released", "time_buckets": 0})
+    assert soft.offsets is None and torch.equal(soft.tokens[0], soft.tokens[3])
 
 
 @pytest.mark.parametrize("kind", ["sd1", "sd2", "sdxl"])
@@ -304,7 +328,10 @@ def test_resuming_remembers_what_was_measured(tmp_path: Path) -> None:
         ({"patience": 0}, "`patience` must be a whole number"),
         ({"loop": replace(CONFIG.loop, batch_size=1)}, "`batch_size` must be at least 2"),
         ({"tokens": 0}, "`tokens` must be a whole number, at least 1"),
-        ({"time_buckets": 0}, "`time_buckets` must be a whole number"),
+        ({"time_buckets": -1}, "`time_buckets` must be a whole number, 0 for none"),
+        ({"text_length": 77}, "`text_length` is of Stable Diffusion 3; StableDiffusionPipeline has no T5"),
+        ({"shifted_time": True}, "`shifted_time` needs a flow-matching scheduler"),
+        ({"layout": "mine"}, "`layout` must be one of 'default', 'released'"),
         ({"rows_at_once": 0}, "`rows_at_once` must be a whole number"),
         ({"logit_width": 0.0}, "`logit_width` must be above 0"),
         ({"denoising_weight": -1.0}, "`denoising_weight` must not be negative"),

@@ -12,6 +12,7 @@ import weft
 from weft.commands.loading import EMBEDDED
 from weft.commands.training import check_out, prepare
 
+Blocks = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME [NAME ...]")]
 Strings = Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT [TEXT ...]")]
 
 
@@ -30,7 +31,7 @@ class TrainSoftTokens:
     encoded: Path | None = None
     """Folder for the encoded pictures, which other runs on the same pairs may use too; in memory if not given."""
     model: str = EMBEDDED
-    """'embedded', a diffusers folder, or a model id (Stable Diffusion 1.x, 2.x, XL)."""
+    """'embedded', 'embedded-sd3', a diffusers folder, or a model id (Stable Diffusion 1.x, 2.x, XL, 3)."""
     steps: int = 5000
     """Updates of the tokens."""
     learning_rate: float = 1e-3
@@ -41,14 +42,37 @@ class TrainSoftTokens:
     """Pictures in one pass of the model, against all captions; fewer need less memory, for the same result."""
     tokens: int = 4
     """How many."""
-    time_buckets: int = 100
+    layout: Literal["default", "released"] = "default"
+    """Where in the model they lie and how they begin, where the options below do not say; released: as published."""
+    blocks: Blocks | None = None
+    """Parts of the model that see them, such as down_blocks or transformer_blocks.0."""
+    time_buckets: int | None = None
     """Stretches of the noise schedule with offsets of their own; 0 for none."""
-    blocks: tuple[Literal["down_blocks", "mid_block", "up_blocks"], ...] = ("down_blocks",)
-    """Parts of the model that see them."""
-    init: Literal["start", "copies", "normal"] = "start"
-    """start is copies of the start token with some noise; copies, as published, stay equal for ever."""
-    denoising_weight: float = 10.0
-    """Of the error of matching pairs, beside the contrast."""
+    init: Literal["start", "copies", "normal"] | None = None
+    """start is copies of the start token with some noise; copies, as published for 1.5, stay equal for ever."""
+    text_length: int | None = None
+    """Tokens of T5's text, with Stable Diffusion 3."""
+    objective: Literal["contrast", "agsm"] = "contrast"
+    """contrast: every caption of a batch against every picture; agsm: its own and a few others, towards bounded
+    targets."""
+    denoising_weight: float | None = None
+    """With contrast: of the error of matching pairs beside it."""
+    direction: Literal["image_to_text", "both"] = "image_to_text"
+    """With contrast: compare captions among pictures too."""
+    learn_logit: bool = False
+    """With contrast: learn the two constants of its logit."""
+    negatives: int = 3
+    """With agsm: captions of other pictures each is compared with."""
+    gamma_plus: float = 1.0
+    """With agsm: guidance towards the own caption."""
+    gamma_minus: float = 1.0
+    """With agsm: and away from others; published: 1, with Stable Diffusion 3 0.1."""
+    sharpness: float = 1.0
+    """With agsm: how much more a caption counts that fits better."""
+    shared_time: bool = True
+    """One time for all pictures of a batch; otherwise they come one at a time."""
+    shifted_time: bool = False
+    """With Stable Diffusion 3: times that crowd at noise, as its sampler's do."""
     resolution: int | None = None
     """Pixels; the model's own if not given."""
     seed: int = 0
@@ -91,10 +115,21 @@ def train_soft_tokens(options: TrainSoftTokens) -> str:
             checkpoint_every=options.checkpoint_every,
         ),
         tokens=options.tokens,
-        time_buckets=options.time_buckets or None,
+        time_buckets=options.time_buckets,
+        layout=options.layout,
         blocks=options.blocks,
         init=options.init,
+        text_length=options.text_length,
+        objective=options.objective,
         denoising_weight=options.denoising_weight,
+        direction=options.direction,
+        learn_logit=options.learn_logit,
+        negatives=options.negatives,
+        gamma_plus=options.gamma_plus,
+        gamma_minus=options.gamma_minus,
+        sharpness=options.sharpness,
+        shared_time=options.shared_time,
+        shifted_time=options.shifted_time,
         rows_at_once=options.rows_at_once,
         resolution=options.resolution,
         seed=options.seed,
@@ -124,6 +159,6 @@ def train_soft_tokens(options: TrainSoftTokens) -> str:
     soft.save(options.out)
     numbers = soft.tokens.numel() + (0 if soft.offsets is None else soft.offsets.numel())
     return (
-        f"soft tokens: {options.out} ({len(soft.tokens)} tokens, {numbers:,} numbers); draw with "
+        f"soft tokens: {options.out} ({soft.tokens.shape[-2]} tokens, {numbers:,} numbers); draw with "
         f"weft generate --soft-tokens {options.out}; run: {made.run}; weft {weft.__version__}"
     )

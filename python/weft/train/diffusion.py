@@ -12,8 +12,11 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
+from weft.attach.source import denoiser_of
 from weft.train.images import View
 from weft.train.randomness import torch_generator
+
+T5_LENGTH = 256  # of the text of Stable Diffusion 3, where its pipeline is told nothing
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class TextStates:
 
     Attributes:
         states: [texts, Nk, C].
-        pooled: [texts, Cp] for SDXL, else None.
+        pooled: [texts, Cp] for SDXL and SD3, else None.
     """
 
     states: Tensor
@@ -64,8 +67,21 @@ class TextStates:
 
 def native_size(pipe: Any) -> int:
     """Side in pixels of the pictures that the model was made for."""
-    cells = pipe.unet.config.sample_size
+    cells = denoiser_of(pipe)[1].config.sample_size
     return int(cells if isinstance(cells, int) else min(cells)) * int(pipe.vae_scale_factor)
+
+
+def picture_size(pipe: Any, resolution: int | None, *, who: str) -> int:
+    """Side in pixels of the pictures to train on; None for the model's own.
+
+    Raises:
+        ValueError: One that the model's cells and patches do not fill.
+    """
+    size = native_size(pipe) if resolution is None else resolution
+    step = max(8, int(pipe.vae_scale_factor) * int(getattr(denoiser_of(pipe)[1].config, "patch_size", None) or 1))
+    if size < step or size % step:
+        raise ValueError(f"{who}: `resolution` must be a multiple of {step} pixels; got {size}")
+    return size
 
 
 def check_denoiser(pipe: Any, *, who: str) -> None:
@@ -77,10 +93,10 @@ def check_denoiser(pipe: Any, *, who: str) -> None:
     """
     if not hasattr(pipe, "encode_prompt"):
         raise TypeError(f"{who}: needs a pipeline, for its text encoder; got {type(pipe).__name__}")
-    channels, latent = pipe.unet.config.in_channels, pipe.vae.config.latent_channels
+    channels, latent = denoiser_of(pipe)[1].config.in_channels, pipe.vae.config.latent_channels
     if channels != latent:
         raise ValueError(
-            f"{who}: needs a text-to-image model, whose UNet takes the {latent} channels of a latent; this one "
+            f"{who}: needs a text-to-image model, which takes the {latent} channels of a latent; this one "
             f"takes {channels}, as for inpainting; train on its text-to-image model, the result fits both"
         )
 
@@ -110,15 +126,20 @@ def check_words(pipe: Any, words: Mapping[str, str], caption: str, *, who: str) 
         )
 
 
-def caption_fits(pipe: Any, caption: str) -> bool:
-    """Whether no tokenizer of ``pipe`` would cut ``caption`` off."""
-    return all(
-        len(tokenizer(caption, truncation=False, verbose=False).input_ids) <= tokenizer.model_max_length
-        for tokenizer in _tokenizers(pipe)
+def caption_fits(pipe: Any, caption: str, text_length: int | None = None) -> bool:
+    """Whether no tokenizer of ``pipe`` would cut ``caption`` off; ``text_length`` as of ``encode_captions``."""
+
+    def fits(tokenizer: Any, limit: int) -> bool:
+        return len(tokenizer(caption, truncation=False, verbose=False).input_ids) <= limit
+
+    t5 = getattr(pipe, "tokenizer_3", None)
+    return all(fits(tokenizer, tokenizer.model_max_length) for tokenizer in _tokenizers(pipe)) and (
+        t5 is None or fits(t5, text_length or T5_LENGTH)
     )
 
 
 def _tokenizers(pipe: Any) -> list[Any]:
+    """Those of CLIP's kind."""
     found = (getattr(pipe, name, None) for name in ("tokenizer", "tokenizer_2"))
     return [tokenizer for tokenizer in found if tokenizer is not None]
 
@@ -149,12 +170,20 @@ def encode_views(pipe: Any, found: Iterable[View]) -> Latents:
 
 
 @torch.no_grad()
-def encode_captions(pipe: Any, captions: Sequence[str]) -> TextStates:
-    """Encode captions as the pipeline encodes prompts."""
+def encode_captions(pipe: Any, captions: Sequence[str], text_length: int | None = None) -> TextStates:
+    """Encode captions as the pipeline encodes prompts.
+
+    Args:
+        text_length: Tokens of T5, or of the zeros in its place; None for what the pipeline has. Read by Stable
+            Diffusion 3 alone.
+    """
+    more: dict[str, Any] = {}
+    if hasattr(pipe, "text_encoder_3"):
+        more = {"prompt_2": None, "prompt_3": None, "max_sequence_length": text_length or T5_LENGTH}
     encoded = pipe.encode_prompt(
-        prompt=list(captions), device=pipe.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+        prompt=list(captions), device=pipe.device, num_images_per_prompt=1, do_classifier_free_guidance=False, **more
     )
-    # Stable Diffusion gives (states, negative), XL (states, negative, pooled, negative pooled)
+    # Stable Diffusion gives (states, negative), XL and 3 (states, negative, pooled, negative pooled)
     return TextStates(encoded[0], encoded[2] if len(encoded) > 2 else None)
 
 

@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 
 from weft.attach.base_model import base_model
-from weft.train.diffusion import Latents, TextStates, caption_fits, check_denoiser, native_size
+from weft.train.diffusion import Latents, TextStates, caption_fits, check_denoiser, picture_size
 from weft.train.encoded_index import check_same, read_index, write_index
 from weft.train.encoded_rows import rows_of_pictures, rows_of_texts, text_encoders
 from weft.train.images import SMALLEST_SHARE
@@ -68,6 +68,7 @@ def encode_pairs(
     folder: str | Path,
     *,
     resolution: int | None = None,
+    text_length: int | None = None,
     text: bool | torch.dtype = False,
     shard_size: int = SHARD_SIZE,
     most_missing: float = 0.01,
@@ -83,6 +84,7 @@ def encode_pairs(
         pairs: As of ``fit_soft_tokens``.
         folder: Made if it is not there.
         resolution: Pixels; None for the model's own.
+        text_length: Tokens of T5's text, with Stable Diffusion 3; None for what its pipeline has, 256.
         text: Also keep the encoded captions and negatives: True in the dtype of the model, or in ``torch.float16`` or
             ``torch.bfloat16``. They take far more room than latents (a caption of Stable Diffusion 1.5 takes 115 KiB
             in 16 bit, a picture of 512 pixels 128 KiB, but there are five captions to a picture of COCO), and encoding
@@ -104,9 +106,7 @@ def encode_pairs(
     """
     who = "encode_pairs"
     check_denoiser(pipe, who=who)
-    size = native_size(pipe) if resolution is None else resolution
-    if size < 8 or size % 8:
-        raise ValueError(f"{who}: `resolution` must be a multiple of 8 pixels; got {resolution}")
+    size = picture_size(pipe, resolution, who=who)
     if shard_size < 1:
         raise ValueError(f"{who}: `shard_size` must be at least 1 byte; got {shard_size}")
     if not isinstance(text, bool) and text not in (torch.float16, torch.bfloat16, torch.float32):
@@ -114,7 +114,7 @@ def encode_pairs(
     found = read_pairs(
         pairs,
         smallest=-(-size // SMALLEST_SHARE),
-        fits=lambda caption: caption_fits(pipe, caption),
+        fits=lambda caption: caption_fits(pipe, caption, text_length),
         most_missing=most_missing,
         who=who,
     )
@@ -124,6 +124,7 @@ def encode_pairs(
         Path(folder),
         size,
         text=text,
+        text_length=text_length,
         shard_size=shard_size,
         accelerator=accelerator,
         base_name=base_model(pipe).name,
@@ -139,6 +140,7 @@ def open_encoded(
     size: int,
     *,
     text: bool | torch.dtype | None = None,
+    text_length: int | None = None,
     shard_size: int = SHARD_SIZE,
     accelerator: Accelerator | None,
     base_name: str,
@@ -159,7 +161,7 @@ def open_encoded(
     if text is None and "text" in index:
         text = getattr(torch, next(iter(index["text"].tensors.values())).dtype)
     if text:
-        wanted.append(rows_of_texts(pipe, pairs, None if text is True else text))
+        wanted.append(rows_of_texts(pipe, pairs, None if text is True else text, text_length))
     jobs = []
     for rows in wanted:
         layout = rows.layout(shard_size)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from weft.train.diffusion import encode_captions, encode_views
+from weft.train.diffusion import T5_LENGTH, encode_captions, encode_views
 from weft.train.images import views
 from weft.train.pairs import Pair, digest_of_pictures, digest_of_texts
 from weft.train.shards import Layout, RowTensor
@@ -61,18 +61,19 @@ def rows_of_pictures(pipe: Any, pairs: Sequence[Pair], size: int) -> Rows:
     return Rows("latents", identity, len(pairs), make)
 
 
-def rows_of_texts(pipe: Any, pairs: Sequence[Pair], dtype: torch.dtype | None) -> Rows:
+def rows_of_texts(pipe: Any, pairs: Sequence[Pair], dtype: torch.dtype | None, text_length: int | None = None) -> Rows:
     """The states of every caption and negative, padded as the pipeline pads them.
 
     Args:
         dtype: To keep them in; None for the model's.
+        text_length: As of ``encode_captions``.
     """
     encoders = text_encoders(pipe)
     texts = [text for pair in pairs for text in pair.texts]
 
     def make(rows: range) -> Iterator[dict[str, Tensor]]:
         for some in _few(rows):
-            encoded = encode_captions(pipe, texts[some.start : some.stop])
+            encoded = encode_captions(pipe, texts[some.start : some.stop], text_length)
             parts = {"states": encoded.states, "pooled": encoded.pooled}
             yield {name: part.to("cpu", dtype) for name, part in parts.items() if part is not None}
 
@@ -81,6 +82,7 @@ def rows_of_texts(pipe: Any, pairs: Sequence[Pair], dtype: torch.dtype | None) -
         "text_encoders": digest_of_weights(encoders),
         "text_encoder_dtype": _name(encoders[-1].dtype),
         "text": _name(dtype or encoders[-1].dtype),
+        **({"text_length": text_length or T5_LENGTH} if hasattr(pipe, "text_encoder_3") else {}),
     }
     return Rows("text", identity, len(texts), make)
 

@@ -34,6 +34,7 @@ class PairBatches:
         size: Pictures in a batch.
         timesteps: Of the training schedule.
         shared_noise, shared_time: One noise, and one time, for all pictures of a batch.
+        text_length: As of ``encode_captions``.
         process: Number of this one.
     """
 
@@ -46,6 +47,7 @@ class PairBatches:
     timesteps: int
     shared_noise: bool = True
     shared_time: bool = True
+    text_length: int | None = None
     seed: int = 0
     process: int = 0
 
@@ -62,7 +64,7 @@ class PairBatches:
         captions = [pair.captions[number] for pair, number in zip(pairs, which, strict=True)]
         among_all = [self.places[place] for place in places]
         if self.text is None:
-            text = encode_captions(self.pipe, captions)
+            text = encode_captions(self.pipe, captions, self.text_length)
         else:
             text = self.text.part(list(zip(among_all, which, strict=True)))
         pooled = text.states.new_empty(self.size, 0) if text.pooled is None else text.pooled
@@ -91,13 +93,23 @@ def encode(
     size: int,
     folder: str | Path | None,
     *,
+    text_length: int | None = None,
     accelerator: Accelerator,
     base_name: str,
     who: str,
 ) -> tuple[Latents | StoredLatents, StoredText | None]:
     """The middle of every picture, ``size`` pixels wide; in memory, or in ``folder`` as ``open_encoded`` has it."""
     if folder is not None:
-        return open_encoded(pipe, pairs, Path(folder), size, accelerator=accelerator, base_name=base_name, who=who)
+        return open_encoded(
+            pipe,
+            pairs,
+            Path(folder),
+            size,
+            text_length=text_length,
+            accelerator=accelerator,
+            base_name=base_name,
+            who=who,
+        )
 
     def found() -> Iterator[View]:
         shown = tqdm(pairs, desc="encoding", unit="picture", disable=not accelerator.is_local_main_process)

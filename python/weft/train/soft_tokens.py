@@ -13,15 +13,15 @@ from accelerate.utils import broadcast_object_list
 
 import weft
 from weft.attach.base_model import base_model
+from weft.attach.source import denoiser_of
 from weft.methods.soft_tokens import SoftTokens
 from weft.train.accelerator import make_accelerator
 from weft.train.captioned_latents import CaptionedLatents
 from weft.train.diffusion import (
     caption_fits,
     check_denoiser,
-    encode_captions,
     frozen,
-    native_size,
+    picture_size,
 )
 from weft.train.early_stopping import EarlyStopping
 from weft.train.frozen_denoiser import FrozenDenoiser
@@ -33,6 +33,7 @@ from weft.train.pairs import digest, read_pairs
 from weft.train.randomness import torch_generator
 from weft.train.soft_tokens_bank import TrainedTokens, check_attention
 from weft.train.soft_tokens_config import SoftTokensConfig
+from weft.train.soft_tokens_layout import TokenLayout
 from weft.train.soft_tokens_objective import SoftTokensObjective
 from weft.train.validation import validation
 
@@ -53,10 +54,10 @@ def fit_soft_tokens(
     The model stays frozen and is given back as it was. Latents are encoded once.
 
     Args:
-        pipe: A Stable Diffusion 1.x, 2.x or XL pipeline of diffusers. With fp16 weights train on a GPU.
+        pipe: A Stable Diffusion 1.x, 2.x, XL or 3 pipeline of diffusers. With fp16 weights train on a GPU.
         pairs: Pictures with captions: a folder with ``metadata.jsonl`` or with a text file beside every picture, a
             sequence of (picture, caption), or a dataset of the datasets library with columns "image" and "text".
-        config: Numbers; None for the released ones.
+        config: Numbers; None for the defaults.
         folder: Keeps checkpoints, log and validation pictures. None keeps nothing, and then Ctrl-C raises at once.
         resume: Go on from the checkpoint in ``folder``; on a CPU with the same bits as if nothing had happened.
         accelerator: Device, precision and processes; None makes one for the device of ``pipe``. The captions of all
@@ -82,18 +83,22 @@ def fit_soft_tokens(
         weft.train.Interrupted: Ctrl-C or SIGTERM with ``folder``; the checkpoint has been written.
 
     Source:
-        Lee et al. 2025, arXiv:2503.08250, as in its released code.
+        Lee et al. 2025, arXiv:2503.08250, as in its released code; ``objective="agsm"``: arXiv:2605.30038.
     """
     config = config or SoftTokensConfig()
     folder = None if folder is None else Path(folder)
     config.check(folder, who="fit_soft_tokens")
     base = base_model(pipe, base_name)
     check_denoiser(pipe, who="fit_soft_tokens")
-    size = config.resolution or native_size(pipe)
+    _, _, family = denoiser_of(pipe)
+    model = getattr(pipe, family.part)
+    size = picture_size(pipe, config.resolution, who="fit_soft_tokens")
+    layout = config.laid_out(pipe, who="fit_soft_tokens")
+    noising = noising_of(pipe, shifted=config.shifted_time)
     found = read_pairs(
         pairs,
         smallest=-(-size // SMALLEST_SHARE),
-        fits=lambda caption: caption_fits(pipe, caption),
+        fits=lambda caption: caption_fits(pipe, caption, layout.text_length),
         most_missing=config.most_missing,
         who="fit_soft_tokens",
     )
@@ -101,35 +106,39 @@ def fit_soft_tokens(
     held_out = _held_out(len(found), config)
     if accelerator is None:
         accelerator = make_accelerator(pipe.device, config.precision, folder, tensorboard=config.tensorboard)
-    noising = noising_of(pipe)
     pipe.to(accelerator.device)
-    start = _start(pipe, config, base.name)
-    identity = {
-        "base_model": base.name,
-        "pairs": digest(found),
-        "resolution": size,
-        **config.identity(),
-    }
+    start = layout.start(pipe, config.tokens, seed=config.seed, base_name=base.name)
+    identity = {"base_model": base.name, "pairs": digest(found), "resolution": size, **config.identity(layout)}
     check_run("soft tokens", folder, resume, identity)
-    control = TrainedTokens(config.blocks)
+    control = TrainedTokens(layout.blocks, layout.space)
     with weft.attach(pipe) as attachment:
         check_attention(attachment, who="fit_soft_tokens")
         attachment.add(control)  # which looks for its blocks
     batches = PairBatches(
         pipe,
         found,
-        *encode(pipe, found, size, encoded, accelerator=accelerator, base_name=base.name, who="fit_soft_tokens"),
+        *encode(
+            pipe,
+            found,
+            size,
+            encoded,
+            text_length=layout.text_length,
+            accelerator=accelerator,
+            base_name=base.name,
+            who="fit_soft_tokens",
+        ),
         range(len(found)),
         config.loop.batch_size,
         noising.times,
         shared_noise=config.shared_noise,
         shared_time=config.shared_time,
+        text_length=layout.text_length,
         seed=config.seed,
     )
     order = torch.randperm(len(found), generator=torch_generator(config.seed, 3)).tolist()
     trained, held = (batches.part(sorted(part)) for part in (order[held_out:], order[:held_out]))
-    with weft.attach(pipe, control), frozen(pipe.unet, config.gradient_checkpointing):
-        objective = config.make_objective(FrozenDenoiser(pipe.unet, control, noising), start, accelerator)
+    with weft.attach(pipe, control), frozen(model, config.gradient_checkpointing):
+        objective = config.make_objective(FrozenDenoiser(model, control, noising), start, accelerator, layout)
         control.tokens_at = objective.bank.shown
         stopping = EarlyStopping(
             lambda: _measured(objective, held),
@@ -139,7 +148,7 @@ def fit_soft_tokens(
             folder=folder,
             resume=resume,
         )
-        draw = _validation(pipe, config, folder, found[0].captions[0])
+        draw = _validation(pipe, config, layout, folder, found[0].captions[0])
 
         def after_step(step: int) -> bool:
             if draw is not None:
@@ -187,7 +196,7 @@ def _measured(objective: SoftTokensObjective, held: PairBatches) -> float:
 
 
 def _validation(
-    pipe: Any, config: SoftTokensConfig, folder: Path | None, caption: str
+    pipe: Any, config: SoftTokensConfig, layout: TokenLayout, folder: Path | None, caption: str
 ) -> Callable[[int], None] | None:
     if config.validate_every is None or folder is None:
         return None
@@ -199,16 +208,5 @@ def _validation(
         last=config.loop.end,
         sampler_steps=config.validation_steps,
         seed=config.seed,
+        options={} if layout.text_length is None else {"max_sequence_length": layout.text_length},
     )
-
-
-def _start(pipe: Any, config: SoftTokensConfig, base_name: str) -> SoftTokens:
-    """The tokens that training begins with."""
-    generator = torch_generator(config.seed, 0)
-    start = encode_captions(pipe, [""]).states[0, 0].float().cpu()
-    noise = 0.02 * torch.randn(config.tokens, len(start), generator=generator)
-    tokens = {"start": start + noise, "copies": start.expand_as(noise).clone(), "normal": noise}[config.init]
-    offsets = None
-    if config.time_buckets is not None:
-        offsets = 0.02 * torch.randn(config.time_buckets, len(start), generator=generator)
-    return SoftTokens(tokens, offsets, config.blocks, base_name)

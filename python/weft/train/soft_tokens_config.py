@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,9 +13,9 @@ from weft.train.frozen_denoiser import FrozenDenoiser
 from weft.train.soft_tokens_agsm import AgsmObjective
 from weft.train.soft_tokens_contrast import ContrastObjective
 from weft.train.soft_tokens_contrast_both import SymmetricContrastObjective
+from weft.train.soft_tokens_layout import Init, Layout, TokenLayout, layout_of
 from weft.train.soft_tokens_objective import SoftTokensObjective
 
-Init = Literal["start", "copies", "normal"]
 Objective = Literal["contrast", "agsm"]
 Direction = Literal["image_to_text", "both"]
 
@@ -24,23 +24,25 @@ TEACHER_DECAY = 0.999  # of agsm's moving average, where the loop names none; no
 
 @dataclass(frozen=True)
 class SoftTokensConfig:
-    """Every number of ``fit_soft_tokens``; the defaults are those of the released code for Stable Diffusion 1.5,
-    but for ``init``.
-    """
+    """Every number of ``fit_soft_tokens``. What is None is as ``layout`` has it for the model."""
 
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(steps=5000, learning_rate=1e-3, batch_size=8, weight_decay=1e-4)
     )
+    # "released": blocks, offsets and start of the tokens as published for the model. "default": the same, but that
+    # tokens of a UNet begin apart, and that the text of Stable Diffusion 3 is as long as its pipeline has it
+    layout: Layout = "default"
     tokens: int = 4
-    time_buckets: int | None = 100  # stretches of the schedule with offsets of their own; None: there are none
-    blocks: tuple[str, ...] = ("down_blocks",)
+    blocks: tuple[str, ...] | None = None
+    time_buckets: int | None = None  # stretches of the schedule with offsets of their own; 0: there are none
     # "start": copies of the empty prompt's start token, as large as the model is used to, plus N(0, 0.02^2);
-    # "copies": as released, which can never differ from each other and are one token four times; "normal"
-    init: Init = "start"
+    # "copies": equal ones, which are one token several times for ever; "normal": N(0, 0.02^2)
+    init: Init | None = None
+    text_length: int | None = None  # tokens of T5's text, Stable Diffusion 3 alone
     # "contrast": every caption of a batch against every picture (SoftREPA); "agsm": each picture with its own caption
     # and a few others, towards bounded targets (see AgsmObjective), whose tokens are those of a moving average
     objective: Objective = "contrast"
-    denoising_weight: float = 10.0  # contrast: of the error of matching pairs
+    denoising_weight: float | None = None  # contrast: of the error of matching pairs
     logit_scale: float = 4.0  # contrast
     logit_width: float = 0.07  # contrast
     learn_logit: bool = False  # contrast: train these two with the tokens; the result does not need them
@@ -51,6 +53,7 @@ class SoftTokensConfig:
     sharpness: float = 1.0  # agsm: A(t); errors are means over a latent, so as many as it has numbers for sums
     shared_noise: bool = True  # one noise for all pictures of a batch
     shared_time: bool = True  # one timestep for all of them; otherwise pictures come one at a time
+    shifted_time: bool = False  # flow matching: times that crowd at noise as those of the sampler do; released: even
     rows_at_once: int | None = None  # pictures in one pass; None: all. Less memory, same result
     resolution: int | None = None  # pixels; None: the model's own
     most_missing: float = 0.01  # share of pairs without a picture or caption that are passed over
@@ -71,19 +74,38 @@ class SoftTokensConfig:
         needs = self.objective == "agsm" and self.loop.average_decay == 0
         return replace(self.loop, average_decay=TEACHER_DECAY) if needs else self.loop
 
-    def identity(self) -> dict[str, Any]:
+    def laid_out(self, pipe: Any, *, who: str) -> TokenLayout:
+        """The layout for the model of ``pipe``, with what is given here in place of its own.
+
+        Raises:
+            ValueError: What does not go together there.
+        """
+        found = layout_of(pipe, self.layout)
+        given = {name: getattr(self, name) for name in _OF_LAYOUT if getattr(self, name) is not None}
+        if found.text_length is None and self.text_length is not None:
+            raise ValueError(f"{who}: `text_length` is of Stable Diffusion 3; {type(pipe).__name__} has no T5")
+        if found.space == "block" and self.init in ("start", "copies"):
+            raise ValueError(
+                f"{who}: `init` must be 'normal' where the blocks of {type(pipe).__name__} see tokens as wide as they "
+                f"are themselves; got {self.init!r}"
+            )
+        if given.get("time_buckets") == 0:
+            given["time_buckets"] = None
+        return replace(found, **given)
+
+    def identity(self, layout: TokenLayout) -> dict[str, Any]:
         """What makes this another run than one with other values."""
-        return {name: getattr(self, name) for name in _IDENTITY}
+        return {**asdict(layout), **{name: getattr(self, name) for name in _IDENTITY}}
 
-    def make_objective(self, denoiser: FrozenDenoiser, start: SoftTokens, accelerator: Any) -> SoftTokensObjective:
+    def make_objective(
+        self, denoiser: FrozenDenoiser, start: SoftTokens, accelerator: Any, layout: TokenLayout
+    ) -> SoftTokensObjective:
         """The objective that is asked for, its tokens as those of ``start``."""
-        kind = SymmetricContrastObjective if self._is_symmetric else _KINDS[self.objective]
-        own = {name: getattr(self, name) for name in _OWN[self.objective]}
-        return kind(denoiser, start, accelerator=accelerator, rows_at_once=self.rows_at_once, **own)
-
-    @property
-    def _is_symmetric(self) -> bool:
-        return self.objective == "contrast" and self.direction == "both"
+        options = {name: getattr(self, name) for name in _OPTIONS[self.objective]}
+        kind = _KINDS[self.objective, self.direction]
+        if self.objective == "contrast":
+            options["denoising_weight"] = layout.denoising_weight
+        return kind(denoiser, start, accelerator=accelerator, rows_at_once=self.rows_at_once, **options)
 
     def check(self, folder: Path | None, *, who: str) -> None:
         """Refuse what cannot be meant; ``folder`` is where the run is kept.
@@ -100,17 +122,19 @@ class SoftTokensConfig:
             raise ValueError(f"{who}: `held_out` must be at least 0 and below 1; got {self.held_out}")
         for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
-                listed = ", ".join(map(repr, known))
+                listed = ", ".join(repr(choice) for choice in known if choice is not None)
                 raise ValueError(f"{who}: `{name}` must be one of {listed}; got {getattr(self, name)!r}")
         for name in _COUNTS:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"{who}: `{name}` must be a whole number, at least 1; got {value}")
+        if self.time_buckets is not None and (type(self.time_buckets) is not int or self.time_buckets < 0):
+            raise ValueError(f"{who}: `time_buckets` must be a whole number, 0 for none; got {self.time_buckets}")
         for name in ("logit_scale", "logit_width"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{who}: `{name}` must be above 0; got {getattr(self, name)}")
         for name in ("denoising_weight", "gamma_plus", "gamma_minus", "sharpness"):
-            if not getattr(self, name) >= 0:
+            if getattr(self, name) is not None and not getattr(self, name) >= 0:
                 raise ValueError(f"{who}: `{name}` must not be negative; got {getattr(self, name)}")
         if self.objective == "agsm" and self.negatives >= self.loop.batch_size:
             raise ValueError(
@@ -124,26 +148,39 @@ class SoftTokensConfig:
                 f"{who}: without `shared_time` pictures come one at a time, so `rows_at_once` must be None or 1; got "
                 f"{self.rows_at_once}"
             )
-        if self.resolution is not None and (self.resolution < 8 or self.resolution % 8):
-            raise ValueError(f"{who}: `resolution` must be a multiple of 8 pixels; got {self.resolution}")
         if folder is None and (self.validate_every is not None or self.tensorboard):
             raise ValueError(f"{who}: validation pictures and tensorboard logs need `folder`; got None")
 
 
-_KINDS: dict[Objective, type[SoftTokensObjective]] = {"contrast": ContrastObjective, "agsm": AgsmObjective}
+_KINDS: dict[tuple[Objective, Direction], type[SoftTokensObjective]] = {
+    ("contrast", "image_to_text"): ContrastObjective,
+    ("contrast", "both"): SymmetricContrastObjective,
+    ("agsm", "image_to_text"): AgsmObjective,
+}
 # fields that are arguments of an objective
-_OWN: dict[Objective, tuple[str, ...]] = {
-    "contrast": ("denoising_weight", "logit_scale", "logit_width", "learn_logit"),
+_OPTIONS: dict[Objective, tuple[str, ...]] = {
+    "contrast": ("logit_scale", "logit_width", "learn_logit"),
     "agsm": ("negatives", "gamma_plus", "gamma_minus", "sharpness"),
 }
+_OF_LAYOUT = ("blocks", "time_buckets", "init", "text_length", "denoising_weight")
 _CHOICES = {
-    "objective": tuple(_KINDS),
+    "layout": ("default", "released"),
+    "objective": tuple(_OPTIONS),
     "direction": ("image_to_text", "both"),
-    "init": ("start", "copies", "normal"),
+    "init": (None, "start", "copies", "normal"),
 }
-_COUNTS = ("tokens", "time_buckets", "rows_at_once", "negatives", "validate_every", "measure_every", "patience")
+_COUNTS = (
+    "tokens",
+    "rows_at_once",
+    "resolution",
+    "negatives",
+    "text_length",
+    "validate_every",
+    "measure_every",
+    "patience",
+)
 _IDENTITY = (
-    *("tokens", "time_buckets", "blocks", "init", "objective", "direction", "shared_noise", "shared_time"),
-    *(name for names in _OWN.values() for name in names),
+    *("tokens", "objective", "direction", "shared_noise", "shared_time", "shifted_time"),
+    *(name for names in _OPTIONS.values() for name in names),
     *("held_out", "seed"),
 )

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
 
 def validation(
-    pipe: Any, prompts: Sequence[str], folder: Path, *, every: int, last: int, sampler_steps: int, seed: int
+    pipe: Any,
+    prompts: Sequence[str],
+    folder: Path,
+    *,
+    every: int,
+    last: int,
+    sampler_steps: int,
+    seed: int,
+    options: Mapping[str, Any] = MappingProxyType({}),
 ) -> Callable[[int], None]:
     """What draws ``prompts`` with the pipeline as it is, to be called after a step.
 
@@ -18,6 +27,7 @@ def validation(
         folder: Gets ``step00050-0.png``, the first prompt after 50 steps.
         every: Steps between pictures.
         last: Step after which they are drawn too.
+        options: Further arguments of ``pipe``.
     """
 
     def draw(step: int) -> None:
@@ -27,7 +37,7 @@ def validation(
         for number, prompt in enumerate(prompts):
             generator = torch.Generator(pipe.device).manual_seed(seed)
             with torch.no_grad():
-                drawn = pipe(prompt, num_inference_steps=sampler_steps, generator=generator).images[0]
+                drawn = pipe(prompt, num_inference_steps=sampler_steps, generator=generator, **options).images[0]
             drawn.save(folder / f"step{step:05d}-{number}.png")
 
     return draw
