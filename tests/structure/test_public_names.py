@@ -38,11 +38,17 @@ TRAIN = [
     "Diverged",
     "Interrupted",
     "LoopConfig",
+    "MaskedObject",
+    "MaskedPicture",
+    "Mixture",
     "ResidualConfig",
     "SoftTokensConfig",
+    "TaskPromptsConfig",
     "encode_pairs",
     "fit_residual",
     "fit_soft_tokens",
+    "fit_task_prompts",
+    "inpainting_pipeline",
 ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -158,10 +158,10 @@ def _task_prompts(options: Inpaint, pipe: Any) -> weft.TaskPrompts:
                 f"inpaint: --model {options.model} has no task prompts beside it; give some with --task-prompts: a "
                 "file of `weft train task-prompts`, or the released folder of PowerPaint v1"
             )
-        return cast("weft.TaskPrompts", weft.TaskPrompts.load(folder))
+        return weft.TaskPrompts.load(folder)
     # a folder with a UNet and no pipeline round it is a release; its UNet was trained for its prompts
     is_release = (path / "unet").is_dir() and not (path / "model_index.json").is_file()
-    return cast("weft.TaskPrompts", weft.TaskPrompts.load(path, into=pipe if is_release else None))
+    return weft.TaskPrompts.load(path, into=pipe if is_release else None)
 
 
 def _sidecar(options: Inpaint, tasks: weft.TaskPrompts) -> dict[str, Any]:

@@ -11,31 +11,47 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from weft.train.checkpoint import Diverged, Interrupted
     from weft.train.encoded_pairs import encode_pairs
+    from weft.train.inpainting_examples import Mixture
+    from weft.train.inpainting_pictures import MaskedObject, MaskedPicture
+    from weft.train.inpainting_unet import inpainting_pipeline
     from weft.train.loop import LoopConfig
     from weft.train.residual import ResidualConfig, fit_residual
     from weft.train.soft_tokens import fit_soft_tokens
     from weft.train.soft_tokens_config import SoftTokensConfig
+    from weft.train.task_prompts import TaskPromptsConfig, fit_task_prompts
 
 _HOMES = {
     "Diverged": "checkpoint",
     "Interrupted": "checkpoint",
     "LoopConfig": "loop",
+    "MaskedObject": "inpainting_pictures",
+    "MaskedPicture": "inpainting_pictures",
+    "Mixture": "inpainting_examples",
     "ResidualConfig": "residual",
     "SoftTokensConfig": "soft_tokens_config",
+    "TaskPromptsConfig": "task_prompts",
     "encode_pairs": "encoded_pairs",
     "fit_residual": "residual",
     "fit_soft_tokens": "soft_tokens",
+    "fit_task_prompts": "task_prompts",
+    "inpainting_pipeline": "inpainting_unet",
 }
 
 __all__ = [
     "Diverged",
     "Interrupted",
     "LoopConfig",
+    "MaskedObject",
+    "MaskedPicture",
+    "Mixture",
     "ResidualConfig",
     "SoftTokensConfig",
+    "TaskPromptsConfig",
     "encode_pairs",
     "fit_residual",
     "fit_soft_tokens",
+    "fit_task_prompts",
+    "inpainting_pipeline",
 ]
 
 

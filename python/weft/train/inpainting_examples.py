@@ -1,0 +1,214 @@
+"""What one sample of training shows and says: a function of its number alone, so that nothing has to be remembered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from weft.train import inpainting_masks as masks
+from weft.train.diffusion import encode_views
+from weft.train.images import View
+from weft.train.inpainting_masks import Hole
+from weft.train.inpainting_pictures import MaskedPicture
+from weft.train.randomness import torch_generator
+
+Recipe = Literal["image", "outpaint", "context", "object", "shape"]
+PromptName = Literal["context", "shape", "object"]
+
+OF_OBJECTS: tuple[Recipe, ...] = ("object", "shape")
+REMEMBERED = 4096  # texts of the samples made last
+DRAWS = 8  # of a random hole, before one that hides a whole object is taken after all
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """How often a sample is of which kind, and what is left out of its text.
+
+    The defaults are those of the released training code for an inpainting UNet.
+
+    Attributes:
+        shares: Kind -> share. "image" is all hole, with the caption; a picture without known objects takes part in
+            "image", "outpaint" and "context" alone.
+        context_caption: Share of "context" with the caption.
+        caption_dropout: Share of "object" and "shape" whose text is empty beside the task prompt.
+        dropout: Share of the others that have neither text nor task prompt, for guidance. Holes of objects always
+            have their task prompt, or a model learns to make objects of nothing.
+        spares_objects: A random hole in "context" should leave something of every object that it touches, or the
+            context prompt learns to make objects; hidden ones are cut out only where no such hole was found.
+    """
+
+    shares: Mapping[Recipe, float] = field(
+        default_factory=lambda: {"image": 0.1, "outpaint": 0.1, "context": 0.2, "object": 0.3, "shape": 0.3}
+    )
+    context_caption: float = 0.2
+    caption_dropout: float = 0.3
+    dropout: float = 0.1
+    spares_objects: bool = False
+
+    def __post_init__(self) -> None:
+        known = Recipe.__args__  # type: ignore[attr-defined]
+        if not self.shares or set(self.shares) - set(known) or min(self.shares.values()) < 0:
+            raise ValueError(
+                f"Mixture: `shares` must be of {', '.join(map(repr, known))}, none below 0; got {dict(self.shares)}"
+            )
+        if not any(share > 0 for kind, share in self.shares.items() if kind not in OF_OBJECTS):
+            raise ValueError("Mixture: `shares` must have some of 'image', 'outpaint' or 'context', for guidance")
+        for name in ("context_caption", "caption_dropout", "dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"Mixture: `{name}` must be between 0 and 1; got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Said:
+    """The text of a sample.
+
+    Attributes:
+        text: What the user would write.
+        prompt: The task prompt beside it; None for none.
+        fit: Weight of that, beside the context prompt, which has the rest.
+    """
+
+    text: str
+    prompt: PromptName | None
+    fit: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One sample: a picture, the hole in it, and what is said."""
+
+    pixels: NDArray[np.uint8]
+    hole: Hole
+    said: Said
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Samples by their numbers.
+
+    Attributes:
+        pictures: What they are made of.
+        size: Side of a square, in pixels.
+        mixture: Of kinds.
+    """
+
+    pictures: Sequence[MaskedPicture]
+    size: int
+    mixture: Mixture
+    seed: int = 0
+    _texts: dict[int, Said] = field(default_factory=dict, init=False, repr=False)
+
+    def at(self, number: int) -> Example:
+        """The sample of that number."""
+        made = self._made(number)
+        self._texts[number] = made.said
+        while len(self._texts) > REMEMBERED:
+            self._texts.pop(next(iter(self._texts)))
+        return made
+
+    def said(self, number: int) -> Said:
+        """What the sample of that number says; its picture is not made again for it."""
+        return self._texts.get(number) or self.at(number).said
+
+    def _made(self, number: int) -> Example:
+        rng = np.random.default_rng([self.seed, number])
+        picture = self.pictures[int(rng.integers(len(self.pictures)))]
+        kind = self._kind(picture, rng)
+        pixels = picture.square(self.size)
+        if kind in OF_OBJECTS:
+            which = int(rng.integers(len(picture.objects)))
+            thing = picture.mask(which, self.size)
+            if thing.any():
+                return self._of_object(kind, pixels, thing, picture.objects[which].caption, rng)
+            kind = "context"  # the object lies outside the square
+        return self._of_picture(kind, picture, pixels, rng)
+
+    def _kind(self, picture: MaskedPicture, rng: np.random.Generator) -> Recipe:
+        shares = {
+            kind: share
+            for kind, share in self.mixture.shares.items()
+            if share > 0 and (picture.objects or kind not in OF_OBJECTS)
+        }
+        weights = np.array(list(shares.values()))
+        return list(shares)[int(rng.choice(len(shares), p=weights / weights.sum()))]
+
+    def _of_object(self, kind: Recipe, pixels: Any, thing: Hole, caption: str, rng: np.random.Generator) -> Example:
+        text = "" if rng.random() < self.mixture.caption_dropout else caption
+        if kind == "object":
+            return Example(pixels, masks.box(thing, rng), Said(text, "object"))
+        hole = masks.grown(thing, rng)
+        return Example(pixels, hole, Said(text, "shape", masks.fit(thing, hole)))
+
+    def _of_picture(self, kind: Recipe, picture: MaskedPicture, pixels: Any, rng: np.random.Generator) -> Example:
+        nothing, with_caption = rng.random() < self.mixture.dropout, rng.random() < self.mixture.context_caption
+        if kind == "image":
+            hole, text = masks.everything(self.size), picture.caption
+        elif kind == "outpaint":
+            hole, text = masks.sides(self.size, rng), ""
+        else:
+            hole, text = self._random_hole(picture, rng), picture.caption if with_caption else ""
+        return Example(pixels, hole, Said("", None) if nothing else Said(text, "context"))
+
+    def _random_hole(self, picture: MaskedPicture, rng: np.random.Generator) -> Hole:
+        hole = masks.strokes(self.size, rng)
+        if not self.mixture.spares_objects:
+            return hole
+        things = [picture.mask(number, self.size) for number in range(len(picture.objects))]
+        for _ in range(DRAWS):
+            hidden = [thing for thing in things if thing.any() and not (thing & ~hole).any()]
+            if not hidden:
+                return hole
+            hole = masks.strokes(self.size, rng)
+        left = hole & ~np.any([*hidden, np.zeros_like(hole)], axis=0)
+        return left if left.any() else hole
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedBatches:
+    """The function from the samples seen to the next batch of a process.
+
+    Attributes:
+        pipe: Its autoencoder encodes pictures, whole and with their holes, as they come.
+        examples: Where they come from.
+        size: Samples in a batch.
+        timesteps: Of the training schedule.
+        process: Number of this one.
+    """
+
+    pipe: Any
+    examples: Examples
+    size: int
+    timesteps: int
+    process: int = 0
+
+    def __call__(self, samples: int) -> tuple[Tensor, ...]:
+        """The arguments of ``TaskPromptsObjective.forward``."""
+        first = samples + self.process * self.size
+        numbers = range(first, first + self.size)
+        made = [self.examples.at(number) for number in numbers]
+        multiple = int(self.pipe.vae_scale_factor)
+        cells = torch.stack([torch.from_numpy(covered(example.hole, multiple)) for example in made])[:, None].float()
+        pixels = torch.stack([torch.from_numpy(np.array(e.pixels)) for e in made]).permute(0, 3, 1, 2) / 127.5 - 1.0
+        whole = torch.nn.functional.interpolate(cells, scale_factor=multiple)
+        side = (self.examples.size, self.examples.size)
+        # the hole is mid grey in what the model is shown, as diffusers has it
+        shown = [View(one, side, (0, 0)) for one in (*pixels, *(pixels * (1 - whole)))]
+        encoded = encode_views(self.pipe, shown)
+        generator = torch_generator(self.examples.seed, 3, first)
+        posterior = torch.randn(encoded.mean.shape, generator=generator)
+        latents, masked = (encoded.mean + encoded.std * posterior).chunk(2)
+        noise = torch.randn(latents.shape, generator=generator)
+        times = torch.randint(self.timesteps, (self.size,), generator=generator)
+        return torch.tensor(list(numbers)), latents, noise, times, cells, masked, encoded.time_ids[: self.size]
+
+
+def covered(hole: Hole, multiple: int) -> Hole:
+    """The cells [h / multiple, w / multiple] of the latent that a hole touches."""
+    rows, columns = (side // multiple for side in hole.shape)
+    return np.asarray(hole.reshape(rows, multiple, columns, multiple).any((1, 3)))
