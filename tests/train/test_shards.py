@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from weft.train.shard_writing import Job, check_room, write_missing
-from weft.train.shards import Layout, RowTensor, Shards
+from weft.train.shards import Layout, RowTensor, Shard, Shards
 
 TENSORS = {"a": RowTensor("float32", (2, 3)), "b": RowTensor("bfloat16", (5,))}
 LAYOUT = Layout("rows", {"of": "this", "size": 3}, 10, 4, TENSORS)
@@ -33,9 +34,18 @@ def make(rows: range) -> Iterator[dict[str, Tensor]]:
         yield {name: torch.stack([each[name] for each in some]) for name in TENSORS}
 
 
-def write(folder: Path, layout: Layout = LAYOUT) -> list[str]:
+def shards_of(folder: Path, layout: Layout = LAYOUT, version: int = 1) -> list[Shard]:
+    """Rows from the sixth on are made from another version."""
+    return layout.shards(folder, lambda rows: f"{rows.start} of version {version if rows.stop > 5 else 1}")
+
+
+def opened(folder: Path, layout: Layout = LAYOUT) -> Shards:
+    return Shards(layout, shards_of(folder, layout))
+
+
+def write(folder: Path, layout: Layout = LAYOUT, version: int = 1) -> list[str]:
     """Names of the files that were written."""
-    job = Job(folder, layout, make)
+    job = Job(layout, shards_of(folder, layout, version), make)
     missing = [shard.path.name for shard in job.missing()]
     check_room(folder, [job], who="test")
     write_missing(folder, [job], accelerator=None, who="test")
@@ -49,7 +59,7 @@ def names(folder: Path) -> list[str]:
 def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
     assert write(tmp_path) == names(tmp_path) == FILES
     assert write(tmp_path) == []
-    found = Shards(tmp_path, LAYOUT).part([9, 0, 3, 4, 0])
+    found = opened(tmp_path).part([9, 0, 3, 4, 0])
     for number, place in enumerate([9, 0, 3, 4, 0]):
         assert all(torch.equal(found[name][number], value) for name, value in row(place).items())
     assert [len(load_file(tmp_path / name)["a"]) for name in FILES] == [4, 4, 2]
@@ -59,7 +69,7 @@ def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
 def test_the_last_file_holds_what_is_left(rows: int, tmp_path: Path) -> None:
     layout = Layout("rows", {}, rows, 4, TENSORS)
     write(tmp_path, layout)
-    assert len(Shards(tmp_path, layout).part(range(rows))["b"]) == rows
+    assert len(opened(tmp_path, layout).part(range(rows))["b"]) == rows
 
 
 @pytest.mark.parametrize("refused", [errno.ENOSPC, errno.EDQUOT])
@@ -82,7 +92,7 @@ def test_a_full_disk(fits: int, refused: int, tmp_path: Path, monkeypatch: pytes
             write(tmp_path)
     assert names(tmp_path) == FILES[:fits]
     assert write(tmp_path) == FILES[fits:]
-    assert torch.equal(Shards(tmp_path, LAYOUT).part([5])["a"][0], row(5)["a"])
+    assert torch.equal(opened(tmp_path).part([5])["a"][0], row(5)["a"])
 
 
 def test_another_error_is_told_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,14 +133,9 @@ def garbled(path: Path) -> None:
     path.write_bytes(b"\xff" * 16 + path.read_bytes()[16:])
 
 
-def of_something_else(path: Path) -> None:
-    write(path.parent.parent / "other", Layout("rows", {"of": "that"}, 10, 4, TENSORS))
-    shutil.copy(path.parent.parent / "other" / path.name, path)
-
-
 def rewritten(path: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
     held = {name: part.clone() for name, part in load_file(path).items()}
-    save_file(change(held), path, {"weft.encoded": LAYOUT.stamp})
+    save_file(change(held), path, {"weft.encoded": shards_of(path.parent)[1].stamp})
 
 
 def without_a_tensor(path: Path) -> None:
@@ -151,24 +156,41 @@ def with_fewer_rows(path: Path) -> None:
         (truncated, "it is damaged .*not fully covered"),
         (emptied, "it is damaged .*header too small"),
         (garbled, "it is damaged"),
-        (of_something_else, "it was made from something else"),
         (without_a_tensor, r"it must hold .*'b': \('BF16', \[4, 5\]\).*; it holds"),
         (with_another_dtype, r"it must hold .*; it holds .*'b': \('F32', \[4, 5\]\)"),
         (with_fewer_rows, r"it must hold .*; it holds .*'a': \('F32', \[3, 2, 3\]\)"),
     ],
 )
 def test_a_damaged_file_is_named_and_made_anew_alone(damage: Any, message: str, tmp_path: Path) -> None:
-    folder = tmp_path / "encoded"
-    folder.mkdir()
-    (tmp_path / "other").mkdir()
-    write(folder)
-    damage(folder / FILES[1])
-    for use in (lambda: write(folder), lambda: Shards(folder, LAYOUT)):
+    write(tmp_path)
+    damage(tmp_path / FILES[1])
+    for use in (write, opened):
         with pytest.raises(ValueError, match=rf"{FILES[1]} cannot be used: {message}.*delete it and run again, which"):
-            use()
-    (folder / FILES[1]).unlink()
-    assert write(folder) == [FILES[1]]
-    assert torch.equal(Shards(folder, LAYOUT).part([6])["b"][0], row(6)["b"])
+            use(tmp_path)
+    (tmp_path / FILES[1]).unlink()
+    assert write(tmp_path) == [FILES[1]]
+    assert torch.equal(opened(tmp_path).part([6])["b"][0], row(6)["b"])
+
+
+def test_rows_that_are_made_from_something_else(tmp_path: Path) -> None:
+    """Files of other rows are as good as before."""
+    write(tmp_path)
+    message = (
+        rf"{FILES[1]} holds rows of something else than what rows 4 to 7 are made from now; choose another folder"
+    )
+    with pytest.raises(ValueError, match=message):
+        write(tmp_path, version=2)
+    for name in FILES[1:]:
+        (tmp_path / name).unlink()
+    assert write(tmp_path, version=2) == FILES[1:]
+    with pytest.raises(ValueError, match=rf"{FILES[0]} holds rows of something else"):
+        opened(tmp_path, replace(LAYOUT, identity={"of": "that"}))
+
+
+def test_more_rows(tmp_path: Path) -> None:
+    write(tmp_path, replace(LAYOUT, rows=8))
+    assert write(tmp_path) == FILES[2:]
+    assert torch.equal(opened(tmp_path).part([9])["b"][0], row(9)["b"])
 
 
 def test_content_that_was_lost_is_found_when_it_is_read(tmp_path: Path) -> None:
@@ -176,7 +198,7 @@ def test_content_that_was_lost_is_found_when_it_is_read(tmp_path: Path) -> None:
     write(tmp_path)
     path = tmp_path / FILES[1]
     path.write_bytes(path.read_bytes()[:-8] + bytes(8))
-    shards = Shards(tmp_path, LAYOUT)
+    shards = opened(tmp_path)
     shards.part([0, 3, 4, 5, 6, 8, 9])
     with pytest.raises(ValueError, match=f"{FILES[1]} cannot be used: it is damaged, the checksum of row 3 is wrong"):
         shards.part([0, 7])
@@ -186,7 +208,7 @@ def test_a_file_that_is_gone(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / FILES[2]).unlink()
     with pytest.raises(FileNotFoundError):
-        Shards(tmp_path, LAYOUT)
+        opened(tmp_path)
 
 
 def test_what_is_read_is_little(tmp_path: Path) -> None:
@@ -194,13 +216,13 @@ def test_what_is_read_is_little(tmp_path: Path) -> None:
     import resource
 
     layout = Layout("large", {}, 2500, 2500, {"a": RowTensor("float32", (4, 64, 32))})
-    job = Job(tmp_path, layout, lambda rows: iter([{"a": torch.ones(len(rows), 4, 64, 32)}]))
+    job = Job(layout, shards_of(tmp_path, layout), lambda rows: iter([{"a": torch.ones(len(rows), 4, 64, 32)}]))
     write_missing(tmp_path, [job], accelerator=None, who="test")
 
     def pages() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
     before = pages()
-    found = Shards(tmp_path, layout).part(range(0, 2500, 320))
+    found = opened(tmp_path, layout).part(range(0, 2500, 320))
     assert found["a"].untyped_storage().nbytes() == 8 * 4 * 64 * 32 * 4
     assert (pages() - before) * 4096 < 40e6

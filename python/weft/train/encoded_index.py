@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import weft
@@ -49,16 +50,16 @@ def write_index(folder: Path, layouts: Mapping[str, Layout], base_name: str) -> 
 
 
 def check_same(saved: Layout, layout: Layout, folder: Path, *, who: str) -> Layout:
-    """``saved``, if it is of the same rows as ``layout``, whatever the size of its files.
+    """``layout``, in files as large as those of ``saved``, if it is of the same kind of rows.
 
     Raises:
         ValueError: It is not; what differs is told.
     """
-    was, now = ({**of.identity, "rows": of.rows, "tensors": of.tensors} for of in (saved, layout))
+    was, now = ({**of.identity, "tensors": of.tensors} for of in (saved, layout))
     other = [key for key in sorted({*was, *now}) if was.get(key) != now.get(key)]
     if other:
         said = "; ".join(f"`{key}` was {was.get(key)!r}, is {now.get(key)!r}" for key in other)
         raise ValueError(
             f"{who}: {folder} holds {saved.name} of something else: {said}; choose another folder, or the old settings"
         )
-    return saved
+    return replace(layout, rows_per_shard=saved.rows_per_shard)

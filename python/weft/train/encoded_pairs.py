@@ -20,7 +20,7 @@ from weft.train.encoded_index import check_same, read_index, write_index
 from weft.train.encoded_rows import rows_of_pictures, rows_of_texts, text_encoders
 from weft.train.images import SMALLEST_SHARE
 from weft.train.pairs import Pair, read_pairs
-from weft.train.shard_writing import Job, check_room, full_disk_told, write_missing
+from weft.train.shard_writing import Job, check_room, full_disk_told, remove_leftovers, write_missing
 from weft.train.shards import Shards
 
 SHARD_SIZE = 256 * 2**20  # bytes
@@ -76,8 +76,9 @@ def encode_pairs(
 ) -> Path:
     """Encode pictures, and captions if asked, into a folder for ``fit_soft_tokens(..., encoded=folder)``.
 
-    A run that was cut off goes on at the file where it stopped; a complete folder is only checked. One run at a time
-    may write to a folder.
+    A run that was cut off goes on at the file where it stopped; a complete folder is only checked. A file stays good
+    for as long as its own pairs do: more pairs may come after the last, and a picture that proves to be damaged on the
+    way can be mended or taken out. One run at a time may write to a folder.
 
     Args:
         pipe: The pipeline that will be trained on, on its device; its autoencoder and text encoders are used.
@@ -101,8 +102,8 @@ def encode_pairs(
         TypeError: Not a pipeline, pairs that are none, or a ``text`` of another kind.
         FileNotFoundError: Pairs that are not there.
         OSError: The disk is full, or will be. What was written is kept; running again goes on.
-        ValueError: Too few pairs or too many that cannot be used, a folder of other pairs, another model or
-            resolution, or a file in it that cannot be used.
+        ValueError: Too few pairs or too many that cannot be used, a picture that is damaged, a folder of other pairs,
+            another model or resolution, or a file in it that cannot be used.
     """
     who = "encode_pairs"
     check_denoiser(pipe, who=who)
@@ -167,19 +168,18 @@ def open_encoded(
         layout = rows.layout(shard_size)
         if rows.name in index:
             layout = check_same(index[rows.name], layout, folder, who=who)
-        jobs.append(Job(folder, layout, rows.make))
+        jobs.append(Job(layout, layout.shards(folder, rows.source), rows.make))
     check_room(folder, jobs, who=who)
     if accelerator is None or accelerator.is_main_process:
         # a complete folder may be on a disk that cannot be written to
         if any(job.layout != index.get(job.layout.name) for job in jobs):
             with full_disk_told(folder, jobs, who=who):
                 write_index(folder, {**index, **{job.layout.name: job.layout for job in jobs}}, base_name)
-        for job in jobs:
-            job.remove_leftovers()
+        remove_leftovers(folder, jobs)
     if accelerator is not None:
         accelerator.wait_for_everyone()
     write_missing(folder, jobs, accelerator=accelerator, who=who)
-    stored = [Shards(folder, job.layout) for job in jobs]
+    stored = [Shards(job.layout, job.shards) for job in jobs]
     if not text:
         return StoredLatents(stored[0]), None
     first = [0, *accumulate(len(pair.texts) for pair in pairs)]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from weft.train.diffusion import T5_LENGTH, encode_captions, encode_views
 from weft.train.images import views
-from weft.train.pairs import Pair, digest_of_pictures, digest_of_texts
+from weft.train.pairs import Pair, digest_of_pictures
 from weft.train.shards import Layout, RowTensor
 from weft.train.weights import digest_of_weights
 
@@ -23,14 +23,16 @@ class Rows:
     """Rows that are made when they are asked for.
 
     Attributes:
-        identity: Names and values of all that they depend on.
+        identity: Names and values of all that they depend on beside ``source``.
         count: How many there are.
+        source: A name for the pictures or texts of some rows.
         make: From a range of rows to their tensors [k, ...] on the CPU, a few rows at a time and in order.
     """
 
     name: str
     identity: Mapping[str, Any]
     count: int
+    source: Callable[[range], str]
     make: Callable[[range], Iterator[dict[str, Tensor]]]
 
     def layout(self, shard_size: int) -> Layout:
@@ -51,14 +53,13 @@ def rows_of_pictures(pipe: Any, pairs: Sequence[Pair], size: int) -> Rows:
             yield {"mean": latents.mean, "std": latents.std, "time_ids": latents.time_ids}
 
     identity = {
-        "pictures": digest_of_pictures(pairs),
         "resolution": size,
         "autoencoder": digest_of_weights([vae]),
         "autoencoder_dtype": _name(vae.dtype),
         "scaling_factor": vae.config.scaling_factor,
         "shift_factor": getattr(vae.config, "shift_factor", None),
     }
-    return Rows("latents", identity, len(pairs), make)
+    return Rows("latents", identity, len(pairs), lambda rows: digest_of_pictures(pairs[rows.start : rows.stop]), make)
 
 
 def rows_of_texts(pipe: Any, pairs: Sequence[Pair], dtype: torch.dtype | None, text_length: int | None = None) -> Rows:
@@ -78,13 +79,12 @@ def rows_of_texts(pipe: Any, pairs: Sequence[Pair], dtype: torch.dtype | None, t
             yield {name: part.to("cpu", dtype) for name, part in parts.items() if part is not None}
 
     identity = {
-        "texts": digest_of_texts(pairs),
         "text_encoders": digest_of_weights(encoders),
         "text_encoder_dtype": _name(encoders[-1].dtype),
         "text": _name(dtype or encoders[-1].dtype),
         **({"text_length": text_length or T5_LENGTH} if hasattr(pipe, "text_encoder_3") else {}),
     }
-    return Rows("text", identity, len(texts), make)
+    return Rows("text", identity, len(texts), lambda rows: repr(texts[rows.start : rows.stop]), make)
 
 
 def text_encoders(pipe: Any) -> list[Any]:

@@ -117,7 +117,8 @@ def _reason(image: Any, smallest: int) -> str:
 
 def digest(pairs: Sequence[Pair]) -> str:
     """A name for these pictures and texts."""
-    return hashlib.sha256((digest_of_pictures(pairs) + digest_of_texts(pairs)).encode()).hexdigest()[:16]
+    texts = repr([(pair.captions, pair.negatives) for pair in pairs])
+    return hashlib.sha256((digest_of_pictures(pairs) + texts).encode()).hexdigest()[:16]
 
 
 def digest_of_pictures(pairs: Sequence[Pair]) -> str:
@@ -126,14 +127,6 @@ def digest_of_pictures(pairs: Sequence[Pair]) -> str:
     for pair in pairs:
         content = pair.image.stat().st_size if isinstance(pair.image, Path) else pair.image.tobytes()
         sha.update(repr((pair.name, content)).encode())
-    return sha.hexdigest()[:16]
-
-
-def digest_of_texts(pairs: Sequence[Pair]) -> str:
-    """A name for these captions and negatives."""
-    sha = hashlib.sha256()
-    for pair in pairs:
-        sha.update(repr((pair.captions, pair.negatives)).encode())
     return sha.hexdigest()[:16]
 
 

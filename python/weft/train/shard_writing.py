@@ -25,23 +25,25 @@ FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk, or what this user may have of i
 
 @dataclass(frozen=True)
 class Job:
-    """The rows of a layout that a folder lacks.
+    """Files that there must be.
 
     Attributes:
         make: From a range of rows to their tensors [k, ...] on the CPU, a few rows at a time and in order.
     """
 
-    folder: Path
     layout: Layout
+    shards: Sequence[Shard]
     make: Callable[[range], Iterator[Mapping[str, Tensor]]]
 
     def missing(self) -> list[Shard]:
         """Shards that are not there. Raises ValueError for one that is there and cannot be used."""
-        return [shard for shard in self.layout.shards(self.folder) if not _is_there(shard, self.layout)]
+        return [shard for shard in self.shards if not _is_there(shard, self.layout)]
 
-    def remove_leftovers(self) -> None:
-        """Half-written files of a process that was killed; nobody else may be writing."""
-        for path in self.folder.glob(f".{self.layout.name}-*.safetensors"):
+
+def remove_leftovers(folder: Path, jobs: Sequence[Job]) -> None:
+    """Half-written files of a process that was killed; nobody may be writing."""
+    for job in jobs:
+        for path in folder.glob(f".{job.layout.name}-*.safetensors"):
             path.unlink()
 
 
@@ -108,7 +110,7 @@ def _write(job: Job, accelerator: Accelerator | None, who: str) -> None:
         for shard in shards:
             rows = _made(job, shard, progress, who)
             sums = [checksum({name: part[row] for name, part in rows.items()}) for row in range(len(shard.rows))]
-            content = save({**rows, CHECKSUMS: torch.tensor(sums)}, {STAMP: job.layout.stamp})
+            content = save({**rows, CHECKSUMS: torch.tensor(sums)}, {STAMP: shard.stamp})
             with whole_file(shard.path) as temporary:
                 # not save_file, whose errors do not tell a full disk from others
                 temporary.write_bytes(content)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,18 @@ class RowTensor:
 
 @dataclass(frozen=True)
 class Shard:
-    """One file: its number and path, and the rows that it holds."""
+    """One file.
+
+    Attributes:
+        number: Among its like.
+        rows: That it holds.
+        stamp: Of what they are made from; it is written in the file.
+    """
 
     number: int
     path: Path
     rows: range
+    stamp: str
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,7 @@ class Layout:
 
     Attributes:
         name: Of the files, before their number.
-        identity: Names and values of what the rows were made from; files made from anything else are refused.
+        identity: Names and values of what all rows depend on.
         rows: In all files together.
         rows_per_shard: In every file but the last.
         tensors: What a row consists of.
@@ -63,22 +70,19 @@ class Layout:
     def row_bytes(self) -> int:
         return sum(tensor.bytes for tensor in self.tensors.values()) + 8
 
-    @property
-    def stamp(self) -> str:
-        """Of every file: its number tells nothing about what it was made from."""
-        said = json.dumps([self.identity, self.rows, self.rows_per_shard], sort_keys=True)
-        return hashlib.sha256(said.encode()).hexdigest()[:16]
+    def shards(self, folder: Path, source: Callable[[range], str]) -> list[Shard]:
+        """The files.
 
-    def shards(self, folder: Path) -> list[Shard]:
-        starts = range(0, self.rows, self.rows_per_shard)
-        return [
-            Shard(number, folder / f"{self.name}-{number:05d}.safetensors", range(start, self.end(start)))
-            for number, start in enumerate(starts)
-        ]
-
-    def end(self, start: int) -> int:
-        """Where the file ends that begins with row ``start``."""
-        return min(start + self.rows_per_shard, self.rows)
+        Args:
+            source: A name for what some rows are made from. A file is as good as before when other rows change.
+        """
+        found = []
+        for number, start in enumerate(range(0, self.rows, self.rows_per_shard)):
+            rows = range(start, min(start + self.rows_per_shard, self.rows))
+            said = json.dumps([self.identity, source(rows)], sort_keys=True)
+            stamp = hashlib.sha256(said.encode()).hexdigest()[:16]
+            found.append(Shard(number, folder / f"{self.name}-{number:05d}.safetensors", rows, stamp))
+        return found
 
     def as_json(self) -> dict[str, Any]:
         return {key: value for key, value in asdict(self).items() if key != "name"}
@@ -109,17 +113,17 @@ class Shards:
     """The rows of a layout. Nothing is read before it is asked for but the heads of the files.
 
     Args:
-        folder: Where every file of ``layout`` is.
+        shards: Every file of ``layout``.
 
     Raises:
         FileNotFoundError: A file is missing.
         ValueError: A file is damaged, or holds something else.
     """
 
-    def __init__(self, folder: Path, layout: Layout) -> None:
+    def __init__(self, layout: Layout, shards: Sequence[Shard]) -> None:
         self.layout = layout
-        self._shards = layout.shards(folder)
-        self._opened = [open_shard(shard, layout) for shard in self._shards]
+        self._shards = shards
+        self._opened = [open_shard(shard, layout) for shard in shards]
 
     def part(self, rows: Sequence[int]) -> dict[str, Tensor]:
         """Some rows, each tensor [len(rows), ...].
@@ -153,8 +157,11 @@ def open_shard(shard: Shard, layout: Layout) -> Any:
         heads = {name: (part.get_dtype(), part.get_shape()) for name, part in found.items()}
     except SafetensorError as error:
         raise _unusable(shard.path, f"it is damaged ({error})") from error
-    if stamp != layout.stamp:
-        raise _unusable(shard.path, "it was made from something else")
+    if stamp != shard.stamp:
+        raise ValueError(
+            f"{shard.path} holds {layout.name} of something else than what rows {shard.rows.start} to "
+            f"{shard.rows.stop - 1} are made from now; choose another folder, or delete it and run again"
+        )
     count = len(shard.rows)
     expected = {name: (CODES[part.dtype], [count, *part.shape]) for name, part in layout.tensors.items()}
     expected[CHECKSUMS] = ("I64", [count])
