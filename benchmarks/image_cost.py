@@ -23,12 +23,12 @@ import torch
 import tyro
 
 from benchmarks import memory, registry
-from benchmarks.cases import localized_residuals, maskdiffusion
+from benchmarks.cases import localized_residuals, maskdiffusion, soft_tokens
 from benchmarks.cases.denoiser import STEPS, ImageCost, Stage, Stock
 from benchmarks.circumstances import ROOT, circumstances
 from benchmarks.run import passes_gate, results_path, write
 
-COSTS = {cost.name: cost for cost in (maskdiffusion.COST, localized_residuals.COST)}
+COSTS = {cost.name: cost for cost in (maskdiffusion.COST, localized_residuals.COST, soft_tokens.COST)}
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Options:
         out: Folder of the results, or "-" to keep none.
     """
 
-    method: Literal["maskdiffusion", "localized_residuals"] = "maskdiffusion"
+    method: Literal["maskdiffusion", "localized_residuals", "soft_tokens"] = "maskdiffusion"
     shape: str = "sd15_512"
     dtype: str = "fp32"
     way: tuple[str, ...] = ()

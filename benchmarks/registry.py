@@ -122,6 +122,7 @@ OPS = {
     "maskdiffusion": "benchmarks.cases.maskdiffusion",
     "localized_residuals": "benchmarks.cases.localized_residuals",
     "soft_tokens": "benchmarks.cases.soft_tokens",
+    "soft_tokens_step": "benchmarks.cases.soft_tokens_step",
 }
 
 

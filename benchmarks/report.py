@@ -14,7 +14,7 @@ from pathlib import Path
 import tyro
 
 from benchmarks import figures, tables
-from benchmarks.efficacy import residuals_summary, summary
+from benchmarks.efficacy import residuals_summary, soft_tokens_summary, summary
 
 
 def between_markers(text: str, parts: dict[str, str]) -> str:
@@ -36,7 +36,11 @@ def between_markers(text: str, parts: dict[str, str]) -> str:
     return text
 
 
-_TABLES = {"MaskDiffusion": summary.table, residuals_summary.METHOD: residuals_summary.table}
+_TABLES = {
+    "MaskDiffusion": summary.table,
+    residuals_summary.METHOD: residuals_summary.table,
+    soft_tokens_summary.METHOD: soft_tokens_summary.table,
+}
 
 
 def efficacy(results: Path) -> str:

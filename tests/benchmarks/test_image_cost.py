@@ -80,7 +80,9 @@ def test_some_ways() -> None:
 
 @pytest.mark.serial
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "memory"), [("maskdiffusion", True), ("localized_residuals", False)])
+@pytest.mark.parametrize(
+    ("method", "memory"), [("maskdiffusion", True), ("localized_residuals", False), ("soft_tokens", False)]
+)
 def test_a_tiny_image(method: str, memory: bool, tmp_path: Path) -> None:
     from benchmarks.image_cost import COSTS
 

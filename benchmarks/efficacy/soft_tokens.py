@@ -1,0 +1,191 @@
+"""``python -m benchmarks.efficacy.soft_tokens``: do soft tokens make a model follow its prompts, and at what price?
+
+What is taught and what is drawn are kept, so a run that is cut short goes on where it stopped, and one with more
+pictures draws only those.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from diffusers import DiffusionPipeline
+from tqdm import tqdm
+
+import weft
+from benchmarks.circumstances import ROOT, circumstances
+from benchmarks.efficacy.digest import digest
+from benchmarks.efficacy.pictures import draw
+from benchmarks.efficacy.readings import Readings
+from benchmarks.efficacy.retrieval import Retrieval
+from benchmarks.efficacy.soft_tokens_summary import BASE, MEASURES, METHOD, readings, table
+from benchmarks.efficacy.soft_tokens_training import Lesson, tokens_of
+from benchmarks.efficacy.trials import Sampling, Trial
+from weft._files import whole_file
+from weft.shapes.load import Model, pipeline
+from weft.train import LoopConfig
+
+# the rates were chosen on other prompts and noise; both objectives get about as long
+LESSONS: dict[Model, dict[str, Lesson]] = {
+    "sd1": {
+        "AGSM": Lesson(
+            "agsm",
+            LoopConfig(
+                steps=400, learning_rate=1e-2, batch_size=8, decay_steps=200, weight_decay=1e-4, average_decay=0.98
+            ),
+            (("blocks", ("down_blocks", "mid_block")), ("time_buckets", 10)),
+        ),
+        "SoftREPA": Lesson(
+            "contrast",
+            LoopConfig(steps=400, learning_rate=1e-2, batch_size=6, decay_steps=200, weight_decay=1e-4),
+            (("time_buckets", 10),),
+        ),
+    },
+    "sd3": {
+        "AGSM": Lesson(
+            "agsm",
+            LoopConfig(
+                steps=300, learning_rate=1e-2, batch_size=8, decay_steps=150, weight_decay=1e-4, average_decay=0.98
+            ),
+            (("gamma_minus", 0.1), ("time_buckets", 10), ("text_length", 1)),
+        ),
+        "SoftREPA": Lesson(
+            "contrast",
+            LoopConfig(steps=200, learning_rate=1e-2, batch_size=6, decay_steps=100, weight_decay=1e-4),
+            (("time_buckets", 10), ("text_length", 1)),
+        ),
+    },
+}
+SAMPLING: dict[Model, Sampling] = {"sd1": Sampling(), "sd3": Sampling(guidance=3.0)}
+ARGUMENTS: dict[Model, dict[str, Any]] = {"sd1": {}, "sd3": {"max_sequence_length": 1}}  # there is no T5
+SEEDS = 4  # pictures of a prompt where diversity is measured
+OUT = ROOT / "benchmarks" / "results" / "soft_tokens_efficacy_shapes.json"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Teach tokens to the shapes models by every objective, draw with them from the same noise, and compare.
+
+    Attributes:
+        models: Which.
+        variants: Which; all unless given. The base is always drawn.
+        one, two, three: Prompts of so many objects; each names something that training never showed.
+        several: Prompts of two objects that are drawn from four noises each, for diversity.
+        seed: Of prompts and noise.
+        kept: Folder of what was taught and drawn so far. Both are told apart by settings, not by code: begin an empty
+            one when the method, its training or a model has changed.
+        out: JSON file of the results; a table of the same name lies beside it.
+    """
+
+    models: tuple[Model, ...] = tuple(SAMPLING)
+    variants: tuple[str, ...] = ()
+    one: int = 96
+    two: int = 224
+    three: int = 192
+    several: int = 24
+    seed: int = Sampling.seed
+    kept: Path = ROOT / "runs" / "efficacy" / "soft_tokens"
+    out: Path = OUT
+
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        found = (
+            Trial("one object", 1, self.one),
+            Trial("two objects", 2, self.two),
+            Trial("three objects", 3, self.three),
+            Trial("two objects, four noises", 2, self.several, SEEDS),
+        )
+        return tuple(trial for trial in found if len(trial))
+
+
+def measure(model: Model, options: Options) -> tuple[dict[str, dict[str, Readings]], dict[str, float]]:
+    """What is read in the pictures of every variant and trial, and the seconds that teaching took."""
+    pipe, lessons = pipeline(model), LESSONS[model]
+    if unknown := set(options.variants) - set(lessons):
+        raise ValueError(f"efficacy: `variants` must be of {', '.join(lessons)}; got {', '.join(unknown)}")
+    names = options.variants or tuple(lessons)
+    taught = {name: tokens_of(pipe, model, lessons[name], options.kept) for name in names}
+    found: dict[str, dict[str, Readings]] = {}
+    with tqdm(total=(1 + len(names)) * sum(map(len, options.trials)), unit="picture", smoothing=0.02) as progress:
+        for name in (BASE, *names):
+            progress.set_description(f"{model}, {name}")
+            lesson = None if name == BASE else asdict(lessons[name])
+            control = taught[name][0] if name in taught else None
+            found[name] = {
+                trial.name: readings(
+                    list(_pictures(pipe, model, trial, lesson, control, options, progress.update)),
+                    trial.items(options.seed),
+                    trial.seeds,
+                )
+                for trial in options.trials
+            }
+            found[name]["all"] = together(found[name])
+            with _active(pipe, control):
+                found[name]["held-out scenes"] = {"retrieved": Retrieval().hits(pipe)}
+    return found, {name: seconds for name, (_, seconds) in taught.items()}
+
+
+def together(trials: Mapping[str, Readings]) -> Readings:
+    """Those of all prompts with one picture each."""
+    found: Readings = {}
+    for part in trials.values():
+        if "diversity" not in part:
+            for name, values in part.items():
+                found.setdefault(name, []).extend(values)
+    return found
+
+
+def _pictures(
+    pipe: DiffusionPipeline,
+    model: Model,
+    trial: Trial,
+    lesson: dict[str, Any] | None,
+    control: weft.SoftTokens | None,
+    options: Options,
+    report: Callable[[int], object],
+) -> np.ndarray:
+    sampling = replace(SAMPLING[model], seed=options.seed)
+    settings = digest([lesson, asdict(sampling)])
+    kept = options.kept / f"{model}-{trial.name}-{settings}.npy".replace(" ", "-")
+
+    def added(first: int) -> AbstractContextManager[Any]:
+        return _active(pipe, control)
+
+    return draw(pipe, trial.items(options.seed), added, sampling, kept, report, **ARGUMENTS[model])
+
+
+def _active(pipe: DiffusionPipeline, control: weft.SoftTokens | None) -> AbstractContextManager[Any]:
+    return nullcontext() if control is None else weft.attach(pipe, control)
+
+
+def main() -> None:
+    """Command-line entry."""
+    options = tyro.cli(Options, description=__doc__)
+    record: dict[str, Any] = {"method": METHOD, "models": {}}
+    for model in options.models:
+        found, seconds = measure(model, options)
+        record["models"][model] = {
+            "sampling": asdict(SAMPLING[model]),
+            "lessons": {name: asdict(LESSONS[model][name]) for name in found if name != BASE},
+            "seconds": seconds,
+            "results": MEASURES.summarise(found),
+        }
+    record["circumstances"] = circumstances(torch.get_num_threads(), "benchmarks.efficacy.soft_tokens")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(options.out) as temporary:
+        temporary.write_text(json.dumps(record, indent=1) + "\n")
+    text = table(record)
+    with whole_file(options.out.with_suffix(".md")) as temporary:
+        temporary.write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

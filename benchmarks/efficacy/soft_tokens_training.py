@@ -1,0 +1,68 @@
+"""Soft tokens taught to both shapes models, each objective on the same pictures and captions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+import weft
+from benchmarks.efficacy.digest import digest
+from weft.shapes.captions import caption
+from weft.shapes.load import Model
+from weft.shapes.rendering import render
+from weft.shapes.world import scene
+from weft.train import LoopConfig, SoftTokensConfig, fit_soft_tokens
+
+PICTURES, CAPTIONS, SEED = 4000, 3, 77  # what is taught; the world's scenes of this seed
+SECONDS = "seconds.txt"
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """How tokens of one variant are trained.
+
+    Attributes:
+        objective: As ``SoftTokensConfig`` has it.
+        loop: How long and how fast.
+        options: Further fields of ``SoftTokensConfig``.
+    """
+
+    objective: str
+    loop: LoopConfig
+    options: tuple[tuple[str, Any], ...] = ()
+
+    def config(self) -> SoftTokensConfig:
+        return SoftTokensConfig(objective=self.objective, loop=self.loop, **dict(self.options))  # type: ignore[arg-type]
+
+
+def tokens_of(pipe: DiffusionPipeline, model: Model, lesson: Lesson, kept: Path) -> tuple[weft.SoftTokens, float]:
+    """The tokens in ``kept`` and the seconds of one core that they took; taught and kept there if they are not."""
+    folder = kept / f"{model}-{lesson.objective}-{digest([asdict(lesson), PICTURES, CAPTIONS, SEED])}"
+    path = folder / "tokens.safetensors"
+    if not path.exists():
+        start = time.process_time()
+        soft = fit_soft_tokens(
+            pipe, pairs(), config=lesson.config(), folder=folder / "run", base_name=f"shapes-{model}"
+        )
+        (folder / SECONDS).write_text(f"{time.process_time() - start:.1f}\n")
+        soft.save(path)
+    return weft.SoftTokens.load(path), float((folder / SECONDS).read_text())
+
+
+def pairs() -> Sequence[tuple[Image.Image, list[str]]]:
+    """What is taught: scenes of the training split."""
+    return [pair(number) for number in range(PICTURES)]
+
+
+def pair(number: int) -> tuple[Image.Image, list[str]]:
+    """One scene and what is said of it."""
+    one = scene(SEED, number)
+    texts = [caption(one, np.random.default_rng([SEED, number, which])) for which in range(CAPTIONS)]
+    return Image.fromarray(render(one)), texts
