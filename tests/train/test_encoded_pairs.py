@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_joint as joint
 import tiny_pipelines as tiny
 import torch
 from accelerate import Accelerator
@@ -52,6 +53,10 @@ def encoded(pipe: Any, pairs: list[dict[str, Any]], tmp_path: Path) -> Path:
     return encode_pairs(pipe, pairs, tmp_path / "encoded", shard_size=SHARD)
 
 
+def build(kind: str, folder: Path) -> Any:
+    return joint.pipeline(folder) if kind == "sd3" else tiny.build(kind, folder)
+
+
 def batches(pipe: Any, pairs: Any, folder: Path | None, accelerator: Accelerator) -> PairBatches:
     found = read_pairs(pairs, who="test")
     made = encode(pipe, found, 64, folder, accelerator=accelerator, base_name="test", who="test")
@@ -89,9 +94,9 @@ def test_batches_are_those_of_memory_bit_for_bit(
         assert all(map(torch.equal, stored.part(some)(samples), held.part(some)(samples)))
 
 
-@pytest.mark.parametrize("kind", ["sd1", "sdxl"])
+@pytest.mark.parametrize("kind", ["sd1", "sdxl", "sd3"])
 def test_training_is_the_same(kind: str, pairs: Any, tmp_path: Path) -> None:
-    pipe, config = tiny.build(kind, tmp_path / "model"), replace(CONFIG, held_out=0.3, measure_every=1)
+    pipe, config = build(kind, tmp_path / "model"), replace(CONFIG, held_out=0.3, measure_every=1)
     pairs = [{**row, "text": row["text"][0]} for row in pairs]
     pairs[0]["text"] = "a blue square"
     expected = fit_soft_tokens(pipe, pairs, config=config)
@@ -100,7 +105,7 @@ def test_training_is_the_same(kind: str, pairs: Any, tmp_path: Path) -> None:
         assert torch.equal(found.tokens, expected.tokens)
 
 
-@pytest.mark.parametrize("kind", ["sd1", "sdxl"])
+@pytest.mark.parametrize("kind", ["sd1", "sdxl", "sd3"])
 @pytest.mark.parametrize(("text", "atol"), [(True, 1e-5), (torch.float16, 4e-3), (torch.bfloat16, 3e-2)])
 def test_text_is_what_the_encoder_gives(
     kind: str,
@@ -111,7 +116,7 @@ def test_text_is_what_the_encoder_gives(
     accelerator: Accelerator,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pipe = tiny.build(kind, tmp_path / "model")
+    pipe = build(kind, tmp_path / "model")
     for row in pairs:
         row["text"] = [caption.replace("squares", "ball") for caption in row["text"]]
     folder = encode_pairs(pipe, pairs, tmp_path / "encoded", resolution=64, text=text, shard_size=20_000)
