@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,7 +84,7 @@ class Speaker:
                 stacklevel=6,
             )
             return whole
-        kept = _shortened(text, lambda part: token_count(self.pipe, joined(part)) <= limit)
+        kept = shortened(text, lambda part: token_count(self.pipe, joined(part)) <= limit)
         if kept is None:
             raise ValueError(
                 f"TaskPrompts: {words!r} must fit the {limit} tokens that the text encoder has beside the task; it "
@@ -98,10 +98,11 @@ class Speaker:
         return joined(kept)
 
 
-def _shortened(text: str, fits: Any) -> str | None:
+def shortened(text: str, fits: Callable[[str], bool]) -> str | None:
     """The longest beginning of ``text`` that fits, whole words if one does; None where nothing fits, not even ""."""
     ends = [place for place, letter in enumerate(text) if letter.isspace() and not text[place - 1].isspace()]
-    for place in [*reversed(ends), *range(ends[0] if ends else len(text), -1, -1)]:
+    letters = range(ends[0] - 1 if ends else len(text) - 1, -1, -1)
+    for place in (len(text), *reversed(ends), *letters):
         if fits(text[:place]):
             return text[:place].rstrip()
     return None

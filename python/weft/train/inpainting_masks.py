@@ -16,9 +16,9 @@ BOX_MARGIN = 2  # pixels round the box of an object
 KERNELS = (3, 23)  # sides of the kernel that an object grows by, odd
 GROWTHS = (0, 9)  # how often it grows
 OUTPAINT_DEPTH = 0.5  # largest share of the picture that a side loses
-STROKES, CORNERS = (1, 5), (2, 6)  # of random strokes
-WIDTHS, LENGTHS = (0.04, 0.16), (0.05, 0.35)  # of them, as shares of the side
-BOXES, SIDES = (0, 2), (0.1, 0.4)  # random boxes, their sides as shares
+STROKES, CORNERS = (1, 4), (2, 6)  # of random strokes
+WIDTHS, LENGTHS = (0.06, 0.3), (0.05, 0.35)  # of them, as shares of the side
+BOXES, SIDES = (0, 2), (0.1, 0.5)  # random boxes, their sides as shares
 WARP = 0.15  # of a box, as a share of the root of its area
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from weft.attach.learnt_words import LearntText, encode
+from weft.attach.learnt_words import LearntText, encode, token_count, token_limit
 from weft.methods._task_prompts_recipes import NAMES, PromptName
-from weft.methods._task_prompts_text import Vectors
+from weft.methods._task_prompts_text import Vectors, shortened
 from weft.train.diffusion import denoising_target
 from weft.train.inpainting_examples import Said
 
@@ -121,7 +121,10 @@ class TaskPromptsObjective(nn.Module):
         }
 
     def _learnt(self, text: str, prompt: PromptName | None, vectors: Mapping[PromptName, Vectors]) -> LearntText:
-        return LearntText(text, () if prompt is None else vectors[prompt])
+        """A caption and its prompt; the caption is cut rather than the prompt."""
+        mine = () if prompt is None else vectors[prompt]
+        limit = token_limit(self._pipe[0], len(mine[0]) if mine else 0)
+        return LearntText(shortened(text, lambda part: token_count(self._pipe[0], part) <= limit) or "", mine)
 
 
 def _mixed(first: Tensor, second: Tensor, fit: Tensor, loose: list[int]) -> Tensor:
