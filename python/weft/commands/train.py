@@ -9,19 +9,21 @@ import tyro
 
 from weft.commands.train_residual import TrainResidual, train_residual
 from weft.commands.train_soft_tokens import TrainSoftTokens, train_soft_tokens
+from weft.commands.train_task_prompts import TrainTaskPrompts, train_task_prompts
 from weft.shapes.fitting.config import TrainConfig
 
 
 @dataclass(frozen=True)
 class Train:
-    """Teach a model something new: residual for one object, soft-tokens for its prompts; or shapes, the embedded
-    model itself.
+    """Teach a model something new: residual for one object, soft-tokens for its prompts, task-prompts for painting
+    into holes; or shapes, the embedded model itself.
     """
 
     what: Annotated[
         Union[  # noqa: UP007 - tyro reads the annotations of a Union's members
             Annotated[TrainResidual, tyro.conf.subcommand("residual")],
             Annotated[TrainSoftTokens, tyro.conf.subcommand("soft-tokens")],
+            Annotated[TrainTaskPrompts, tyro.conf.subcommand("task-prompts")],
             Annotated[TrainConfig, tyro.conf.subcommand("shapes", description="Train the embedded model anew.")],
         ],
         tyro.conf.arg(name=""),
@@ -39,6 +41,8 @@ def train(options: Train) -> str:
         return train_residual(options.what)
     if isinstance(options.what, TrainSoftTokens):
         return train_soft_tokens(options.what)
+    if isinstance(options.what, TrainTaskPrompts):
+        return train_task_prompts(options.what)
     from weft.shapes.train import train as train_shapes
 
     train_shapes(options.what)

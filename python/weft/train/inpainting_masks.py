@@ -41,8 +41,8 @@ def strokes(size: int, rng: np.random.Generator) -> Hole:
             angle += rng.uniform(-np.pi / 2, np.pi / 2)
             step = rng.uniform(*LENGTHS) * size * np.array([np.cos(angle), np.sin(angle)])
             following = np.clip(place + step, 0, size - 1)
-            ends = [(int(x), int(y)) for x, y in (place, following)]
-            cv2.line(plane, *ends, color=1, thickness=width)
+            start, end = ((int(x), int(y)) for x, y in (place, following))
+            cv2.line(plane, start, end, color=1, thickness=width)
             place = following
     for _ in range(rng.integers(*BOXES, endpoint=True)):
         across, down = (max(round(share * size), 1) for share in rng.uniform(*SIDES, 2))

@@ -1,0 +1,83 @@
+"""``weft train task-prompts`` as a user meets it: what it makes is what ``weft inpaint`` takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionInpaintPipeline
+from PIL import Image
+
+import weft
+from weft import shapes
+from weft.cli import main
+from weft.train.inpainting_unet import inpainting_pipeline
+
+pytestmark = pytest.mark.usefixtures("quiet_machine")
+
+
+def train(folder: Path, *options: object) -> None:
+    given = ["--pictures", "shapes", "--out", folder, "--steps", "2", "--batch-size", "2", "--precision", "no"]
+    main(["train", "task-prompts", *map(str, [*given, *options])])
+
+
+def paint(folder: Path, *options: object) -> np.ndarray:
+    image, mask, out = folder / "image.png", folder / "mask.png", folder / "out.png"
+    Image.fromarray(shapes.render(shapes.scene(0, 1, objects=2))).save(image)
+    hole = Image.new("L", (64, 64))
+    hole.paste(255, (20, 20, 40, 40))
+    hole.save(mask)
+    main(
+        ["inpaint", "--image", str(image), "--mask", str(mask), "--steps", "1", "--out", str(out), *map(str, options)]
+    )
+    return np.asarray(Image.open(out))
+
+
+@pytest.mark.parametrize("trains", ["unet", "lora"])
+def test_a_text_to_image_model_becomes_an_inpainting_model(trains: str, tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "model"
+    train(folder, "--trains", trains, "--lora-rank", 2, "--learning-rate", 1e-3)
+    said = capsys.readouterr().out
+    assert f"weft inpaint --model {folder}" in said
+    pipe = StableDiffusionInpaintPipeline.from_pretrained(folder)
+    assert pipe.unet.config.in_channels == 9 and bool(pipe.unet.conv_in.weight[:, 4:].any())
+    assert not hasattr(pipe.unet, "peft_config"), "a stock pipeline"
+    assert paint(tmp_path, "--model", folder).shape == (64, 64, 3)
+
+
+def test_prompts_alone_for_an_inpainting_model(tmp_path: Path, capsys) -> None:
+    model, folder = tmp_path / "model", tmp_path / "prompts"
+    inpainting_pipeline(shapes.pipeline()).save_pretrained(model)
+    train(folder, "--model", model)
+    assert "--task-prompts" in capsys.readouterr().out
+    assert [path.name for path in folder.iterdir()] == ["task_prompts.safetensors"]
+    tasks = weft.TaskPrompts.load(folder)
+    assert tasks.base_name.endswith("/model")
+    assert paint(tmp_path, "--model", model, "--task-prompts", folder / "task_prompts.safetensors").any()
+
+
+def test_a_run_goes_on(tmp_path: Path) -> None:
+    straight, halves = tmp_path / "straight", tmp_path / "halves"
+    train(straight, "--trains", "unet")
+    train(halves, "--trains", "unet", "--steps", "1")
+    train(halves, "--trains", "unet", "--resume")
+    a, b = (weft.TaskPrompts.load(folder) for folder in (straight, halves))
+    assert all(torch.equal(a.vectors[name][0], b.vectors[name][0]) for name in a.vectors)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "is a text-to-image model, whose UNet sees no mask; train it too, with --trains unet or lora"),
+        (("--pictures", "absent"), "pictures must be a folder; there is none at absent"),
+        (("--trains", "unet", "--init-word", ""), "'' has no token"),
+    ],
+)
+def test_errors_are_one_line(options: tuple[str, ...], message: str, tmp_path: Path, capsys) -> None:
+    with pytest.raises(SystemExit) as error:
+        train(tmp_path / "model", *options)
+    assert error.value.code == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("weft: error:")]
+    assert len(said) == 1 and message in said[0]
