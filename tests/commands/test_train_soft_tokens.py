@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from PIL import Image, ImageDraw
 
 import weft
@@ -51,6 +53,39 @@ def test_trains_and_writes_what_can_be_attached(pairs: Path) -> None:
         assert not torch.equal(draw(), stock)  # type: ignore[arg-type]
 
 
+def test_every_option_reaches_the_configuration(pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each that the configuration has by the same name, given another value than its own."""
+    from weft.train.soft_tokens_config import SoftTokensConfig
+
+    other = {"layout": "released", "blocks": ("up_blocks",), "time_buckets": 7, "init": "normal", "tokens": 2}
+    other |= {"objective": "agsm", "direction": "both", "learn_logit": True, "denoising_weight": 0.5, "negatives": 1}
+    other |= {"gamma_plus": 0.5, "gamma_minus": 0.1, "sharpness": 9.0, "wrong_captions": 1, "text_length": 9}
+    other |= {"shared_time": False, "shifted_time": True, "resolution": 72, "seed": 5, "precision": "bf16"}
+    other |= {"gradient_checkpointing": True, "held_out": 0.25, "measure_every": 4, "patience": 8, "tensorboard": True}
+    other |= {"validate_every": 3, "validation_prompts": ("a square",), "rows_at_once": 2}
+    shared = {field.name for field in fields(TrainSoftTokens)} & {field.name for field in fields(SoftTokensConfig)}
+    assert other.keys() == shared
+    taken: list[SoftTokensConfig] = []
+
+    def take(pipe: object, pairs: object, *, config: SoftTokensConfig, **rest: object) -> None:
+        taken.append(config)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("weft.train.soft_tokens.fit_soft_tokens", take)
+    monkeypatch.setattr("weft.train.accelerator.make_accelerator", lambda *args, **options: Accelerator(cpu=True))
+    with pytest.raises(KeyboardInterrupt):
+        train_soft_tokens(options(pairs, **other))
+    assert {name: getattr(taken[0], name) for name in other} == other
+
+
+@pytest.mark.parametrize("objective", ["contrast", "agsm"])
+def test_the_joint_model(objective: str, pairs: Path) -> None:
+    said = train_soft_tokens(options(pairs, model="embedded-sd3", text_length=1, objective=objective, negatives=2))
+    soft = weft.SoftTokens.load(pairs.parent / "out" / "soft.safetensors")
+    assert "4 tokens" in said and soft.base_name == "embedded-sd3"
+    assert soft.tokens.shape == (4, 4, 160) and (soft.space, soft.text_length) == ("block", 1)
+
+
 def test_encoded_pictures_are_kept_for_another_run(pairs: Path) -> None:
     folder = pairs.parent / "encoded"
     paths = [pairs.parent / f"{name}.safetensors" for name in ("straight", "encodes", "reads")]
@@ -74,6 +109,9 @@ def test_resumes(pairs: Path) -> None:
     ("arguments", "message"),
     [
         (["--batch-size", "1"], "`batch_size` must be at least 2"),
+        (["--objective", "agsm", "--negatives", "8"], "`negatives` must be fewer than the 8 pictures"),
+        (["--learn-logit", "--objective", "agsm", "--negatives", "1"], "`learn_logit` and `direction` are of the"),
+        (["--text-length", "9"], "`text_length` is of Stable Diffusion 3"),
         (["--out", "soft.pth"], "--out must be a file that ends in .safetensors; got soft.pth"),
         (["--pairs", "nowhere"], "pairs must be a folder; there is none at nowhere"),
     ],

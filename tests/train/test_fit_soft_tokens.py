@@ -156,21 +156,34 @@ def test_equal_captions_are_no_rivals(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rows_at_once", [None, 1, 3])
 @pytest.mark.parametrize("direction", ["image_to_text", "both"])
-def test_learnt_constants_and_both_directions(direction: str, rows_at_once: int | None, tmp_path: Path) -> None:
-    """Against a pass of the stock network for every pair: tokens, offsets and both constants."""
+@pytest.mark.parametrize("wrong", [0, 2])
+def test_every_option_of_the_contrast(direction: str, wrong: int, rows_at_once: int | None, tmp_path: Path) -> None:
+    """Against a pass of the stock network for every pair: gradients of tokens and of both constants.
+
+    Of the ``wrong`` captions of their own pictures 0 and 3 have two, picture 1 has one and picture 2 none.
+    """
     pipe = tiny.sd1(tmp_path)
     with torch.no_grad():
         pipe.unet.conv_out.weight.mul_(0.05)
-    soft, given = start(), batch(pipe)
+    soft, given, counts = start(), batch(pipe), (2, 1, 0, 2)
     given["noise"] = given["noise"] * 0.2
+    closer = encode_captions(pipe, [f"{word} {caption}" for caption in CAPTIONS for word in ("blue", "green")])
     assert soft.offsets is not None
     tokens, log_scale, log_width = soft.tokens.clone(), torch.tensor(4.0).log(), torch.tensor(0.07).log()
     wanted = [value.requires_grad_() for value in (tokens, log_scale, log_width)]
     with frozen(pipe.unet):
         with longer_text(pipe.unet, tokens + soft.offsets[3]):
             error = errors_by_pairs(pipe.unet, training_scheduler(pipe), given)
+            pooled = closer.states.new_empty(8, 0)
+            all_closer = {**given, "states": closer.states, "pooled": pooled}
+            by_closer = errors_by_pairs(pipe.unet, training_scheduler(pipe), all_closer)
         logits, own = log_scale.exp() * torch.exp(-error / log_width.exp()), torch.arange(4)
-        loss = F.cross_entropy(logits, own)
+        rows = []
+        for row, count in enumerate(counts):
+            mine = by_closer[row, 2 * row : 2 * row + (count if wrong else 0)]
+            row_logits = torch.cat([logits[row], log_scale.exp() * torch.exp(-mine / log_width.exp())])
+            rows.append(F.cross_entropy(row_logits, own[row]))
+        loss = torch.stack(rows).mean()
         if direction == "both":
             loss = (loss + F.cross_entropy(logits.T, own)) / 2
         loss = loss + 10 * error.diagonal().mean()
@@ -179,8 +192,9 @@ def test_learnt_constants_and_both_directions(direction: str, rows_at_once: int 
         config = replace(CONFIG, direction=direction, learn_logit=True, rows_at_once=rows_at_once)
         denoiser, layout = FrozenDenoiser(pipe.unet, control, noising_of(pipe)), config.laid_out(pipe, who="test")
         objective: Any = config.make_objective(denoiser, soft, Accelerator(cpu=True), layout)
+        more = (closer.states.view(4, 2, *closer.states.shape[1:]), pooled.view(4, 2, 0), torch.tensor(counts))
         with weft.attach(pipe, control):
-            found = objective(*given.values())
+            found = objective(*given.values(), *(more if wrong else ()))
             found["loss"].backward()
     torch.testing.assert_close(found["loss"], loss, atol=1e-5, rtol=1e-5)
     mine = (objective.bank.tokens.grad, objective.logit.log_scale.grad, objective.logit.log_width.grad)
@@ -320,9 +334,25 @@ def test_resuming_remembers_what_was_measured(tmp_path: Path) -> None:
     assert records[0] == records[1]
 
 
+@pytest.mark.parametrize("objective", ["contrast", "agsm"])
+def test_wrong_captions_of_the_data(objective: str, tmp_path: Path) -> None:
+    """They change what is learnt; a pair may have none; without any it is an error, told before the pictures."""
+    pipe = tiny.sd1(tmp_path / "model")
+    rows = [{"image": image, "text": caption} for image, caption in pairs()]
+    changes = {"objective": objective, "negatives": 1, "wrong_captions": 2}
+    with pytest.raises(ValueError, match="`wrong_captions` needs pairs with `negatives`; none has any"):
+        fitted(pipe, changes, pairs=rows)
+    closer = [{**row, "negatives": ["a blue ball", "a red ball"]} for row in rows[:3]] + rows[3:]
+    without = fitted(pipe, {**changes, "wrong_captions": 0}, pairs=closer)
+    found = fitted(pipe, changes, pairs=closer, encoded=tmp_path / "encoded")
+    assert not torch.equal(found.tokens, without.tokens)
+    assert torch.equal(fitted(pipe, changes, pairs=closer).tokens, found.tokens)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"wrong_captions": -1}, "`wrong_captions` must be a whole number, 0 for none"),
         ({"held_out": 1.0}, "`held_out` must be at least 0 and below 1"),
         ({"held_out": 0.2}, "`held_out` 0.2 of 4 pairs leaves 1 to measure and 3 to train on"),
         ({"patience": 0}, "`patience` must be a whole number"),

@@ -141,6 +141,27 @@ def test_the_loss_is_that_of_a_pass_for_every_pair(kind: str, rows_at_once: int 
     assert [sum(count for count, has in rows if has == wanted) for wanted in (True, False)] == [12, 12]
 
 
+@pytest.mark.parametrize("rows_at_once", [None, 1])
+def test_a_wrong_caption_is_one_more_of_the_others(rows_at_once: int | None, tmp_path: Path) -> None:
+    """One of a batch that is given as a picture's own wrong one is the same as one of the batch."""
+    pipe = tiny.sd1(tmp_path)
+    soft, given = soft_tokens(1, 32), batch(pipe)
+    control = TrainedTokens(soft.blocks)
+    denoiser = FrozenDenoiser(pipe.unet, control, noising_of(pipe))
+    following = given["states"].roll(-2, 0)[:, None]
+    more = (following, given["pooled"].view(4, 1, 0), torch.ones(4, dtype=torch.int64))
+    found = []
+    with frozen(pipe.unet), weft.attach(pipe, control):
+        for negatives, wrong in ((2, ()), (1, more)):
+            made = {"accelerator": Accelerator(cpu=True), "rows_at_once": rows_at_once, "negatives": negatives}
+            objective = AgsmObjective(denoiser, soft, **made)
+            losses = objective(*given.values(), *wrong)
+            losses["loss"].backward()
+            found.append({**losses, **{name: value.grad for name, value in objective.named_parameters()}})
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, atol=1e-6, rtol=1e-4)
+
+
 def test_guidance_by_hand() -> None:
     predicted = torch.tensor([[[0.0, 0.0], [2.0, 0.0], [9.0, 9.0]]])
     valid = torch.tensor([[True, True, False]])

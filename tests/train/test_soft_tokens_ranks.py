@@ -32,6 +32,7 @@ def found(folder: Path, rows: slice) -> dict[str, Tensor]:
     torch.set_num_threads(1)
     pipe, generator = tiny.sd1(folder), torch.Generator().manual_seed(0)
     states = encode_captions(pipe, ["a red circle", "a blue square", "a green ball", "a red square"]).states
+    wrong = encode_captions(pipe, [f"{word} ball" for word in ("a", "red", "blue", "green")]).states
     batch: dict[str, Any] = {
         "latents": torch.randn(4, 4, 16, 16, generator=generator)[rows],
         "noise": 0.2 * torch.randn(1, 4, 16, 16, generator=generator),
@@ -40,6 +41,9 @@ def found(folder: Path, rows: slice) -> dict[str, Tensor]:
         "pooled": states.new_empty(4, 0)[rows],
         "time_ids": torch.zeros(4, 6)[rows],
         "alike": torch.arange(8).view(4, 2)[rows],
+        "wrong_states": wrong[:, None][rows],
+        "wrong_pooled": wrong.new_empty(4, 1, 0)[rows],
+        "wrong_count": torch.tensor([1, 0, 1, 1])[rows],
     }
     soft = weft.SoftTokens(torch.randn(2, 32, generator=generator))
     control, values = TrainedTokens(soft.blocks), {}

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 import weft
-from weft.commands.loading import EMBEDDED
+from weft.commands.loading import EMBEDDED, EMBEDDED_MODELS
 from weft.commands.training import check_out, prepare
 
 Blocks = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME [NAME ...]")]
@@ -63,6 +63,8 @@ class TrainSoftTokens:
     """With contrast: learn the two constants of its logit."""
     negatives: int = 3
     """With agsm: captions of other pictures each is compared with."""
+    wrong_captions: int = 0
+    """Of the pairs' own negatives, which metadata.jsonl may name: how many each picture is compared with."""
     gamma_plus: float = 1.0
     """With agsm: guidance towards the own caption."""
     gamma_minus: float = 1.0
@@ -125,6 +127,7 @@ def train_soft_tokens(options: TrainSoftTokens) -> str:
         direction=options.direction,
         learn_logit=options.learn_logit,
         negatives=options.negatives,
+        wrong_captions=options.wrong_captions,
         gamma_plus=options.gamma_plus,
         gamma_minus=options.gamma_minus,
         sharpness=options.sharpness,
@@ -150,7 +153,7 @@ def train_soft_tokens(options: TrainSoftTokens) -> str:
         folder=made.run,
         resume=options.resume,
         accelerator=made.accelerator,
-        base_name=EMBEDDED if options.model == EMBEDDED else None,
+        base_name=options.model if options.model in EMBEDDED_MODELS else None,
         encoded=options.encoded,
     )
     made.accelerator.end_training()

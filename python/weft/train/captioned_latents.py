@@ -23,6 +23,9 @@ class CaptionedLatents:
         time_ids: [B, 6], read by SDXL alone.
         alike: [B, 2] int64, numbers of picture and caption: a picture is not compared with another caption of its
             own, nor with its own caption a second time.
+        wrong_states: [B, J, Nk, C], captions that are close to a picture's own and wrong; None where there are none.
+        wrong_pooled: [B, J, Cp].
+        wrong_count: [B] int64, how many of the J there are.
     """
 
     latents: Tensor
@@ -32,6 +35,16 @@ class CaptionedLatents:
     pooled: Tensor
     time_ids: Tensor
     alike: Tensor
+    wrong_states: Tensor | None = None
+    wrong_pooled: Tensor | None = None
+    wrong_count: Tensor | None = None
+
+    @property
+    def is_wrong(self) -> Tensor:
+        """Which of the J wrong captions there are, bool [B, J]."""
+        if self.wrong_states is None or self.wrong_count is None:
+            return torch.zeros(len(self.latents), 0, dtype=torch.bool, device=self.latents.device)
+        return torch.arange(self.wrong_states.shape[1], device=self.latents.device) < self.wrong_count[:, None]
 
     def chunks(self, rows_at_once: int | None) -> tuple[Tensor, ...]:
         """Numbers of the pictures that come in one pass; of one picture where each has its own time."""
@@ -51,3 +64,15 @@ class CaptionedLatents:
         """Encoded captions by their numbers; None: all."""
         states, pooled = (part if captions is None else part[captions] for part in (self.states, self.pooled))
         return TextStates(states, pooled if pooled.shape[1] else None)
+
+    def wrong_text(self, rows: Tensor) -> TextStates | None:
+        """The J wrong captions of each of some pictures, [R * J, ...]."""
+        return None if self.wrong_states is None else self.others(rows, rows.new_zeros(len(rows), 0))
+
+    def others(self, rows: Tensor, rivals: Tensor) -> TextStates:
+        """Of each of some pictures the captions ``rivals`` [R, K], and then the J wrong ones: [R * (K + J), ...]."""
+        states, pooled = self.states[rivals], self.pooled[rivals]
+        if self.wrong_states is not None and self.wrong_pooled is not None:
+            states = torch.cat([states, self.wrong_states[rows]], 1)
+            pooled = torch.cat([pooled, self.wrong_pooled[rows]], 1)
+        return TextStates(states.flatten(0, 1), pooled.flatten(0, 1) if pooled.shape[2] else None)

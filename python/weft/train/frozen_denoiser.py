@@ -86,6 +86,12 @@ class FrozenDenoiser:
         found = self.predict(tokens, pictures.all(columns), text)
         return pairwise_error(found.view(columns, rows, *found.shape[1:]).transpose(0, 1), pictures.target)
 
+    def errors_of_own(self, tokens: Tensor, pictures: NoisyPictures, text: TextStates) -> Tensor:
+        """Mean squared errors [R, J] fp32 of R pictures, each under J captions of its own, which lie together."""
+        rows, count = len(pictures.latents), len(text.states) // len(pictures.latents)
+        found = self.predict(tokens, pictures.each(count), text)
+        return pairwise_error(found.view(rows, count, *found.shape[1:]), pictures.target)
+
 
 def _run_unet(unet: Any, pictures: NoisyPictures, text: TextStates) -> Tensor:
     count, added = len(pictures.latents), {}

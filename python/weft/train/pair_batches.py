@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from weft.train.diffusion import Latents, encode_captions, encode_views, shuffled
+from weft.train.diffusion import Latents, TextStates, encode_captions, encode_views, shuffled
 from weft.train.encoded_pairs import StoredLatents, StoredText, open_encoded
 from weft.train.images import View, views
 from weft.train.pairs import Pair
@@ -35,6 +35,7 @@ class PairBatches:
         timesteps: Of the training schedule.
         shared_noise, shared_time: One noise, and one time, for all pictures of a batch.
         text_length: As of ``encode_captions``.
+        wrong_captions: Of each pair's negatives in a batch, as many as it has.
         process: Number of this one.
     """
 
@@ -48,11 +49,12 @@ class PairBatches:
     shared_noise: bool = True
     shared_time: bool = True
     text_length: int | None = None
+    wrong_captions: int = 0
     seed: int = 0
     process: int = 0
 
     def __call__(self, samples: int) -> tuple[Tensor, ...]:
-        """The arguments of ``SoftTokensObjective.forward``."""
+        """The fields of ``CaptionedLatents``."""
         first, count = samples + self.process * self.size, len(self.pairs)
         places = [shuffled(count, self.seed, *divmod(first + i, count)) for i in range(self.size)]
         generator = torch_generator(self.seed, 2, first)
@@ -62,16 +64,34 @@ class PairBatches:
         pairs = [self.pairs[place] for place in places]
         which = [number % len(pair.captions) for pair, number in zip(pairs, which, strict=True)]
         captions = [pair.captions[number] for pair, number in zip(pairs, which, strict=True)]
-        among_all = [self.places[place] for place in places]
-        if self.text is None:
-            text = encode_captions(self.pipe, captions, self.text_length)
-        else:
-            text = self.text.part(list(zip(among_all, which, strict=True)))
-        pooled = text.states.new_empty(self.size, 0) if text.pooled is None else text.pooled
-        drawn = self.latents.part(among_all)
+        text = self._encoded(list(zip(places, which, strict=True)))
+        drawn = self.latents.part([self.places[place] for place in places])
         noise = noise[:1] if self.shared_noise else noise
         alike = torch.stack([torch.tensor([self.numbers[place] for place in places]), _numbered(captions)], 1)
-        return drawn.sample(posterior), noise, time, text.states, pooled, drawn.time_ids, alike
+        batch = (drawn.sample(posterior), noise, time, text.states, _pooled(text), drawn.time_ids, alike)
+        return (*batch, *self._wrong(places, generator)) if self.wrong_captions else batch
+
+    def _wrong(self, places: Sequence[int], generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """States and pooled of negatives [B, J, ...] of the pairs at ``places``, and how many each has of them [B]."""
+        texts, counts = [], []
+        for place in places:
+            pair = self.pairs[place]
+            order = torch.randperm(len(pair.negatives), generator=generator)[: self.wrong_captions].tolist()
+            counts.append(len(order))
+            # where it has fewer, its own caption stands in their place, and is not looked at
+            texts += [(place, len(pair.captions) + number) for number in order]
+            texts += [(place, 0)] * (self.wrong_captions - len(order))
+        encoded = self._encoded(texts)
+        sizes = (len(places), self.wrong_captions)
+        states, pooled = (part.reshape(*sizes, *part.shape[1:]) for part in (encoded.states, _pooled(encoded)))
+        return states, pooled, torch.tensor(counts)
+
+    def _encoded(self, texts: Sequence[tuple[int, int]]) -> TextStates:
+        """Texts, each given as the place of its pair and its number in ``Pair.texts``."""
+        if self.text is not None:
+            return self.text.part([(self.places[place], number) for place, number in texts])
+        read = [self.pairs[place].texts[number] for place, number in texts]
+        return encode_captions(self.pipe, read, self.text_length)
 
     def part(self, places: Sequence[int]) -> PairBatches:
         """Batches of some of the pairs."""
@@ -117,6 +137,11 @@ def encode(
             yield views([pair.read()], size)[0]
 
     return encode_views(pipe, found()), None
+
+
+def _pooled(text: TextStates) -> Tensor:
+    """[texts, 0] where the model takes none."""
+    return text.states.new_empty(len(text.states), 0) if text.pooled is None else text.pooled
 
 
 def _numbered(captions: Sequence[str]) -> Tensor:

@@ -64,9 +64,10 @@ def fit_soft_tokens(
             processes are compared with each picture.
         base_name: Name of the model to keep with the result; None for what diffusers remembers.
         encoded: A folder for what the pictures are encoded to, as ``encode_pairs`` makes it; what it lacks is made
-            first, and any run on the same pairs may use it again. The result is the same. None keeps it in memory,
-            in every process: for Stable Diffusion 1.5 at 512 pixels 128 KiB a picture, for XL at 1024 pixels 512 KiB,
-            so that some ten thousand pictures are the most that one would want without a folder.
+            first, and any run on the same pairs may use it again. The result is the same, but for rounding where the
+            folder has text too. None keeps it in memory, in every process: a picture takes 128 KiB with Stable
+            Diffusion 1.5 at 512 pixels, 512 KiB with XL and 2 MiB with 3 at 1024 pixels, so from some ten thousand
+            pictures on a folder is better.
 
     Returns:
         The tokens, fp32 on the CPU: with ``held_out`` the best that were measured, else the moving average where the
@@ -102,6 +103,8 @@ def fit_soft_tokens(
         most_missing=config.most_missing,
         who="fit_soft_tokens",
     )
+    if config.wrong_captions and not any(pair.negatives for pair in found):
+        raise ValueError("fit_soft_tokens: `wrong_captions` needs pairs with `negatives`; none has any")
     # what can be wrong is told before pictures are encoded, which takes the longest
     held_out = _held_out(len(found), config)
     if accelerator is None:
@@ -133,6 +136,7 @@ def fit_soft_tokens(
         shared_noise=config.shared_noise,
         shared_time=config.shared_time,
         text_length=layout.text_length,
+        wrong_captions=config.wrong_captions,
         seed=config.seed,
     )
     order = torch.randperm(len(found), generator=torch_generator(config.seed, 3)).tolist()

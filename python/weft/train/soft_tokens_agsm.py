@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,21 +12,22 @@ from torch.nn import functional as F
 from weft.methods.soft_tokens import SoftTokens
 from weft.ops import bounded_logit, pairwise_error
 from weft.train.captioned_latents import CaptionedLatents
+from weft.train.compared_captions import Compared, contrast, repeated
 from weft.train.diffusion import TextStates
 from weft.train.frozen_denoiser import FrozenDenoiser, NoisyPictures
 from weft.train.soft_tokens_bank import TokenBank
-from weft.train.soft_tokens_contrast import contrast, repeated
 from weft.train.soft_tokens_objective import SoftTokensObjective, part_of
 
 
 class AgsmObjective(SoftTokensObjective):
-    """Every picture with its own caption and those of K others, under two banks of tokens, each with its average.
+    """Every picture with its own caption and K others, under two banks of tokens, each with its average.
 
         f_0 = f(z, t, own caption, average of bank),   f_k = f(z, t, caption k, average of negative_bank)
         w = softmax_j(-sharpness / 2 * mean (f_j - target)^2),   d_j = f_j - sum_k w_k f_k
         loss = mean (f(z, t, own, bank) - target - gamma_plus d_0)^2
              + mean_k mean (f(z, t, caption k, negative_bank) - target + gamma_minus d_k)^2
 
+    The K are captions of other pictures of the batch, and after them those that are close to its own and wrong.
     Targets have no gradient, so no caption is pushed away without bound. A step takes B (1 + K) evaluations with
     gradients and as many without; chunks of pictures have their own backward passes, of the own caption and of the
     others apart, so that memory is that of K captions of a chunk. Each process has its own batch.
@@ -80,10 +80,11 @@ class AgsmObjective(SoftTokensObjective):
         """
         batch, gradient = CaptionedLatents(*parts), self._gradient()
         rivals, is_rival = in_batch(batch.alike, self._negatives)
+        is_rival = torch.cat([is_rival, batch.is_wrong], 1)
         found: dict[str, list[Tensor]] = {}
         for rows in batch.chunks(self._rows_at_once):
-            pictures, others = self._denoiser.noisy(batch, rows), _Captions(batch, rivals[rows])
-            own = _Captions(batch, rows[:, None])
+            pictures = self._denoiser.noisy(batch, rows)
+            own, others = batch.text(rows), batch.others(rows, rivals[rows])
             valid = F.pad(is_rival[rows], (1, 0), value=True)
             with torch.no_grad():
                 plus, minus = self._shown(pictures.time, self.kept())
@@ -120,37 +121,24 @@ class AgsmObjective(SoftTokensObjective):
 
     def measure(self, batch: CaptionedLatents) -> float:
         """SoftREPA's contrast of the averaged bank, since the own loss has targets that move with the tokens."""
-        own = torch.arange(len(batch.latents), device=batch.latents.device)
-        errors = []
+        compared, plus = Compared.of(batch, None), part_of(self.kept(), "bank")
         with torch.no_grad():
-            for rows in batch.chunks(self._rows_at_once):
-                pictures = self._denoiser.noisy(batch, rows)
-                errors.append(
-                    self._denoiser.errors(self._shown(pictures.time, self.kept())[0], pictures, batch.text())
-                )
-            return float(contrast(bounded_logit(torch.cat(errors)), own, repeated(batch.alike)).mean())
+            errors = [
+                compared.errors(self._denoiser, lambda time: self.bank.shown(time, plus), rows)
+                for rows in batch.chunks(self._rows_at_once)
+            ]
+            return float(contrast(bounded_logit(torch.cat(errors)), compared.own, compared.left_out_here).mean())
 
     def _shown(self, time: float, values: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """What both banks show at a time, made of ``values``."""
         plus, minus = part_of(values, "bank"), part_of(values, "negative_bank")
         return self.bank.shown(time, plus), self.negative_bank.shown(time, minus)
 
-    def _predict(self, tokens: Tensor, pictures: NoisyPictures, captions: _Captions) -> Tensor:
-        """Predictions [R, J, C, h, w] of R pictures, each with its J captions."""
-        rows, count = captions.numbers.shape
-        found = self._denoiser.predict(tokens, pictures.each(count), captions.text())
-        return found.view(rows, count, *found.shape[1:])
-
-
-@dataclass(frozen=True, eq=False)
-class _Captions:
-    """J captions for each of R pictures, by their numbers [R, J] in a batch."""
-
-    batch: CaptionedLatents
-    numbers: Tensor
-
-    def text(self) -> TextStates:
-        return self.batch.text(self.numbers.flatten())
+    def _predict(self, tokens: Tensor, pictures: NoisyPictures, text: TextStates) -> Tensor:
+        """Predictions [R, J, C, h, w] of R pictures, each with J captions, which lie together."""
+        rows = len(pictures.latents)
+        found = self._denoiser.predict(tokens, pictures.each(len(text.states) // rows), text)
+        return found.view(rows, -1, *found.shape[1:])
 
 
 def in_batch(alike: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -48,6 +48,7 @@ class SoftTokensConfig:
     learn_logit: bool = False  # contrast: train these two with the tokens; the result does not need them
     direction: Direction = "image_to_text"  # contrast: of pictures against captions alone, or of captions too
     negatives: int = 3  # agsm: captions of other pictures each is compared with
+    wrong_captions: int = 0  # of each pair's own `negatives`, compared with its picture alone; drawn every time
     gamma_plus: float = 1.0  # agsm: guidance towards the own caption; as published for UNets and for SD3
     gamma_minus: float = 1.0  # agsm: and away from others; published 1 for UNets, 0.1 for SD3
     sharpness: float = 1.0  # agsm: A(t); errors are means over a latent, so as many as it has numbers for sums
@@ -136,6 +137,12 @@ class SoftTokensConfig:
         for name in ("denoising_weight", "gamma_plus", "gamma_minus", "sharpness"):
             if getattr(self, name) is not None and not getattr(self, name) >= 0:
                 raise ValueError(f"{who}: `{name}` must not be negative; got {getattr(self, name)}")
+        if (
+            isinstance(self.wrong_captions, bool)
+            or not isinstance(self.wrong_captions, int)
+            or self.wrong_captions < 0
+        ):
+            raise ValueError(f"{who}: `wrong_captions` must be a whole number, 0 for none; got {self.wrong_captions}")
         if self.objective == "agsm" and self.negatives >= self.loop.batch_size:
             raise ValueError(
                 f"{who}: `negatives` must be fewer than the {self.loop.batch_size} pictures of a batch; got "
@@ -180,7 +187,8 @@ _COUNTS = (
     "patience",
 )
 _IDENTITY = (
-    *("tokens", "objective", "direction", "shared_noise", "shared_time", "shifted_time"),
+    *("tokens", "objective", "direction", "wrong_captions"),
+    *("shared_noise", "shared_time", "shifted_time"),
     *(name for names in _OPTIONS.values() for name in names),
     *("held_out", "seed"),
 )

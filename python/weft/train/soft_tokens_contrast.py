@@ -3,48 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from weft.methods.soft_tokens import SoftTokens
 from weft.train.captioned_latents import CaptionedLatents
 from weft.train.chunked_gradient import ChunkedGradient
-from weft.train.diffusion import TextStates
+from weft.train.compared_captions import Compared, contrast
 from weft.train.frozen_denoiser import FrozenDenoiser
 from weft.train.soft_tokens_logit import Logit
 from weft.train.soft_tokens_objective import SoftTokensObjective, part_of
-
-
-@dataclass(frozen=True, eq=False)
-class Compared:
-    """What the R pictures of a process are compared with: the C captions of all that take part.
-
-    Attributes:
-        text: The captions.
-        own: [R] int64, which is each picture's own.
-        twice: [C, C] bool, by pictures and captions: not compared, since the captions are of one picture or say the
-            same.
-        accelerator: Of those who take part; None where this process measures by itself.
-    """
-
-    text: TextStates
-    own: Tensor
-    twice: Tensor
-    accelerator: Any
-
-    @classmethod
-    def of(cls, batch: CaptionedLatents, accelerator: Any) -> Compared:
-        """The captions of all processes of ``accelerator``, or of ``batch`` alone."""
-        count, text, alike, first = len(batch.latents), batch.text(), batch.alike, 0
-        if accelerator is not None and accelerator.num_processes > 1:
-            text, alike = text.gathered(accelerator), accelerator.gather(alike)
-            first = count * accelerator.process_index
-        own = torch.arange(first, first + count, device=batch.latents.device)
-        return cls(text, own, repeated(alike), accelerator)
 
 
 class ContrastObjective(SoftTokensObjective):
@@ -55,7 +25,8 @@ class ContrastObjective(SoftTokensObjective):
 
     The B x B evaluations are done economically: a UNet computes a caption's keys and values once for all pictures;
     pictures come in chunks, each with its own backward pass, so that memory is that of a chunk and the result that of
-    the whole batch. With several processes the captions of all are columns of each.
+    the whole batch. With several processes the captions of all are columns of each. Captions that are close to a
+    picture's own and wrong are further columns of its row alone.
 
     Source:
         Lee et al. 2025, arXiv:2503.08250, as in its released code, where the constants are given.
@@ -95,53 +66,39 @@ class ContrastObjective(SoftTokensObjective):
 
     def _losses(self, batch: CaptionedLatents, accelerator: Any) -> dict[str, Tensor]:
         compared, gradient = Compared.of(batch, accelerator), self._gradient()
-        error = self._differentiated(batch, compared, gradient)
-        own, twice = compared.own, compared.twice[compared.own]
+        error = self._differentiated(compared, gradient)
+        own, left_out = compared.own, compared.left_out_here
         contrastive = self._contrast(error, compared)
         denoising = error.gather(1, own[:, None]).mean()
         found = {
             "loss": gradient.total(contrastive + self._denoising_weight * denoising),
             "contrastive": contrastive,
             "denoising": denoising,
-            "error_negative": error[~twice.scatter(1, own[:, None], True)].mean(),
-            "accuracy": (error.masked_fill(twice, torch.inf).argmin(1) == own).float().mean(),
+            "error_negative": error[~left_out.scatter(1, own[:, None], True)].mean(),
+            "accuracy": (error.masked_fill(left_out, torch.inf).argmin(1) == own).float().mean(),
             "token_norm": self.bank.tokens.norm(dim=-1).mean(),
             **self.logit.learnt(),
         }
         return {name: value if name == "loss" else value.detach() for name, value in found.items()}
 
-    def _differentiated(self, batch: CaptionedLatents, compared: Compared, gradient: ChunkedGradient) -> Tensor:
-        """Errors [R, C] without gradient; the loss that is made of them is differentiated into ``gradient``."""
-        errors = []
-        for rows in batch.chunks(self._rows_at_once):
-            part, own = self._errors(gradient.leaves, batch, rows, compared.text), compared.own[rows]
+    def _differentiated(self, compared: Compared, gradient: ChunkedGradient) -> Tensor:
+        """Errors [R, C + J] without gradient; the loss that is made of them is differentiated into ``gradient``."""
+        errors, count = [], len(compared.own)
+        for rows in compared.batch.chunks(self._rows_at_once):
+            part, own = self._errors(compared, gradient.leaves, rows), compared.own[rows]
             logits = self.logit(part, part_of(gradient.leaves, "logit"))
-            contrastive = contrast(logits, own, compared.twice[own])
+            contrastive = contrast(logits, own, compared.left_out[own])
             # a sum over rows: the mean of all is the sum of the chunks'
             rest = self._denoising_weight * part.gather(1, own[:, None])[:, 0]
-            gradient.add((contrastive + rest).sum() / len(batch.latents))
+            gradient.add((contrastive + rest).sum() / count)
             errors.append(part.detach())
         return torch.cat(errors)
 
     def _contrast(self, error: Tensor, compared: Compared) -> Tensor:
         """The contrastive part of the loss."""
-        return contrast(self.logit(error), compared.own, compared.twice[compared.own]).mean()
+        return contrast(self.logit(error), compared.own, compared.left_out_here).mean()
 
-    def _errors(self, values: Mapping[str, Tensor], batch: CaptionedLatents, rows: Tensor, text: TextStates) -> Tensor:
-        """Errors of some pictures under all captions, with the tokens of ``values``."""
-        pictures = self._denoiser.noisy(batch, rows)
-        return self._denoiser.errors(self.bank.shown(pictures.time, part_of(values, "bank")), pictures, text)
-
-
-def repeated(alike: Tensor) -> Tensor:
-    """Which captions are no rivals of a picture's own, bool [C, C]: those of the same picture, or that say the same.
-
-    Args:
-        alike: [C, 2], numbers of picture and caption.
-    """
-    return (alike[:, None] == alike).any(-1).fill_diagonal_(False)
-
-
-def contrast(logits: Tensor, own: Tensor, twice: Tensor) -> Tensor:
-    """-log softmax over columns of each row's own, [R], without those that are the same to it."""
-    return F.cross_entropy(logits.masked_fill(twice, -torch.inf), own, reduction="none")
+    def _errors(self, compared: Compared, values: Mapping[str, Tensor], rows: Tensor) -> Tensor:
+        """Errors of some pictures, with the tokens of ``values``."""
+        bank = part_of(values, "bank")
+        return compared.errors(self._denoiser, lambda time: self.bank.shown(time, bank), rows)

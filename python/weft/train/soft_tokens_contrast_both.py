@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from weft.train.captioned_latents import CaptionedLatents
 from weft.train.chunked_gradient import ChunkedGradient
-from weft.train.soft_tokens_contrast import Compared, ContrastObjective, contrast
+from weft.train.compared_captions import Compared, contrast
+from weft.train.soft_tokens_contrast import ContrastObjective
 from weft.train.soft_tokens_objective import part_of
 
 
@@ -21,16 +21,16 @@ class SymmetricContrastObjective(ContrastObjective):
     and each chunk goes on from there. Several chunks cost a pass without gradients more.
     """
 
-    def _differentiated(self, batch: CaptionedLatents, compared: Compared, gradient: ChunkedGradient) -> Tensor:
-        chunks = batch.chunks(self._rows_at_once)
+    def _differentiated(self, compared: Compared, gradient: ChunkedGradient) -> Tensor:
+        chunks = compared.batch.chunks(self._rows_at_once)
         known = None
         if len(chunks) > 1:
             with torch.no_grad():
-                known = torch.cat([self._errors(gradient.leaves, batch, rows, compared.text) for rows in chunks])
+                known = torch.cat([self._errors(compared, gradient.leaves, rows) for rows in chunks])
             if not gradient.is_wanted:
                 return known
         for rows in chunks:
-            part = self._errors(gradient.leaves, batch, rows, compared.text)
+            part = self._errors(compared, gradient.leaves, rows)
             known = part.detach() if known is None else known
             if gradient.is_wanted:
                 gradient.add((self._slope(known, compared)[rows] * part).sum())
@@ -41,28 +41,30 @@ class SymmetricContrastObjective(ContrastObjective):
 
     def _contrast(self, error: Tensor, compared: Compared) -> Tensor:
         whole = _gathered(error, compared.accelerator)
-        return both_ways(self.logit(whole), compared.twice)
+        return both_ways(self.logit(whole), compared.left_out)
 
     def _slope(self, error: Tensor, compared: Compared) -> Tensor:
-        """Derivatives [R, C] of the loss by this process's errors."""
+        """Derivatives [R, C + J] of the loss by this process's errors."""
         whole = _gathered(error, compared.accelerator).requires_grad_()
         (found,) = torch.autograd.grad(self._of_all(whole, compared, dict(self.named_parameters())), whole)
         # of the mean over all processes, which gradients are averaged over afterwards
         return found[compared.own] * (len(whole) / len(error))
 
     def _of_all(self, error: Tensor, compared: Compared, values: Mapping[str, Tensor]) -> Tensor:
-        contrastive = both_ways(self.logit(error, part_of(values, "logit")), compared.twice)
+        contrastive = both_ways(self.logit(error, part_of(values, "logit")), compared.left_out)
         return contrastive + self._denoising_weight * error.diagonal().mean()
 
 
-def both_ways(logits: Tensor, twice: Tensor) -> Tensor:
-    """The mean contrast of rows and columns of [C, C], whose diagonal are the pairs."""
-    own = torch.arange(len(logits), device=logits.device)
-    return (contrast(logits, own, twice) + contrast(logits.T, own, twice.T)).mean() / 2
+def both_ways(logits: Tensor, left_out: Tensor) -> Tensor:
+    """The mean contrast of rows [C, C + J] and of the first C columns, whose diagonal are the pairs."""
+    count = len(logits)
+    own = torch.arange(count, device=logits.device)
+    columns = contrast(logits[:, :count].T, own, left_out[:, :count].T)
+    return (contrast(logits, own, left_out) + columns).mean() / 2
 
 
 def _gathered(error: Tensor, accelerator: Any) -> Tensor:
-    """The errors of all pictures, [C, C], on every process."""
+    """The errors of all pictures, [C, C + J], on every process."""
     if accelerator is None or accelerator.num_processes == 1:
         return error.clone()
     return accelerator.gather(error.contiguous())
