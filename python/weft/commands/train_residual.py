@@ -11,7 +11,7 @@ import tyro
 
 import weft
 from weft.commands.loading import EMBEDDED
-from weft.commands.training import check_out, prepare
+from weft.commands.training import check_out, config_of, prepare
 
 Strings = Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT [TEXT ...]")]
 
@@ -77,25 +77,7 @@ def train_residual(options: TrainResidual) -> str:
     from weft.train.residual import ResidualConfig, fit_residual
 
     check_out(options.out, who="train residual")
-    config = ResidualConfig(
-        loop=LoopConfig(
-            steps=options.steps,
-            learning_rate=options.learning_rate,
-            batch_size=options.batch_size,
-            accumulation=options.accumulation,
-            checkpoint_every=options.checkpoint_every,
-        ),
-        init=options.init,
-        resolution=options.resolution,
-        crops=options.crops,
-        flip=options.flip,
-        seed=options.seed,
-        precision=options.precision,
-        gradient_checkpointing=options.gradient_checkpointing,
-        validate_every=options.validate_every,
-        validation_prompts=options.validation_prompts,
-        tensorboard=options.tensorboard,
-    )
+    config = config_of(ResidualConfig, options, loop=config_of(LoopConfig, options))
     images = read_images(options.images)
     made = prepare(options, who="train residual")
     residual = fit_residual(

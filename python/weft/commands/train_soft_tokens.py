@@ -10,7 +10,7 @@ import tyro
 
 import weft
 from weft.commands.loading import EMBEDDED, EMBEDDED_MODELS
-from weft.commands.training import check_out, prepare
+from weft.commands.training import check_out, config_of, prepare
 
 Blocks = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME [NAME ...]")]
 Strings = Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT [TEXT ...]")]
@@ -108,43 +108,7 @@ def train_soft_tokens(options: TrainSoftTokens) -> str:
     from weft.train.soft_tokens_config import SoftTokensConfig
 
     check_out(options.out, who="train soft-tokens")
-    config = SoftTokensConfig(
-        loop=LoopConfig(
-            steps=options.steps,
-            learning_rate=options.learning_rate,
-            batch_size=options.batch_size,
-            weight_decay=1e-4,
-            checkpoint_every=options.checkpoint_every,
-        ),
-        tokens=options.tokens,
-        time_buckets=options.time_buckets,
-        layout=options.layout,
-        blocks=options.blocks,
-        init=options.init,
-        text_length=options.text_length,
-        objective=options.objective,
-        denoising_weight=options.denoising_weight,
-        direction=options.direction,
-        learn_logit=options.learn_logit,
-        negatives=options.negatives,
-        wrong_captions=options.wrong_captions,
-        gamma_plus=options.gamma_plus,
-        gamma_minus=options.gamma_minus,
-        sharpness=options.sharpness,
-        shared_time=options.shared_time,
-        shifted_time=options.shifted_time,
-        rows_at_once=options.rows_at_once,
-        resolution=options.resolution,
-        seed=options.seed,
-        precision=options.precision,
-        gradient_checkpointing=options.gradient_checkpointing,
-        held_out=options.held_out,
-        measure_every=options.measure_every,
-        patience=options.patience,
-        validate_every=options.validate_every,
-        validation_prompts=options.validation_prompts,
-        tensorboard=options.tensorboard,
-    )
+    config = config_of(SoftTokensConfig, options, loop=config_of(LoopConfig, options, weight_decay=1e-4))
     made = prepare(options, who="train soft-tokens")
     soft = fit_soft_tokens(
         made.pipe,

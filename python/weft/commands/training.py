@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 
@@ -13,6 +13,8 @@ from weft.commands.loading import choose_device, load_pipeline
 
 if TYPE_CHECKING:
     from weft.train.accelerator import Precision
+
+T = TypeVar("T")
 
 # of the frozen model, by the precision that it computes in
 WEIGHTS_DTYPE = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -48,6 +50,12 @@ class Prepared:
     run: Path
     accelerator: Any
     pipe: Any
+
+
+def config_of(kind: type[T], options: Any, **given: Any) -> T:
+    """A configuration of class ``kind``: what is ``given``, and what ``options`` has by the same name."""
+    shared = {field.name: getattr(options, field.name) for field in fields(kind) if hasattr(options, field.name)}  # type: ignore[arg-type]
+    return kind(**{**shared, **given})
 
 
 def check_out(out: Path, *, who: str) -> None:
