@@ -60,7 +60,15 @@ def test_every_option_reaches_the_configuration(pairs: Path, monkeypatch: pytest
     other = {"layout": "released", "blocks": ("up_blocks",), "time_buckets": 7, "init": "normal", "tokens": 2}
     other |= {"objective": "agsm", "direction": "both", "learn_logit": True, "denoising_weight": 0.5, "negatives": 1}
     other |= {"gamma_plus": 0.5, "gamma_minus": 0.1, "sharpness": 9.0, "wrong_captions": 1, "text_length": 9}
-    other |= {"shared_time": False, "shifted_time": True, "resolution": 72, "seed": 5, "precision": "bf16"}
+    other |= {
+        "shared_noise": False,
+        "most_missing": 0.5,
+        "shared_time": False,
+        "shifted_time": True,
+        "resolution": 72,
+        "seed": 5,
+        "precision": "bf16",
+    }
     other |= {"gradient_checkpointing": True, "held_out": 0.25, "measure_every": 4, "patience": 8, "tensorboard": True}
     other |= {"validate_every": 3, "validation_prompts": ("a square",), "rows_at_once": 2}
     shared = {field.name for field in fields(TrainSoftTokens)} & {field.name for field in fields(SoftTokensConfig)}

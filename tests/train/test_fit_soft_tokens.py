@@ -11,6 +11,7 @@ import pytest
 import tiny_pipelines as tiny
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from PIL import Image
 from torch import Tensor
@@ -332,6 +333,18 @@ def test_resuming_remembers_what_was_measured(tmp_path: Path) -> None:
     assert torch.equal(resumed.tokens, straight.tokens)
     records = [(tmp_path / name / "measured.jsonl").read_text() for name in ("straight", "run")]
     assert records[0] == records[1]
+
+
+@pytest.mark.parametrize("objective", ["contrast", "agsm"])
+def test_half_precision(objective: str, tmp_path: Path) -> None:
+    """A bf16 model in bf16 autocast: tokens stay fp32 and end near those of full precision."""
+    pipe = tiny.sd1(tmp_path)
+    changes = {"objective": objective, "negatives": 1, "held_out": 0.5, "measure_every": 2}
+    expected = fitted(pipe, changes)
+    AcceleratorState._reset_state(reset_partial_state=True)  # another precision in one process
+    found = fitted(pipe.to(torch.bfloat16), {**changes, "precision": "bf16"})
+    assert found.tokens.dtype == torch.float32 and not torch.equal(found.tokens, expected.tokens)
+    torch.testing.assert_close(found.tokens, expected.tokens, atol=0.08, rtol=0)  # four steps of 0.01 either way
 
 
 @pytest.mark.parametrize("objective", ["contrast", "agsm"])

@@ -1,4 +1,4 @@
-"""The loss of soft tokens over two processes: that of one with the pictures and captions of both."""
+"""Soft tokens over two processes: the loss is that of one with everything, and both end with the same tokens."""
 
 from __future__ import annotations
 
@@ -61,6 +61,23 @@ def found(folder: Path, rows: slice) -> dict[str, Tensor]:
     return values
 
 
+def learnt(folder: Path, objective: str) -> Tensor:
+    """Tokens after a few steps of ``fit_soft_tokens``, as every process has them."""
+    sys.path.append(str(Path(__file__).parents[1] / "attach" / "support"))
+    import tiny_pipelines as tiny
+    from PIL import Image
+
+    from weft.train import LoopConfig, SoftTokensConfig, fit_soft_tokens
+
+    captions = ("a red circle", "a blue square", "a green ball", "a red square", "a ball", "a circle")
+    pairs = [(Image.new("RGB", (40, 36), (40 * i, 200, 30)), caption) for i, caption in enumerate(captions)]
+    loop = LoopConfig(steps=2, learning_rate=1e-2, batch_size=2)
+    config = SoftTokensConfig(
+        loop=loop, objective=objective, negatives=1, held_out=1 / 3, measure_every=1, precision="no"
+    )
+    return fit_soft_tokens(tiny.sd1(folder), pairs, config=config).tokens
+
+
 def work(rank: int, folder: str) -> None:
     # what `accelerate launch` tells its processes
     os.environ |= {"WORLD_SIZE": str(WORLD), "RANK": str(rank), "LOCAL_RANK": str(rank), "GLOO_SOCKET_IFNAME": "lo"}
@@ -72,6 +89,11 @@ def work(rank: int, folder: str) -> None:
         value /= WORLD
     if rank == 0:
         torch.save(mine, f"{folder}/found.pt")
+    for objective in ("contrast", "agsm"):
+        tokens = learnt(Path(folder) / str(rank), objective)
+        everybodys = [torch.empty_like(tokens) for _ in range(WORLD)]
+        dist.all_gather(everybodys, tokens)
+        assert torch.equal(*everybodys)
     dist.destroy_process_group()
 
 

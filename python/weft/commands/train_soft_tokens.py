@@ -38,6 +38,8 @@ class TrainSoftTokens:
     """Of AdamW."""
     batch_size: int = 8
     """Pictures on one device in one step, each against the captions of all."""
+    average_decay: float = 0.0
+    """Of a moving average of the tokens, a step, which is what is written then; 0 for none, with agsm for 0.999."""
     rows_at_once: int | None = None
     """Pictures in one pass of the model, against all captions; fewer need less memory, for the same result."""
     tokens: int = 4
@@ -71,10 +73,14 @@ class TrainSoftTokens:
     """With agsm: and away from others; published: 1, with Stable Diffusion 3 0.1."""
     sharpness: float = 1.0
     """With agsm: how much more a caption counts that fits better."""
+    shared_noise: bool = True
+    """One noise for all pictures of a batch."""
     shared_time: bool = True
     """One time for all pictures of a batch; otherwise they come one at a time."""
     shifted_time: bool = False
     """With Stable Diffusion 3: times that crowd at noise, as its sampler's do."""
+    most_missing: float = 0.01
+    """Share of the pairs that may lack a picture or a caption and are passed over."""
     resolution: int | None = None
     """Pixels; the model's own if not given."""
     seed: int = 0
@@ -82,7 +88,7 @@ class TrainSoftTokens:
     checkpoint_every: int = 100
     """Steps between checkpoints."""
     held_out: float = 0.0
-    """Share of the pairs that is not trained on; its loss tells when to stop, and which tokens are the best."""
+    """Share of the pairs that is not trained on; how well they match tells when to stop, and which are the best."""
     measure_every: int = 250
     """Steps between such measurements."""
     patience: int = 3

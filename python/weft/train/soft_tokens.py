@@ -145,7 +145,7 @@ def fit_soft_tokens(
         objective = config.make_objective(FrozenDenoiser(model, control, noising), start, accelerator, layout)
         control.tokens_at = objective.bank.shown
         stopping = EarlyStopping(
-            lambda: _measured(objective, held),
+            lambda: _measured(objective, held, accelerator),
             objective.kept,
             every=config.measure_every,
             patience=config.patience,
@@ -191,11 +191,13 @@ def _held_out(pairs: int, config: SoftTokensConfig) -> int:
     return held
 
 
-def _measured(objective: SoftTokensObjective, held: PairBatches) -> float:
+def _measured(objective: SoftTokensObjective, held: PairBatches, accelerator: Accelerator) -> float:
     """The mean over pairs that are not trained on, always with the same noise."""
-    device = objective.bank.tokens.device
-    firsts = range(0, len(held.pairs) - held.size + 1, held.size)
-    values = [objective.measure(CaptionedLatents(*(part.to(device) for part in held(first)))) for first in firsts]
+    values = []
+    with accelerator.autocast():
+        for first in range(0, len(held.pairs) - held.size + 1, held.size):
+            batch = CaptionedLatents(*(part.to(accelerator.device) for part in held(first)))
+            values.append(objective.measure(batch))
     return sum(values) / len(values)
 
 

@@ -172,8 +172,9 @@ def guidance(predicted: Tensor, target: Tensor, valid: Tensor, sharpness: float)
     """
     error = pairwise_error(predicted, target)
     weights = (-sharpness / 2 * error).masked_fill(~valid, -torch.inf).softmax(1)
-    expected = torch.einsum("rj,rj...->r...", weights, predicted)
-    return weights, predicted - expected[:, None], error
+    # not as a product of matrices, which autocast would take in half precision
+    expected = (weights.view(*weights.shape, *(1,) * (predicted.ndim - 2)) * predicted).sum(1, keepdim=True)
+    return weights, predicted - expected, error
 
 
 def _distance(found: Tensor, wanted: Tensor) -> Tensor:
