@@ -83,6 +83,24 @@ def test_they_are_a_longer_text_whose_end_is_dropped(config: dict[str, Any], blo
     assert not any(block.norm1_context._forward_pre_hooks for block in model.transformer_blocks)
 
 
+def test_they_are_keys_and_values_alone() -> None:
+    """No query, no way out of the attention, and a stream of text as long as ever."""
+    model, seen = tiny.transformer(**tiny.SD35), dict[str, list[int]]()
+    block = model.transformer_blocks[0]
+    watched = ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+    modules = {**{name: getattr(block.attn, name) for name in watched}, "ff_context": block.ff_context}
+    for name, module in modules.items():
+
+        def see(module: Any, args: Any, out: Tensor, name: str = name) -> None:
+            seen.setdefault(name, []).append(out.shape[1])
+
+        module.register_forward_hook(see)
+    with weft.attach(model, Adding(banks(1))):
+        tiny.call(model)
+    both = {"add_k_proj", "add_v_proj"}
+    assert seen == {name: [tiny.TEXT, TOKENS] if name in both else [tiny.TEXT] for name in modules}
+
+
 def test_in_the_space_of_the_conditioning_they_pass_its_projection() -> None:
     model, mine = tiny.transformer(**tiny.SD35), banks(2, tiny.CONDITIONING)
     with torch.no_grad(), inserted(model, [model.context_embedder(bank[0]) for bank in mine]):

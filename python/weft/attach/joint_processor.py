@@ -54,7 +54,7 @@ class WeftJointAttnProcessor(StandIn):
             streams = [(query, key, value), self._text(attn, text)]
             if tokens is not None:
                 # added tokens ask nothing: they are keys and values alone
-                streams.append((query[:, :0], *self._text(attn, tokens)[1:]))
+                streams.append((query[:, :0], *self._text_keys(attn, tokens)))
             query, key, value = (torch.cat(parts, 1) for parts in zip(*streams, strict=True))
         if plan.needs_attention:
             out = self._controlled(plan, query, key, value, pixels)
@@ -71,19 +71,27 @@ class WeftJointAttnProcessor(StandIn):
     def _image(self, attn: Any, states: Tensor) -> tuple[Tensor, ...]:
         """Queries, keys and values of the image, each [B, N, H, D]."""
         if self._fused:
-            return self._by_heads(attn.to_qkv(states).chunk(3, dim=-1))
-        split = (attn.to_q(states), attn.to_k(states), attn.to_v(states))
-        return _normed(self._by_heads(split), attn.norm_q, attn.norm_k)
+            return tuple(self._by_heads(x) for x in attn.to_qkv(states).chunk(3, dim=-1))
+        query = self._by_heads(attn.to_q(states), attn.norm_q)
+        key = self._by_heads(attn.to_k(states), attn.norm_k)
+        return query, key, self._by_heads(attn.to_v(states))
 
     def _text(self, attn: Any, states: Tensor) -> tuple[Tensor, ...]:
-        """Queries, keys and values of text, each [B, N, H, D]."""
+        """Queries, keys and values of the text, each [B, N, H, D]."""
         if self._fused:
-            return self._by_heads(attn.to_added_qkv(states).chunk(3, dim=-1))
-        split = (attn.add_q_proj(states), attn.add_k_proj(states), attn.add_v_proj(states))
-        return _normed(self._by_heads(split), attn.norm_added_q, attn.norm_added_k)
+            return tuple(self._by_heads(x) for x in attn.to_added_qkv(states).chunk(3, dim=-1))
+        return self._by_heads(attn.add_q_proj(states), attn.norm_added_q), *self._text_keys(attn, states)
 
-    def _by_heads(self, projected: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return tuple(x.view(*x.shape[:2], self.layer.heads, self.layer.head_dim) for x in projected)
+    def _text_keys(self, attn: Any, states: Tensor) -> tuple[Tensor, ...]:
+        """Keys and values alone; fused projections give queries in the same product."""
+        if self._fused:
+            return self._text(attn, states)[1:]
+        key = self._by_heads(attn.add_k_proj(states), attn.norm_added_k)
+        return key, self._by_heads(attn.add_v_proj(states))
+
+    def _by_heads(self, projected: Tensor, norm: Any = None) -> Tensor:
+        states = projected.view(*projected.shape[:2], self.layer.heads, self.layer.head_dim)
+        return states if norm is None else norm(states)
 
     def _controlled(self, plan: Plan, query: Tensor, key: Tensor, value: Tensor, pixels: int) -> Tensor:
         request = plan.request
@@ -102,10 +110,3 @@ class WeftJointAttnProcessor(StandIn):
                 arguments["query_labels"] = plan.passed_over.query_labels(pixels, words)
                 arguments["key_labels"] = plan.passed_over.key_labels(pixels, words, plan.tokens)
         return self._attend(plan, query, key, value, pixels=pixels, **arguments)
-
-
-def _normed(qkv: tuple[Tensor, ...], norm_query: Any, norm_key: Any) -> tuple[Tensor, ...]:
-    query, key, value = qkv
-    query = query if norm_query is None else norm_query(query)
-    key = key if norm_key is None else norm_key(key)
-    return query, key, value
