@@ -299,9 +299,12 @@ def test_learnt_constants_are_kept(tmp_path: Path) -> None:
     assert {"logit_scale", "logit_width"} <= row.keys()
 
 
-def test_pictures_drawn_meanwhile_show_the_tokens(tmp_path: Path) -> None:
+@pytest.mark.parametrize("objective", ["contrast", "agsm"])
+def test_pictures_drawn_meanwhile_show_the_tokens(objective: str, tmp_path: Path) -> None:
+    """Those that would be the result: with agsm the averaged ones."""
     pipe = tiny.sd1(tmp_path / "model")
     changes = {"validate_every": 2, "validation_prompts": ("a red circle",), "validation_steps": 2}
+    changes |= {"objective": objective, "negatives": 1}
     soft = fitted(pipe, changes, folder=tmp_path / "run")
     drawn = sorted((tmp_path / "run" / "validation").iterdir())
     assert [path.name for path in drawn] == ["step00002-0.png", "step00004-0.png"]
@@ -365,13 +368,13 @@ def test_wrong_captions_of_the_data(objective: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"wrong_captions": -1}, "`wrong_captions` must be a whole number, 0 for none"),
+        ({"wrong_captions": -1}, "`wrong_captions` must be a whole number, at least 0"),
         ({"held_out": 1.0}, "`held_out` must be at least 0 and below 1"),
         ({"held_out": 0.2}, "`held_out` 0.2 of 4 pairs leaves 1 to measure and 3 to train on"),
         ({"patience": 0}, "`patience` must be a whole number"),
         ({"loop": replace(CONFIG.loop, batch_size=1)}, "`batch_size` must be at least 2"),
         ({"tokens": 0}, "`tokens` must be a whole number, at least 1"),
-        ({"time_buckets": -1}, "`time_buckets` must be a whole number, 0 for none"),
+        ({"time_buckets": -1}, "`time_buckets` must be a whole number, at least 0"),
         ({"text_length": 77}, "`text_length` is of Stable Diffusion 3; StableDiffusionPipeline has no T5"),
         ({"shifted_time": True}, "`shifted_time` needs a flow-matching scheduler"),
         ({"layout": "mine"}, "`layout` must be one of 'default', 'released'"),

@@ -143,7 +143,7 @@ def fit_soft_tokens(
     trained, held = (batches.part(sorted(part)) for part in (order[held_out:], order[:held_out]))
     with weft.attach(pipe, control), frozen(model, config.gradient_checkpointing):
         objective = config.make_objective(FrozenDenoiser(model, control, noising), start, accelerator, layout)
-        control.tokens_at = objective.bank.shown
+        control.tokens_at = objective.shown
         stopping = EarlyStopping(
             lambda: _measured(objective, held, accelerator),
             objective.kept,

@@ -112,37 +112,14 @@ class SoftTokensConfig:
         """Refuse what cannot be meant; ``folder`` is where the run is kept.
 
         Raises:
-            ValueError: An option out of range, or one that goes with another.
+            ValueError: An option out of range, or one that does not go with another.
         """
+        self._check_each(who)
         if self.loop.batch_size < 2:
             raise ValueError(
                 f"{who}: `batch_size` must be at least 2, or no picture has a wrong caption; got "
                 f"{self.loop.batch_size}"
             )
-        if not 0 <= self.held_out < 1:
-            raise ValueError(f"{who}: `held_out` must be at least 0 and below 1; got {self.held_out}")
-        for name, known in _CHOICES.items():
-            if getattr(self, name) not in known:
-                listed = ", ".join(repr(choice) for choice in known if choice is not None)
-                raise ValueError(f"{who}: `{name}` must be one of {listed}; got {getattr(self, name)!r}")
-        for name in _COUNTS:
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ValueError(f"{who}: `{name}` must be a whole number, at least 1; got {value}")
-        if self.time_buckets is not None and (type(self.time_buckets) is not int or self.time_buckets < 0):
-            raise ValueError(f"{who}: `time_buckets` must be a whole number, 0 for none; got {self.time_buckets}")
-        for name in ("logit_scale", "logit_width"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{who}: `{name}` must be above 0; got {getattr(self, name)}")
-        for name in ("denoising_weight", "gamma_plus", "gamma_minus", "sharpness"):
-            if getattr(self, name) is not None and not getattr(self, name) >= 0:
-                raise ValueError(f"{who}: `{name}` must not be negative; got {getattr(self, name)}")
-        if (
-            isinstance(self.wrong_captions, bool)
-            or not isinstance(self.wrong_captions, int)
-            or self.wrong_captions < 0
-        ):
-            raise ValueError(f"{who}: `wrong_captions` must be a whole number, 0 for none; got {self.wrong_captions}")
         if self.objective == "agsm" and self.negatives >= self.loop.batch_size:
             raise ValueError(
                 f"{who}: `negatives` must be fewer than the {self.loop.batch_size} pictures of a batch; got "
@@ -157,6 +134,24 @@ class SoftTokensConfig:
             )
         if folder is None and (self.validate_every is not None or self.tensorboard):
             raise ValueError(f"{who}: validation pictures and tensorboard logs need `folder`; got None")
+
+    def _check_each(self, who: str) -> None:
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                listed = ", ".join(repr(choice) for choice in known if choice is not None)
+                raise ValueError(f"{who}: `{name}` must be one of {listed}; got {getattr(self, name)!r}")
+        for name, least in _WHOLE.items():
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < least):
+                raise ValueError(f"{who}: `{name}` must be a whole number, at least {least}; got {value}")
+        for name in ("logit_scale", "logit_width"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{who}: `{name}` must be above 0; got {getattr(self, name)}")
+        for name in ("denoising_weight", "gamma_plus", "gamma_minus", "sharpness"):
+            if getattr(self, name) is not None and not getattr(self, name) >= 0:
+                raise ValueError(f"{who}: `{name}` must not be negative; got {getattr(self, name)}")
+        if not 0 <= self.held_out < 1:
+            raise ValueError(f"{who}: `held_out` must be at least 0 and below 1; got {self.held_out}")
 
 
 _KINDS: dict[tuple[Objective, Direction], type[SoftTokensObjective]] = {
@@ -176,19 +171,14 @@ _CHOICES = {
     "direction": ("image_to_text", "both"),
     "init": (None, "start", "copies", "normal"),
 }
-_COUNTS = (
-    "tokens",
-    "rows_at_once",
-    "resolution",
-    "negatives",
-    "text_length",
-    "validate_every",
-    "measure_every",
-    "patience",
-)
+# and the least that each may be
+_WHOLE = {
+    **dict.fromkeys(("time_buckets", "wrong_captions"), 0),
+    **dict.fromkeys(("tokens", "rows_at_once", "resolution", "negatives", "text_length"), 1),
+    **dict.fromkeys(("validate_every", "validation_steps", "measure_every", "patience"), 1),
+}
 _IDENTITY = (
-    *("tokens", "objective", "direction", "wrong_captions"),
-    *("shared_noise", "shared_time", "shifted_time"),
+    *("tokens", "objective", "direction", "wrong_captions", "shared_noise", "shared_time", "shifted_time"),
     *(name for names in _OPTIONS.values() for name in names),
     *("held_out", "seed"),
 )

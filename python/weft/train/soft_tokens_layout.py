@@ -22,7 +22,13 @@ JOINT_BLOCKS = 5  # of the blocks of a joint model, the first
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """Fields without a comment are those of ``SoftTokens`` or of ``SoftTokensConfig``."""
+    """Where tokens lie, and how they begin.
+
+    Attributes:
+        blocks, space, text_length: As of ``SoftTokens``.
+        init, time_buckets, denoising_weight: As of ``SoftTokensConfig``.
+        each_its_own: Every one of ``blocks`` has tokens of its own.
+    """
 
     blocks: tuple[str, ...]
     init: Init
@@ -30,7 +36,7 @@ class TokenLayout:
     denoising_weight: float
     text_length: int | None = None
     space: Space = "conditioning"
-    each_its_own: bool = False  # every block has tokens of its own
+    each_its_own: bool = False
 
     def start(self, pipe: Any, tokens: int, *, seed: int, base_name: str) -> SoftTokens:
         """The tokens that training begins with."""
@@ -75,6 +81,6 @@ def layout_of(pipe: Any, name: Layout) -> TokenLayout:
     _, model, _ = denoiser_of(pipe)
     if not hasattr(model, "transformer_blocks"):
         return _LAYOUTS[name]["xl" if model.config.addition_embed_type == "text_time" else "unet"]
-    # the last block gives no text on, and there would be none without
+    # not the last, which hands no text on; but for a model of one block
     count = min(JOINT_BLOCKS, max(len(model.transformer_blocks) - 1, 1))
     return replace(_LAYOUTS[name]["joint"], blocks=tuple(f"transformer_blocks.{block}" for block in range(count)))

@@ -39,6 +39,10 @@ class SoftTokensObjective(nn.Module):
         """What is worth keeping of this moment, by the names of parameters."""
         return dict(self.named_parameters())
 
+    def shown(self, timestep: float) -> Tensor:
+        """What pictures drawn meanwhile show: the tokens of ``kept`` at ``timestep``."""
+        return self.bank.shown(timestep, part_of(self.kept(), "bank"))
+
     def take_average(self, average: Mapping[str, Tensor]) -> None:
         """The loop keeps a moving average of the parameters in these very tensors."""
 
