@@ -13,6 +13,7 @@ import pytest
 import tiny_pipelines as tiny
 import torch
 from diffusers import StableDiffusionXLInpaintPipeline
+from PIL import Image
 from torch import Tensor
 
 import weft
@@ -244,6 +245,25 @@ def test_widening_changes_nothing_until_it_is_trained(tmp_path: Path) -> None:
     assert type(inpainting_pipeline(tiny.sdxl(tmp_path / "xl"))) is StableDiffusionXLInpaintPipeline
 
 
+def test_sheets_of_the_tasks(tmp_path: Path) -> None:
+    """They are drawn while it learns, and change nothing of what it learns."""
+    pictures = [SCENES[0], weft.train.MaskedPicture(SCENES[1].image)]
+    drawn, plain = inpainting_pipeline(shapes.pipeline()), inpainting_pipeline(shapes.pipeline())
+    loop = replace(CONFIG.loop, steps=2, batch_size=1)
+    watched = fitted(
+        drawn,
+        {"validate_every": 1, "validation_steps": 1, "trains": "unet", "loop": loop},
+        pictures=pictures,
+        folder=tmp_path / "run",
+    )
+    sheets = sorted((tmp_path / "run" / "validation").iterdir())
+    assert [sheet.name for sheet in sheets] == ["step00001.png", "step00002.png"]
+    assert Image.open(sheets[0]).size == (7 * 64, 2 * 64)
+    assert sheets[0].read_bytes() != sheets[1].read_bytes()
+    assert equal(watched, fitted(plain, {"trains": "unet", "loop": loop}, pictures=pictures))
+    assert is_same(drawn.unet, state_of(plain.unet))
+
+
 def test_it_learns(tmp_path: Path) -> None:
     """On one picture the error in the hole falls."""
     pipe = inpainting_pipeline(shapes.pipeline())
@@ -269,6 +289,8 @@ def test_it_learns(tmp_path: Path) -> None:
         ({"init_std": -1.0}, "`init_std` not below it"),
         ({"init_word": ""}, "'' has no token"),
         ({"tensorboard": True}, "tensorboard logs need `folder`"),
+        ({"validate_every": 0}, "`validate_every` must be at least 1"),
+        ({"validate_every": 5}, "validation pictures and tensorboard logs need `folder`"),
         ({"resolution": 30}, "`resolution` must be a multiple of 8"),
     ],
 )

@@ -65,6 +65,8 @@ class TrainTaskPrompts:
     """Of the start, the noise and the holes."""
     checkpoint_every: int = 100
     """Steps between checkpoints."""
+    validate_every: int | None = None
+    """Steps between sheets of the five tasks; none if not given."""
     tensorboard: bool = False
     """Log to a folder that tensorboard reads."""
     precision: Literal["auto", "no", "fp16", "bf16"] = "auto"
@@ -111,6 +113,7 @@ def train_task_prompts(options: TrainTaskPrompts) -> str:
         seed=options.seed,
         precision=options.precision,
         gradient_checkpointing=options.gradient_checkpointing,
+        validate_every=options.validate_every,
         tensorboard=options.tensorboard,
     )
     pictures = _scenes() if options.pictures == SCENES else read_masked_pictures(options.pictures, who=who)

@@ -200,7 +200,8 @@ class TaskPrompts(Control):
             if self._pipe is not pipe:
                 undo.enter_context(attach(pipe, self))
             undo.callback(setattr, self, "paste_back", self.paste_back)
-            self.paste_back = replace(self.paste_back or PasteBack(), **of_paste)
+            if of_paste:
+                self.paste_back = replace(self.paste_back or PasteBack(), **of_paste)
             pictures = {"image": image} if task == "outpaint" else {}
             given = method(**pictures, **of_task)
             masked = {} if task == "outpaint" else {"image": image, "mask_image": mask}

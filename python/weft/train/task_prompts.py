@@ -24,6 +24,7 @@ from weft.train.inpainting_pictures import digest, read_masked_pictures
 from weft.train.loop import LoopConfig, fit
 from weft.train.randomness import torch_generator
 from weft.train.task_prompts_objective import TaskPromptsObjective
+from weft.train.task_prompts_validation import task_validation
 
 Trained = Literal["prompts", "unet", "lora"]
 
@@ -54,6 +55,8 @@ class TaskPromptsConfig:
     seed: int = 0
     precision: Precision = "auto"  # compute; what is trained stays fp32. auto: bf16 or fp16 on a GPU, none on a CPU
     gradient_checkpointing: bool = False
+    validate_every: int | None = None  # steps; sheets of the five tasks go to folder/validation
+    validation_steps: int = 25  # of the sampler
     tensorboard: bool = False  # logs to folder/tensorboard
 
 
@@ -76,7 +79,7 @@ def fit_task_prompts(
         pictures: A folder with ``metadata.jsonl`` (rows of ``file_name``, ``text``, and ``objects``, a list of
             ``mask`` and ``text``), or a sequence of ``weft.train.MaskedPicture``.
         config: Numbers; None for the defaults.
-        folder: Keeps checkpoints and log. None keeps nothing, and then Ctrl-C raises at once.
+        folder: Keeps checkpoints, log and validation sheets. None keeps nothing, and then Ctrl-C raises at once.
         resume: Go on from the checkpoint in ``folder``; on a CPU with the same bits as if nothing had happened.
         accelerator: Device, precision and processes; None makes one for the device of ``pipe``.
         base_name: Name of the model to keep with the result; None for what diffusers remembers.
@@ -114,6 +117,19 @@ def fit_task_prompts(
         objective = TaskPromptsObjective(
             pipe, scheduler, start, examples.said, rate=config.prompt_learning_rate / config.loop.learning_rate
         )
+        draw = None
+        if config.validate_every is not None and folder is not None:
+            draw = task_validation(
+                pipe,
+                lambda: TaskPrompts(_now(objective), base_name=base.name),
+                found,
+                size,
+                folder / "validation",
+                every=config.validate_every,
+                last=config.loop.end,
+                sampler_steps=config.validation_steps,
+                seed=config.seed,
+            )
         average = fit(
             "task prompts",
             objective,
@@ -137,13 +153,11 @@ def fit_task_prompts(
                 "init": [config.init_word, config.init_std],
                 "seed": config.seed,
             },
+            after_step=draw,
         )
         if average is not None:
             _take(objective, average)
-        vectors: dict[PromptName, Vectors] = {
-            name: tuple(one.detach().float().cpu().clone() for one in mine)
-            for name, mine in objective.vectors().items()
-        }
+        vectors = _now(objective)
     for tracker in accelerator.trackers:
         tracker.finish()
     init = f"{config.init_word!r} + N(0, {config.init_std}^2)"
@@ -159,6 +173,14 @@ def starting_vectors(pipe: Any, config: TaskPromptsConfig) -> dict[PromptName, V
             for number, word in enumerate(words)
         )
         for place, name in enumerate(NAMES)
+    }
+
+
+@torch.no_grad()
+def _now(objective: TaskPromptsObjective) -> dict[PromptName, Vectors]:
+    """The prompts as they are, fp32 on the CPU."""
+    return {
+        name: tuple(one.detach().float().cpu().clone() for one in mine) for name, mine in objective.vectors().items()
     }
 
 
@@ -215,6 +237,8 @@ def _check(config: TaskPromptsConfig, folder: Path | None, pipe: Any) -> None:
             "fit_task_prompts: `prompt_learning_rate` must be above 0 and `init_std` not below it; got "
             f"{config.prompt_learning_rate} and {config.init_std}"
         )
-    if folder is None and config.tensorboard:
-        raise ValueError("fit_task_prompts: tensorboard logs need `folder`; got None")
+    if config.validate_every is not None and config.validate_every < 1:
+        raise ValueError(f"fit_task_prompts: `validate_every` must be at least 1; got {config.validate_every}")
+    if folder is None and (config.tensorboard or config.validate_every is not None):
+        raise ValueError("fit_task_prompts: validation pictures and tensorboard logs need `folder`; got None")
     token_limit(pipe, config.count)
