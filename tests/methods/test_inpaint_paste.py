@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import weft
-from weft.methods._inpaint_job import PasteBack
+from weft.methods._inpaint_job import Job, PasteBack
 from weft.methods._inpaint_paste import BLENDS, feathered, paste
 from weft.methods._inpaint_window import ModelSize, choose_window
 
@@ -107,6 +107,23 @@ def test_windows_hold_their_hole_and_lie_in_the_picture(size: Any, data: Any, cr
         assert (window.width, window.height) == size and min(window.work) >= SD.native - SD.multiple
     else:
         assert max(window.work) <= 2 * SD.native
+
+
+@given(st.tuples(st.integers(30, 400), st.integers(30, 400)), st.integers(0, 10_000), st.booleans())
+def test_no_pixel_of_a_hole_is_lost_on_the_way_to_the_model(size: Any, seed: int, covers: bool) -> None:
+    """Thin lines and single pixels too, whatever the picture is scaled by."""
+    rng, (width, height) = np.random.default_rng(seed), size
+    hole = rng.random((height, width)) < 0.002
+    hole[int(rng.integers(height))] = True
+    window = choose_window((0, 0, width, height), size, ModelSize(64, 4), "auto", 0.5)
+    job = Job(0, 0, np.zeros((height, width, 3), np.uint8), hole, window)
+    mask = np.asarray(job.mask(4, covers)) > 0
+    down, across = mask.shape
+    rows, columns = np.nonzero(hole)
+    centres = ((2 * rows + 1) * down // (2 * height), (2 * columns + 1) * across // (2 * width))
+    assert mask[centres].all()
+    if covers:
+        assert all(cell in (0, 16) for cell in mask.reshape(down // 4, 4, across // 4, 4).sum((1, 3)).ravel())
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ class Job:
         """What the model is told to paint: every pixel that the hole touches, rounded up to whole cells."""
         part = self.hole[self.window.rows, self.window.columns].astype(np.float32)
         across, down = self.window.work
-        shrinks = across <= part.shape[1] and down <= part.shape[0]
+        shrinks = across < part.shape[1] or down < part.shape[0]
         scaled = cv2.resize(part, (across, down), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_NEAREST) > 0
         if covers_cells:
             cells = scaled.reshape(down // multiple, multiple, across // multiple, multiple).any((1, 3))

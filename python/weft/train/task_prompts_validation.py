@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from weft._files import whole_file
+from weft.methods._task_prompts_recipes import Task
 from weft.methods.task_prompts import TaskPrompts
 from weft.train import inpainting_masks as masks
 from weft.train.inpainting_pictures import MaskedPicture
@@ -73,7 +74,7 @@ def _row(
     hidden[hole] = 127
     found = [pixels, hidden]
 
-    def painted(task: str, mask: Any, **options: Any) -> NDArray[np.uint8]:
+    def painted(task: Task, mask: Any, **options: Any) -> NDArray[np.uint8]:
         generator = torch.Generator(pipe.device).manual_seed(seed)
         image = options.pop("image", pixels)
         drawn = tasks.inpaint(
