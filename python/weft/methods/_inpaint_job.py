@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import get_args
 
-import cv2
 import numpy as np
 from PIL import Image
 
@@ -70,10 +69,9 @@ class Job:
 
     def mask(self, multiple: int, covers_cells: bool) -> Image.Image:
         """What the model is told to paint: every pixel that the hole touches, rounded up to whole cells."""
-        part = self.hole[self.window.rows, self.window.columns].astype(np.float32)
         across, down = self.window.work
-        shrinks = across < part.shape[1] or down < part.shape[0]
-        scaled = cv2.resize(part, (across, down), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_NEAREST) > 0
+        part = self.hole[self.window.rows, self.window.columns]
+        scaled = _touched(_touched(part, down).T, across).T
         if covers_cells:
             cells = scaled.reshape(down // multiple, multiple, across // multiple, multiple).any((1, 3))
             scaled = np.kron(cells, np.ones((multiple, multiple), bool))
@@ -88,6 +86,14 @@ class Job:
         hole = self.hole[window.rows, window.columns]
         inside = np.asarray(_resized(np.asarray(painted.convert("RGB")), (window.width, window.height)))
         into[window.rows, window.columns] = paste(part, inside, hole, settings.blend, feather)
+
+
+def _touched(hole: Hole, length: int) -> Hole:
+    """``hole`` with ``length`` rows, each True where it overlaps anything of the hole."""
+    rows = np.arange(length)
+    first, last = rows * len(hole) // length, -(-(rows + 1) * len(hole) // length)
+    counted = np.concatenate([np.zeros((1, hole.shape[1]), np.int64), hole.cumsum(0)])
+    return np.asarray(counted[last] > counted[first])
 
 
 def _resized(pixels: Pixels, size: tuple[int, int]) -> Image.Image:
