@@ -11,14 +11,14 @@ import tyro
 
 import weft
 from weft.commands.loading import EMBEDDED
-from weft.commands.training import check_out, config_of, prepare
+from weft.commands.training import RunOptions, check_out, config_of, prepare
 
 Strings = Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT [TEXT ...]")]
 
 
 @dataclass(frozen=True)
-class TrainResidual:
-    """Teach a frozen model one object from a few pictures (Personalized Residuals); the file is a LoRA as well."""
+class _Residual:
+    """What is learnt, from what, and how."""
 
     images: Path
     """Folder with pictures of the object; four to eight are plenty."""
@@ -28,10 +28,6 @@ class TrainResidual:
     """How prompts name the object, before the class word; text that means nothing to the model yet."""
     out: Path = Path("residual.safetensors")
     """The file to write."""
-    run: Path | None = None
-    """Folder for checkpoints, log and validation pictures; beside --out if not given."""
-    resume: bool = False
-    """Go on from the last checkpoint of the run."""
     model: str = EMBEDDED
     """'embedded', a diffusers folder, or a model id (Stable Diffusion 1.x, 2.x, XL)."""
     steps: int = 150
@@ -44,30 +40,21 @@ class TrainResidual:
     """Passes per update."""
     init: Literal["lora", "random"] = "lora"
     """lora begins at the base model; random does not."""
-    resolution: int | None = None
-    """Pixels; the model's own if not given."""
     crops: int = 1
     """Squares of each picture: its centre, and random ones."""
     flip: bool = False
     """Mirror images too."""
-    seed: int = 0
-    """Of the start, the noise and the order."""
     checkpoint_every: int = 50
     """Steps between checkpoints."""
-    validate_every: int | None = None
-    """Steps between validation pictures; none if not given."""
     validation_prompts: Strings = ()
     """What they show; write {identifier} and {class_word} for the object."""
-    tensorboard: bool = False
-    """Log to a folder that tensorboard reads."""
-    precision: Literal["auto", "no", "fp16", "bf16"] = "auto"
-    """Of computing; auto is bf16 or fp16 on a GPU. The factors stay float32."""
-    gradient_checkpointing: bool = False
-    """Less memory, more time."""
     half: bool = False
     """Store float16, half the size."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:1; under `accelerate launch` each process takes its own."""
+
+
+@dataclass(frozen=True)
+class TrainResidual(RunOptions, _Residual):
+    """Teach a frozen model one object from a few pictures (Personalized Residuals); the file is a LoRA as well."""
 
 
 def train_residual(options: TrainResidual) -> str:

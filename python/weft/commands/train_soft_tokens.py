@@ -10,24 +10,20 @@ import tyro
 
 import weft
 from weft.commands.loading import EMBEDDED, EMBEDDED_MODELS
-from weft.commands.training import check_out, config_of, prepare
+from weft.commands.training import RunOptions, check_out, config_of, prepare
 
 Blocks = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME [NAME ...]")]
 Strings = Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT [TEXT ...]")]
 
 
 @dataclass(frozen=True)
-class TrainSoftTokens:
-    """Learn a few tokens by which a frozen model follows its prompts more closely (SoftREPA)."""
+class _SoftTokens:
+    """What is learnt, from what, and how."""
 
     pairs: Path
     """Folder of pictures with captions: metadata.jsonl, or a text file beside every picture."""
     out: Path = Path("soft-tokens.safetensors")
     """The file to write."""
-    run: Path | None = None
-    """Folder for checkpoints, log and validation pictures; beside --out if not given."""
-    resume: bool = False
-    """Go on from the last checkpoint of the run."""
     encoded: Path | None = None
     """Folder for the encoded pictures, which other runs on the same pairs may use too; in memory if not given."""
     model: str = EMBEDDED
@@ -81,10 +77,6 @@ class TrainSoftTokens:
     """With Stable Diffusion 3: times that crowd at noise, as its sampler's do."""
     most_missing: float = 0.01
     """Share of the pairs that may lack a picture or a caption and are passed over."""
-    resolution: int | None = None
-    """Pixels; the model's own if not given."""
-    seed: int = 0
-    """Of the start, the noise and the order."""
     checkpoint_every: int = 100
     """Steps between checkpoints."""
     held_out: float = 0.0
@@ -93,18 +85,13 @@ class TrainSoftTokens:
     """Steps between such measurements."""
     patience: int = 3
     """Measurements without a better one, after which training stops."""
-    validate_every: int | None = None
-    """Steps between validation pictures; none if not given."""
     validation_prompts: Strings = ()
     """What they show."""
-    tensorboard: bool = False
-    """Log to a folder that tensorboard reads."""
-    precision: Literal["auto", "no", "fp16", "bf16"] = "auto"
-    """Of computing; auto is bf16 or fp16 on a GPU. The tokens stay float32."""
-    gradient_checkpointing: bool = False
-    """Less memory, more time."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:1; under `accelerate launch` each process takes its own."""
+
+
+@dataclass(frozen=True)
+class TrainSoftTokens(RunOptions, _SoftTokens):
+    """Learn a few tokens by which a frozen model follows its prompts more closely (SoftREPA)."""
 
 
 def train_soft_tokens(options: TrainSoftTokens) -> str:

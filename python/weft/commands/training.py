@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import torch
 
@@ -21,7 +21,7 @@ WEIGHTS_DTYPE = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloa
 
 
 class Options(Protocol):
-    """Options that these commands share."""
+    """What ``prepare`` reads."""
 
     @property
     def out(self) -> Path: ...
@@ -35,6 +35,30 @@ class Options(Protocol):
     def precision(self) -> Precision: ...
     @property
     def tensorboard(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Options of every run; a command puts its own before them: ``class Train(RunOptions, Own)``."""
+
+    run: Path | None = None
+    """Folder for checkpoints, log and validation pictures; beside --out if not given."""
+    resume: bool = False
+    """Go on from the last checkpoint of the run."""
+    resolution: int | None = None
+    """Pixels; the model's own if not given."""
+    seed: int = 0
+    """Of the start, the noise and the order."""
+    validate_every: int | None = None
+    """Steps between validation pictures; none if not given."""
+    tensorboard: bool = False
+    """Log to a folder that tensorboard reads."""
+    precision: Literal["auto", "no", "fp16", "bf16"] = "auto"
+    """Of computing; auto is bf16 or fp16 on a GPU. What is trained stays float32."""
+    gradient_checkpointing: bool = False
+    """Less memory, more time."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:1; under `accelerate launch` each process takes its own."""
 
 
 @dataclass(frozen=True)

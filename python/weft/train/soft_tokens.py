@@ -17,12 +17,7 @@ from weft.attach.source import denoiser_of
 from weft.methods.soft_tokens import SoftTokens
 from weft.train.accelerator import make_accelerator
 from weft.train.captioned_latents import CaptionedLatents
-from weft.train.diffusion import (
-    caption_fits,
-    check_denoiser,
-    frozen,
-    picture_size,
-)
+from weft.train.diffusion import caption_fits, check_denoiser, frozen, picture_size
 from weft.train.early_stopping import EarlyStopping
 from weft.train.frozen_denoiser import FrozenDenoiser
 from weft.train.images import SMALLEST_SHARE
@@ -36,6 +31,8 @@ from weft.train.soft_tokens_config import SoftTokensConfig
 from weft.train.soft_tokens_layout import TokenLayout
 from weft.train.soft_tokens_objective import SoftTokensObjective
 from weft.train.validation import validation
+
+WHO = "fit_soft_tokens"
 
 
 def fit_soft_tokens(
@@ -56,12 +53,13 @@ def fit_soft_tokens(
     Args:
         pipe: A Stable Diffusion 1.x, 2.x, XL or 3 pipeline of diffusers. With fp16 weights train on a GPU.
         pairs: Pictures with captions: a folder with ``metadata.jsonl`` or with a text file beside every picture, a
-            sequence of (picture, caption), or a dataset of the datasets library with columns "image" and "text".
+            sequence of (picture, caption), or a dataset of the datasets library with columns "image" and "text", and
+            "negatives" where captions that are close and wrong are to be used.
         config: Numbers; None for the defaults.
         folder: Keeps checkpoints, log and validation pictures. None keeps nothing, and then Ctrl-C raises at once.
         resume: Go on from the checkpoint in ``folder``; on a CPU with the same bits as if nothing had happened.
-        accelerator: Device, precision and processes; None makes one for the device of ``pipe``. The captions of all
-            processes are compared with each picture.
+        accelerator: Device, precision and processes; None makes one for the device of ``pipe``. In the contrast the
+            captions of all processes are compared with each picture, in agsm those of its own.
         base_name: Name of the model to keep with the result; None for what diffusers remembers.
         encoded: A folder for what the pictures are encoded to, as ``encode_pairs`` makes it; what it lacks is made
             first, and any run on the same pairs may use it again. The result is the same, but for rounding where the
@@ -71,7 +69,7 @@ def fit_soft_tokens(
 
     Returns:
         The tokens, fp32 on the CPU: with ``held_out`` the best that were measured, else the moving average where the
-        loop keeps one, else the last.
+        loop keeps one (with agsm it always does), else the last.
 
     Raises:
         TypeError: Not a pipeline, or pairs that are none.
@@ -88,23 +86,23 @@ def fit_soft_tokens(
     """
     config = config or SoftTokensConfig()
     folder = None if folder is None else Path(folder)
-    config.check(folder, who="fit_soft_tokens")
+    config.check(folder, who=WHO)
     base = base_model(pipe, base_name)
-    check_denoiser(pipe, who="fit_soft_tokens")
+    check_denoiser(pipe, who=WHO)
     _, _, family = denoiser_of(pipe)
     model = getattr(pipe, family.part)
-    size = picture_size(pipe, config.resolution, who="fit_soft_tokens")
-    layout = config.laid_out(pipe, who="fit_soft_tokens")
+    size = picture_size(pipe, config.resolution, who=WHO)
+    layout = config.laid_out(pipe, who=WHO)
     noising = noising_of(pipe, shifted=config.shifted_time)
     found = read_pairs(
         pairs,
         smallest=-(-size // SMALLEST_SHARE),
         fits=lambda caption: caption_fits(pipe, caption, layout.text_length),
         most_missing=config.most_missing,
-        who="fit_soft_tokens",
+        who=WHO,
     )
     if config.wrong_captions and not any(pair.negatives for pair in found):
-        raise ValueError("fit_soft_tokens: `wrong_captions` needs pairs with `negatives`; none has any")
+        raise ValueError(f"{WHO}: `wrong_captions` needs pairs with `negatives`; none has any")
     # what can be wrong is told before pictures are encoded, which takes the longest
     held_out = _held_out(len(found), config)
     if accelerator is None:
@@ -115,7 +113,7 @@ def fit_soft_tokens(
     check_run("soft tokens", folder, resume, identity)
     control = TrainedTokens(layout.blocks, layout.space)
     with weft.attach(pipe) as attachment:
-        check_attention(attachment, who="fit_soft_tokens")
+        check_attention(attachment, who=WHO)
         attachment.add(control)  # which looks for its blocks
     batches = PairBatches(
         pipe,
@@ -128,7 +126,7 @@ def fit_soft_tokens(
             text_length=layout.text_length,
             accelerator=accelerator,
             base_name=base.name,
-            who="fit_soft_tokens",
+            who=WHO,
         ),
         range(len(found)),
         config.loop.batch_size,
@@ -185,7 +183,7 @@ def _held_out(pairs: int, config: SoftTokensConfig) -> int:
     held = round(config.held_out * pairs)
     if config.held_out and min(held, pairs - held) < config.loop.batch_size:
         raise ValueError(
-            f"fit_soft_tokens: `held_out` {config.held_out:g} of {pairs} pairs leaves {held} to measure and "
+            f"{WHO}: `held_out` {config.held_out:g} of {pairs} pairs leaves {held} to measure and "
             f"{pairs - held} to train on; both must be a batch of {config.loop.batch_size} at least"
         )
     return held
