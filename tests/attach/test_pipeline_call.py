@@ -22,8 +22,14 @@ class Listening(Control):
 
     def __init__(self) -> None:
         self.heard: list[dict[str, Any]] = []
+        self.is_attached = False
+
+    def detached(self) -> None:
+        self.is_attached = False
 
     def around_calls(self, pipeline: Any) -> Around | None:
+        self.is_attached = True
+
         def around(run: Any, arguments: dict[str, Any]) -> Any:
             self.heard.append(arguments)
             return run(**arguments)
@@ -70,9 +76,11 @@ def test_a_copy_and_a_saved_pipeline_are_stock(tmp_path: Path) -> None:
 def test_one_control_at_a_time(tmp_path: Path) -> None:
     pipe = tiny.sd1(tmp_path)
     with weft.attach(pipe, Listening()) as attachment:
+        second = Listening()
         with pytest.raises(ValueError, match="one control at a time"):
-            attachment.add(Listening())
+            attachment.add(second)
         assert len(attachment.controls) == 1
+        assert not second.is_attached, "one that was refused is told so"
     assert type(pipe) is StableDiffusionPipeline
 
 

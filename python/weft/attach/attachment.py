@@ -182,11 +182,15 @@ class Attachment:
             raise ValueError(f"attach: {type(control).__name__} is in use already; make another, or remove it there")
         if type(control).check_model is not Control.check_model:
             control.check_model(base_model(self._pipeline or self.model))
-        around = control.around_calls(self._pipeline)
-        control.attached(self._layers())
-        if around is not None:
-            self._call.take_over(self._pipeline, around)
-            self._surrounding = control
+        try:
+            around = control.around_calls(self._pipeline)
+            control.attached(self._layers())
+            if around is not None:
+                self._call.take_over(self._pipeline, around)
+                self._surrounding = control
+        except BaseException:
+            control.detached()  # it must not believe that it is attached
+            raise
         if control.projects:
             self._projector.take_over(self.model)
         self.controls = (*self.controls, control)
