@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import numpy as np
 import pytest
 
-from weft.shapes.captions import caption, phrase, prompts
+from weft.shapes.captions import caption, near_misses, phrase, prompts
 from weft.shapes.vocabulary import CAPTION_WORDS, COLOURS, RELATIONS, SHAPES, SPARE_WORDS, TASK_WORDS
 from weft.shapes.world import is_held_out, relation, scene
 
@@ -90,3 +91,23 @@ def test_a_shorter_list_of_prompts_is_the_start_of_a_longer_one():
 def test_bad_arguments_say_what_is_wrong(arguments, message):
     with pytest.raises(ValueError, match=message):
         prompts(**arguments)
+
+
+def test_near_misses_change_one_thing_and_tell_no_truth() -> None:
+    """Of a single object one word, or one object more; of several also one fewer, or their colours exchanged."""
+    changes = set()
+    for number in range(300):
+        drawn = scene(4, number)
+        told = sorted((item.colour, item.shape) for item in drawn.objects)
+        for text in near_misses(drawn, np.random.default_rng(number), 3):
+            words = re.findall(r"[a-z]+", text)
+            pairs = itertools.pairwise(words)
+            wrong = sorted((colour, shape) for colour, shape in pairs if colour in COLOURS and shape in SHAPES)
+            assert wrong != told and len(wrong) in (1, 2, 3), text
+            changes.add(len(wrong) - len(told))
+    assert changes == {-1, 0, 1}
+
+
+def test_near_misses_depend_on_scene_and_stream_only() -> None:
+    first, second = (near_misses(scene(4, 1), np.random.default_rng(7), 5) for _ in range(2))
+    assert first == second and len(set(first)) > 1

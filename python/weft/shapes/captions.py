@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .vocabulary import RELATIONS
-from .world import Pair, Scene, SceneObject, draw_pairs, relation
+from .vocabulary import COLOURS, IMAGE_SIZE, RELATIONS, SHAPES
+from .world import PAIRS, Pair, Scene, SceneObject, draw_pairs, relation
 
 # by object count; {0} is the first object named, with its article
 TEMPLATES: dict[int, tuple[str, ...]] = {
@@ -47,15 +48,16 @@ def phrase(colour: str | None, shape: str) -> str:
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
-def caption(scene: Scene, rng: np.random.Generator) -> str:
+def caption(scene: Scene, rng: np.random.Generator, *, is_complete: bool = False) -> str:
     """Describe every object of a scene, in one of the wordings that training uses.
 
-    The order of the objects, the wording and whether a relation is told are drawn from ``rng``.
+    The order of the objects, the wording and whether a relation is told are drawn from ``rng``; unless
+    ``is_complete``, also whether of a single object the colour or the shape is left out.
     """
     items: list[SceneObject] = [scene.objects[i] for i in rng.permutation(len(scene.objects))]
     names = [phrase(item.colour, item.shape) for item in items]
     templates = TEMPLATES[len(items)]
-    if len(items) == 1:
+    if len(items) == 1 and not is_complete:
         kind = rng.random()
         if kind < SHAPE_ONLY_SHARE:
             names = [phrase(None, items[0].shape)]
@@ -66,6 +68,50 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
         if word and rng.random() < RELATION_SHARE:
             templates = RELATION_TEMPLATES[word]
     return templates[rng.integers(len(templates))].format(*names)
+
+
+def near_misses(scene: Scene, rng: np.random.Generator, count: int) -> list[str]:
+    """Captions that are nearly right: a colour or shape that is another, colours exchanged, an object too few or many.
+
+    Args:
+        scene: What is drawn.
+        rng: Draws what goes wrong, and the wording.
+        count: How many.
+    """
+    return [caption(_gone_wrong(scene, rng), rng, is_complete=True) for _ in range(count)]
+
+
+def _gone_wrong(scene: Scene, rng: np.random.Generator) -> Scene:
+    """The scene with one thing changed."""
+    objects = list(scene.objects)
+    first, *others = rng.permutation(len(objects)).tolist()
+    one = objects[first]
+    ways = ["colour", "shape"]
+    if others:
+        ways.append("fewer")
+        other = objects[others[0]]
+        if one.colour != other.colour and one.shape != other.shape:
+            ways.append("exchanged")
+    if len(objects) < max(TEMPLATES):
+        ways.append("more")
+    way = ways[rng.integers(len(ways))]
+    if way == "fewer":
+        del objects[first]
+    elif way == "exchanged":
+        objects[first], objects[others[0]] = replace(one, colour=other.colour), replace(other, colour=one.colour)
+    elif way == "colour":
+        objects[first] = replace(one, colour=_another(rng, COLOURS, one.colour))
+    elif way == "shape":
+        objects[first] = replace(one, shape=_another(rng, SHAPES, one.shape))
+    else:
+        colour, shape = PAIRS[rng.integers(len(PAIRS))]
+        objects.append(replace(one, colour=colour, shape=shape, x=IMAGE_SIZE - one.x, y=IMAGE_SIZE - one.y))
+    return replace(scene, objects=tuple(objects))
+
+
+def _another(rng: np.random.Generator, words: Iterable[str], word: str) -> str:
+    left = [other for other in words if other != word]
+    return left[rng.integers(len(left))]
 
 
 def prompts(n: int, objects: int = 1, held_out: bool = False, relations: bool = False, seed: int = 0) -> list[Prompt]:
