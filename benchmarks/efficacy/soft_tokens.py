@@ -120,7 +120,7 @@ def measure(model: Model, options: Options) -> tuple[dict[str, dict[str, Reading
             control = taught[name][0] if name in taught else None
             found[name] = {
                 trial.name: readings(
-                    list(_pictures(pipe, model, trial, lesson, control, options, progress.update)),
+                    list(pictures(pipe, model, trial, lesson, control, options, progress.update)),
                     trial.items(options.seed),
                     trial.seeds,
                 )
@@ -142,7 +142,7 @@ def together(trials: Mapping[str, Readings]) -> Readings:
     return found
 
 
-def _pictures(
+def pictures(
     pipe: DiffusionPipeline,
     model: Model,
     trial: Trial,

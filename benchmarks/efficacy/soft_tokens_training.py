@@ -14,13 +14,13 @@ from PIL import Image
 
 import weft
 from benchmarks.efficacy.digest import digest
-from weft.shapes.captions import caption
+from weft.shapes.captions import caption, near_misses
 from weft.shapes.load import Model
 from weft.shapes.rendering import render
 from weft.shapes.world import scene
 from weft.train import LoopConfig, SoftTokensConfig, fit_soft_tokens
 
-PICTURES, CAPTIONS, SEED = 4000, 3, 77  # what is taught; the world's scenes of this seed
+PICTURES, CAPTIONS, NEAR_MISSES, SEED = 4000, 3, 6, 77  # what is taught; the world's scenes of this seed
 SECONDS = "seconds.txt"
 
 
@@ -44,7 +44,7 @@ class Lesson:
 
 def tokens_of(pipe: DiffusionPipeline, model: Model, lesson: Lesson, kept: Path) -> tuple[weft.SoftTokens, float]:
     """The tokens in ``kept`` and the seconds of one core that they took; taught and kept there if they are not."""
-    folder = kept / f"{model}-{lesson.objective}-{digest([asdict(lesson), PICTURES, CAPTIONS, SEED])}"
+    folder = kept / f"{model}-{lesson.objective}-{digest([asdict(lesson), PICTURES, CAPTIONS, NEAR_MISSES, SEED])}"
     path = folder / "tokens.safetensors"
     if not path.exists():
         start = time.process_time()
@@ -56,13 +56,14 @@ def tokens_of(pipe: DiffusionPipeline, model: Model, lesson: Lesson, kept: Path)
     return weft.SoftTokens.load(path), float((folder / SECONDS).read_text())
 
 
-def pairs() -> Sequence[tuple[Image.Image, list[str]]]:
+def pairs() -> Sequence[dict[str, Any]]:
     """What is taught: scenes of the training split."""
     return [pair(number) for number in range(PICTURES)]
 
 
-def pair(number: int) -> tuple[Image.Image, list[str]]:
-    """One scene and what is said of it."""
+def pair(number: int) -> dict[str, Any]:
+    """One scene, what is said of it, and what is nearly right."""
     one = scene(SEED, number)
     texts = [caption(one, np.random.default_rng([SEED, number, which])) for which in range(CAPTIONS)]
-    return Image.fromarray(render(one)), texts
+    wrong = near_misses(one, np.random.default_rng([SEED, number, CAPTIONS]), NEAR_MISSES)
+    return {"image": Image.fromarray(render(one)), "text": texts, "negatives": wrong}

@@ -63,11 +63,12 @@ def test_all_prompts_together_leave_out_those_of_several_pictures() -> None:
 def test_teaching_pairs_tell_what_is_drawn() -> None:
     from benchmarks.efficacy import soft_tokens_training
 
-    image, captions = soft_tokens_training.pair(5)
-    one = scene(soft_tokens_training.SEED, 5)
-    assert np.array_equal(np.asarray(image), render(one))
+    row, one = soft_tokens_training.pair(5), scene(soft_tokens_training.SEED, 5)
+    assert np.array_equal(np.asarray(row["image"]), render(one))
     rng = np.random.default_rng([soft_tokens_training.SEED, 5, 0])
-    assert len(captions) == soft_tokens_training.CAPTIONS and captions[0] == caption(one, rng)
+    assert len(row["text"]) == soft_tokens_training.CAPTIONS and row["text"][0] == caption(one, rng)
+    assert len(row["negatives"]) == soft_tokens_training.NEAR_MISSES
+    assert not set(row["negatives"]) & set(row["text"])
 
 
 def test_a_whole_run_is_kept_and_taken_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
