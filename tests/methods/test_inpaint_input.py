@@ -9,7 +9,7 @@ import inpainting
 import numpy as np
 import pytest
 import tiny_pipelines as tiny
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusion3InpaintPipeline, StableDiffusionPipeline
 from PIL import Image
 
 import weft
@@ -152,6 +152,8 @@ def test_pipelines_that_do_not_inpaint(tmp_path: Path) -> None:
         weft.attach(four, tasks)
     with pytest.raises(ValueError, match=r"needs an inpainting pipeline.*StableDiffusionPipeline takes neither"):
         weft.attach(shapes.pipeline(), inpainting.tasks())
+    with pytest.raises(ValueError, match=r"Diffusion 1.x, 2.x or XL; StableDiffusion3InpaintPipeline has no"):
+        weft.attach(StableDiffusion3InpaintPipeline(**shapes.pipeline("sd3").components), inpainting.tasks())
     with pytest.raises(TypeError, match=r"needs a pipeline, for its text encoder"):
         weft.attach(inpainting.pipeline().unet, inpainting.tasks())
     with pytest.raises(ValueError, match=r"vectors of width 32 and do not fit this pipeline, .* have 128"):

@@ -27,6 +27,10 @@ def check_host(pipe: Any, *, who: str) -> None:
             f"{who}: needs an inpainting pipeline, which takes a picture and a mask; {type(pipe).__name__} takes "
             "neither; load the model with StableDiffusionInpaintPipeline or StableDiffusionXLInpaintPipeline"
         )
+    if getattr(pipe, "unet", None) is None:
+        raise ValueError(
+            f"{who}: needs a pipeline of Stable Diffusion 1.x, 2.x or XL; {type(pipe).__name__} has no UNet"
+        )
     latent = pipe.vae.config.latent_channels
     channels, wanted = pipe.unet.config.in_channels, 2 * latent + 1
     if channels != wanted:
