@@ -23,6 +23,8 @@ from weft.train.diffusion import encode_captions, frozen, training_scheduler
 from weft.train.frozen_denoiser import FrozenDenoiser
 from weft.train.loop import LoopConfig
 from weft.train.noising import noising_of
+from weft.train.pair_batches import PairBatches
+from weft.train.pairs import Pair
 from weft.train.soft_tokens import fit_soft_tokens
 from weft.train.soft_tokens_bank import TrainedTokens
 from weft.train.soft_tokens_config import SoftTokensConfig
@@ -205,6 +207,35 @@ def test_every_option_of_the_contrast(direction: str, wrong: int, rows_at_once: 
     torch.testing.assert_close(found["logit_scale"], torch.tensor(4.0))
 
 
+@pytest.mark.parametrize("rows_at_once", [None, 1])
+def test_both_directions_with_given_constants(rows_at_once: int | None, tmp_path: Path) -> None:
+    """Tokens learn what they learn beside constants that are learnt."""
+    pipe = tiny.sd1(tmp_path)
+    soft, given, found = start(), batch(pipe), []
+    with frozen(pipe.unet):
+        for learn_logit in (False, True):
+            control = TrainedTokens(soft.blocks)
+            config = replace(CONFIG, direction="both", learn_logit=learn_logit, rows_at_once=rows_at_once)
+            denoiser, layout = FrozenDenoiser(pipe.unet, control, noising_of(pipe)), config.laid_out(pipe, who="test")
+            objective: Any = config.make_objective(denoiser, soft, Accelerator(cpu=True), layout)
+            with weft.attach(pipe, control):
+                objective(*given.values())["loss"].backward()
+            found.append(objective.bank.tokens.grad)
+    assert found[0].abs().max() > 0
+    assert torch.equal(found[0], found[1])
+
+
+def test_pictures_of_one_name_in_several_folders_are_rivals(tmp_path: Path) -> None:
+    found = []
+    for number, folder in enumerate(("a", "b", "a")):
+        path = tmp_path / folder / "0.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (36, 36)).save(path)
+        found.append(Pair(path, (CAPTIONS[number],), path.name))
+    numbers = PairBatches(None, found, Any, None, range(3), 2, 1000).numbers
+    assert numbers[0] == numbers[2] != numbers[1]
+
+
 def test_each_picture_its_own_time(tmp_path: Path) -> None:
     """The loss is the mean of what each picture has by itself, shown the tokens of its time."""
     pipe = tiny.sd1(tmp_path)
@@ -370,7 +401,8 @@ def test_wrong_captions_of_the_data(objective: str, tmp_path: Path) -> None:
     [
         ({"wrong_captions": -1}, "`wrong_captions` must be a whole number, at least 0"),
         ({"held_out": 1.0}, "`held_out` must be at least 0 and below 1"),
-        ({"held_out": 0.2}, "`held_out` 0.2 of 4 pairs leaves 1 to measure and 3 to train on"),
+        ({"held_out": 0.2, "measure_every": 1}, "`held_out` 0.2 of 4 pairs leaves 1 to measure and 3 to train on"),
+        ({"held_out": 0.5, "measure_every": 5}, "`measure_every` must be at most the 4 steps of the run"),
         ({"patience": 0}, "`patience` must be a whole number"),
         ({"loop": replace(CONFIG.loop, batch_size=1)}, "`batch_size` must be at least 2"),
         ({"tokens": 0}, "`tokens` must be a whole number, at least 1"),
@@ -380,7 +412,9 @@ def test_wrong_captions_of_the_data(objective: str, tmp_path: Path) -> None:
         ({"layout": "mine"}, "`layout` must be one of 'default', 'released'"),
         ({"rows_at_once": 0}, "`rows_at_once` must be a whole number"),
         ({"logit_width": 0.0}, "`logit_width` must be above 0"),
+        ({"logit_scale": float("inf")}, "`logit_scale` must be above 0 and finite"),
         ({"denoising_weight": -1.0}, "`denoising_weight` must not be negative"),
+        ({"denoising_weight": float("inf")}, "`denoising_weight` must not be negative or infinite"),
         ({"init": "ones"}, "`init` must be one of 'start', 'copies', 'normal'"),
         ({"direction": "text_to_image"}, "`direction` must be one of 'image_to_text', 'both'"),
         ({"shared_time": False, "rows_at_once": 2}, "without `shared_time` pictures come one at a time"),

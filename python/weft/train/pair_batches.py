@@ -104,7 +104,9 @@ class PairBatches:
     @functools.cached_property
     def numbers(self) -> list[int]:
         """Of every picture, the same on every process."""
-        return [_number(pair.name) for pair in self.pairs]
+        # pictures of one name may lie in several folders
+        places = (str(pair.image) if isinstance(pair.image, Path) else pair.name for pair in self.pairs)
+        return [_number(place) for place in places]
 
 
 def encode(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -132,6 +133,11 @@ class SoftTokensConfig:
                 f"{who}: without `shared_time` pictures come one at a time, so `rows_at_once` must be None or 1; got "
                 f"{self.rows_at_once}"
             )
+        if self.held_out and self.measure_every > self.loop.end:
+            raise ValueError(
+                f"{who}: `measure_every` must be at most the {self.loop.end} steps of the run, or what is held out is "
+                f"never measured; got {self.measure_every}"
+            )
         if folder is None and (self.validate_every is not None or self.tensorboard):
             raise ValueError(f"{who}: validation pictures and tensorboard logs need `folder`; got None")
 
@@ -145,11 +151,11 @@ class SoftTokensConfig:
             if value is not None and (type(value) is not int or value < least):
                 raise ValueError(f"{who}: `{name}` must be a whole number, at least {least}; got {value}")
         for name in ("logit_scale", "logit_width"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{who}: `{name}` must be above 0; got {getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{who}: `{name}` must be above 0 and finite; got {getattr(self, name)}")
         for name in ("denoising_weight", "gamma_plus", "gamma_minus", "sharpness"):
-            if getattr(self, name) is not None and not getattr(self, name) >= 0:
-                raise ValueError(f"{who}: `{name}` must not be negative; got {getattr(self, name)}")
+            if getattr(self, name) is not None and not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{who}: `{name}` must not be negative or infinite; got {getattr(self, name)}")
         if not 0 <= self.held_out < 1:
             raise ValueError(f"{who}: `held_out` must be at least 0 and below 1; got {self.held_out}")
 

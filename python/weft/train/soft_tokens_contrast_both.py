@@ -35,8 +35,8 @@ class SymmetricContrastObjective(ContrastObjective):
             if gradient.is_wanted:
                 gradient.add((self._slope(known, compared)[rows] * part).sum())
         assert known is not None
-        # what the constants of the logit learn
-        gradient.add(self._of_all(_gathered(known, compared.accelerator), compared, gradient.leaves))
+        if part_of(gradient.leaves, "logit"):  # what its constants learn
+            gradient.add(self._of_all(_gathered(known, compared.accelerator), compared, gradient.leaves))
         return known
 
     def _contrast(self, error: Tensor, compared: Compared) -> Tensor:
