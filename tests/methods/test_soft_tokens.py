@@ -192,6 +192,23 @@ def test_a_generation_in_inference_mode_leaves_later_ones_alone(tmp_path: Path) 
         assert np.abs(tiny.generate(pipe) - first).max() < 1e-4
 
 
+@pytest.mark.parametrize("buckets", [None, 10])
+def test_tokens_made_in_inference_mode(buckets: int | None, tmp_path: Path) -> None:
+    """They count no versions; what is written into them is seen all the same."""
+    pipe, normal = tiny.sd1(tmp_path), soft_tokens(buckets=buckets)
+    with weft.attach(pipe, normal):
+        first = tiny.generate(pipe)
+        normal.tokens.add_(1)
+        second = tiny.generate(pipe)
+    with torch.inference_mode():
+        made = soft_tokens(buckets=buckets)
+    with weft.attach(pipe, made):
+        assert np.array_equal(tiny.generate(pipe), first)
+        with torch.inference_mode():
+            made.tokens.add_(1)
+        assert np.array_equal(tiny.generate(pipe), second)
+
+
 def test_a_compiled_model_is_compiled_once_for_all_buckets(tmp_path: Path) -> None:
     pipe = tiny.sd1(tmp_path)
     graphs: list[Any] = []

@@ -160,7 +160,7 @@ class SoftTokens(Control):
     def begin_generation(self, generation: Generation) -> None:
         self._compare_text(generation.prompt)
         place = (generation.device, generation.model_dtype)
-        versions = tuple(None if x is None else (id(x), x._version) for x in (self.tokens, self.offsets))
+        versions = tuple(None if x is None else (id(x), _version(x)) for x in (self.tokens, self.offsets))
         if self._made_of != (*place, *versions):
             with torch.inference_mode(False):  # they serve later generations too
                 self._row = row = torch.zeros(1, dtype=torch.int64, device=generation.device)
@@ -193,3 +193,8 @@ class SoftTokens(Control):
             f"this generation has one of {found}; call the pipeline with max_sequence_length={self.text_length}",
             stacklevel=2,
         )
+
+
+def _version(tensor: Tensor) -> Any:
+    """What changes when ``tensor`` does; a tensor made in inference mode counts nothing, and is new every time."""
+    return object() if tensor.is_inference() else tensor._version
