@@ -250,6 +250,12 @@ def test_a_damaged_picture_can_be_taken_out_or_mended(
     assert len(names) == 3 + 1 + 3
 
 
+def test_a_file_is_no_folder(pipe: Any, pairs: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match=r"need a folder; .*file is a file"):
+        encode_pairs(pipe, pairs, tmp_path / "file")
+
+
 def test_an_index_that_was_lost(pipe: Any, pairs: Any, encoded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before, index = content(encoded), encoded / "index.json"
     index.write_text(index.read_text()[:300])

@@ -124,6 +124,16 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, accelerator: Acc
         weight_after(accelerator, folder=tmp_path, identity={"class_word": "cat", "ranks": (1, 2)}, resume=True)
 
 
+def test_a_damaged_checkpoint_is_told_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    torch.save({"step": 1}, path)
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], b"", b"no checkpoint"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"the checkpoint .*checkpoint\.pt cannot be read"):
+            load_checkpoint(path)
+
+
 def test_the_record_and_the_log(tmp_path: Path, accelerator: Accelerator) -> None:
     seen: list[int] = []
     weight_after(accelerator, folder=tmp_path, identity={"class_word": "dog"}, after_step=seen.append)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import signal
 import threading
 from pathlib import Path
@@ -29,8 +30,21 @@ def save_atomically(state: dict[str, Any], path: Path) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
-    """The state that ``save_atomically`` wrote, on the CPU, or None when there is no such file."""
-    return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
+    """The state that ``save_atomically`` wrote, on the CPU, or None when there is no such file.
+
+    Raises:
+        ValueError: It is damaged, or no such state.
+    """
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(
+            f"train: the checkpoint {path} cannot be read, it is damaged or something else; put a copy in its place, "
+            "or begin in another folder"
+        ) from error
+    return state
 
 
 class Interruption:

@@ -77,8 +77,9 @@ def encode_pairs(
     """Encode pictures, and captions if asked, into a folder for ``fit_soft_tokens(..., encoded=folder)``.
 
     A run that was cut off goes on at the file where it stopped; a complete folder is only checked. A file stays good
-    for as long as its own pairs do: more pairs may come after the last, and a picture that proves to be damaged on the
-    way can be mended or taken out. One run at a time may write to a folder.
+    for as long as its own pairs do: more pairs may come after the last, where a last file that was not full must be
+    deleted first, and a picture that proves to be damaged on the way can be mended or taken out. One run at a time may
+    write to a folder.
 
     Args:
         pipe: The pipeline that will be trained on, on its device; its autoencoder and text encoders are used.
@@ -156,6 +157,8 @@ def open_encoded(
     Raises:
         OSError, ValueError: As ``encode_pairs``.
     """
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{who}: encoded pairs need a folder; {folder} is a file; choose another place")
     folder.mkdir(parents=True, exist_ok=True)
     index = read_index(folder, who=who)
     wanted = [rows_of_pictures(pipe, pairs, size)]
