@@ -20,7 +20,8 @@ from weft.shapes.rendering import render
 from weft.shapes.world import scene
 from weft.train import LoopConfig, SoftTokensConfig, fit_soft_tokens
 
-PICTURES, CAPTIONS, NEAR_MISSES, SEED = 4000, 3, 6, 77  # what is taught; the world's scenes of this seed
+CAPTIONS, NEAR_MISSES = 3, 6  # of every scene
+SEED = 77  # of the world's scenes
 SECONDS = "seconds.txt"
 
 
@@ -31,11 +32,13 @@ class Lesson:
     Attributes:
         objective: As ``SoftTokensConfig`` has it.
         loop: How long and how fast.
+        pictures: Scenes that are taught.
         options: Further fields of ``SoftTokensConfig``.
     """
 
     objective: str
     loop: LoopConfig
+    pictures: int
     options: tuple[tuple[str, Any], ...] = ()
 
     def config(self) -> SoftTokensConfig:
@@ -44,21 +47,21 @@ class Lesson:
 
 def tokens_of(pipe: DiffusionPipeline, model: Model, lesson: Lesson, kept: Path) -> tuple[weft.SoftTokens, float]:
     """The tokens in ``kept`` and the seconds of one core that they took; taught and kept there if they are not."""
-    folder = kept / f"{model}-{lesson.objective}-{digest([asdict(lesson), PICTURES, CAPTIONS, NEAR_MISSES, SEED])}"
+    folder = kept / f"{model}-{lesson.objective}-{digest([asdict(lesson), CAPTIONS, NEAR_MISSES, SEED])}"
     path = folder / "tokens.safetensors"
     if not path.exists():
         start = time.process_time()
         soft = fit_soft_tokens(
-            pipe, pairs(), config=lesson.config(), folder=folder / "run", base_name=f"shapes-{model}"
+            pipe, pairs(lesson.pictures), config=lesson.config(), folder=folder / "run", base_name=f"shapes-{model}"
         )
         (folder / SECONDS).write_text(f"{time.process_time() - start:.1f}\n")
         soft.save(path)
     return weft.SoftTokens.load(path), float((folder / SECONDS).read_text())
 
 
-def pairs() -> Sequence[dict[str, Any]]:
+def pairs(count: int) -> Sequence[dict[str, Any]]:
     """What is taught: scenes of the training split."""
-    return [pair(number) for number in range(PICTURES)]
+    return [pair(number) for number in range(count)]
 
 
 def pair(number: int) -> dict[str, Any]:

@@ -75,8 +75,7 @@ def test_a_whole_run_is_kept_and_taken_up(tmp_path: Path, monkeypatch: pytest.Mo
     from benchmarks.efficacy import soft_tokens, soft_tokens_training
 
     loop = LoopConfig(steps=1, learning_rate=1e-2, batch_size=2)
-    lesson = soft_tokens_training.Lesson("contrast", loop)
-    monkeypatch.setattr(soft_tokens_training, "PICTURES", 4)
+    lesson = soft_tokens_training.Lesson("contrast", loop, 4)
     monkeypatch.setitem(soft_tokens.LESSONS, "sd1", {"contrast": lesson})
     monkeypatch.setitem(soft_tokens.SAMPLING, "sd1", soft_tokens.Sampling(steps=2))
     monkeypatch.setattr(soft_tokens, "Retrieval", lambda: soft_tokens_retrieval(groups=1, captions=2))

@@ -34,7 +34,9 @@ def pairs(tmp_path: Path) -> Path:
 
 def options(pairs: Path, **changes: object) -> TrainSoftTokens:
     out = pairs.parent / "out" / "soft.safetensors"
-    return TrainSoftTokens(**{"pairs": pairs, "out": out, "steps": 2, "batch_size": 3, "rows_at_once": 1, **changes})
+    return TrainSoftTokens(
+        **{"pairs": pairs, "out": out, "steps": 2, "batch_size": 3, "negatives": 2, "rows_at_once": 1, **changes}
+    )
 
 
 def test_trains_and_writes_what_can_be_attached(pairs: Path) -> None:
@@ -58,7 +60,13 @@ def test_every_option_reaches_the_configuration(pairs: Path, monkeypatch: pytest
     from weft.train.soft_tokens_config import SoftTokensConfig
 
     other = {"layout": "released", "blocks": ("up_blocks",), "time_buckets": 7, "init": "normal", "tokens": 2}
-    other |= {"objective": "agsm", "direction": "both", "learn_logit": True, "denoising_weight": 0.5, "negatives": 1}
+    other |= {
+        "objective": "contrast",
+        "direction": "both",
+        "learn_logit": True,
+        "denoising_weight": 0.5,
+        "negatives": 1,
+    }
     other |= {"gamma_plus": 0.5, "gamma_minus": 0.1, "sharpness": 9.0, "wrong_captions": 1, "text_length": 9}
     other |= {
         "shared_noise": False,

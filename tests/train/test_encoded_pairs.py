@@ -24,7 +24,9 @@ from weft.train.pairs import Pair, read_pairs
 COUNT = 11
 SHARD = 34_000  # bytes: four pictures of 64 pixels in a file
 FILES = ["latents-00000.safetensors", "latents-00001.safetensors", "latents-00002.safetensors"]
-CONFIG = SoftTokensConfig(loop=LoopConfig(steps=3, learning_rate=1e-2, batch_size=3), time_buckets=10, precision="no")
+CONFIG = SoftTokensConfig(
+    loop=LoopConfig(steps=3, learning_rate=1e-2, batch_size=3), objective="contrast", time_buckets=10, precision="no"
+)
 
 
 @pytest.fixture(scope="module")

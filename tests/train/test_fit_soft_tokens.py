@@ -32,7 +32,10 @@ from weft.train.soft_tokens_contrast import ContrastObjective
 from weft.train.soft_tokens_layout import layout_of
 
 CONFIG = SoftTokensConfig(
-    loop=LoopConfig(steps=4, learning_rate=1e-2, batch_size=2, checkpoint_every=2), time_buckets=10, precision="no"
+    loop=LoopConfig(steps=4, learning_rate=1e-2, batch_size=2, checkpoint_every=2),
+    objective="contrast",
+    time_buckets=10,
+    precision="no",
 )
 CAPTIONS = ("a red circle", "a blue square", "a green ball", "a red square")
 

@@ -32,6 +32,7 @@ CAPTIONS = ("a red circle", "a blue square", "a green ball", "a red square")
 BLOCKS = ("transformer_blocks.0", "transformer_blocks.1")
 CONFIG = SoftTokensConfig(
     loop=LoopConfig(steps=4, learning_rate=1e-2, batch_size=3, checkpoint_every=2),
+    objective="contrast",
     time_buckets=10,
     negatives=2,
     text_length=tiny.TEXT_LENGTH,

@@ -50,7 +50,7 @@ class _SoftTokens:
     """start is copies of the start token with some noise; copies, as published for 1.5, stay equal for ever."""
     text_length: int | None = None
     """Tokens of T5's text, with Stable Diffusion 3."""
-    objective: Literal["contrast", "agsm"] = "contrast"
+    objective: Literal["agsm", "contrast"] = "agsm"
     """contrast: every caption of a batch against every picture; agsm: its own and a few others, towards bounded
     targets."""
     denoising_weight: float | None = None

@@ -42,7 +42,7 @@ class SoftTokensConfig:
     text_length: int | None = None  # tokens of T5's text, Stable Diffusion 3 alone
     # "contrast": every caption of a batch against every picture (SoftREPA); "agsm": each picture with its own caption
     # and a few others, towards bounded targets (see AgsmObjective), whose tokens are those of a moving average
-    objective: Objective = "contrast"
+    objective: Objective = "agsm"
     denoising_weight: float | None = None  # contrast: of the error of matching pairs
     logit_scale: float = 4.0  # contrast
     logit_width: float = 0.07  # contrast
