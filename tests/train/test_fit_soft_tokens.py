@@ -149,6 +149,14 @@ def test_captions_of_the_same_picture_are_no_rivals(tmp_path: Path) -> None:
             assert float(objective(*given.values())["contrastive"].abs()) < 1e-6
 
 
+def test_a_batch_without_rivals_has_no_error_of_them(tmp_path: Path) -> None:
+    pipe = tiny.sd1(tmp_path)
+    control, objective = objective_of(pipe, start())
+    with weft.attach(pipe, control), torch.no_grad():
+        found = objective(*batch(pipe, ("a ball", "a ball")).values())
+    assert found["error_negative"] == 0 and all(value.isfinite() for value in found.values())
+
+
 def test_equal_captions_are_no_rivals(tmp_path: Path) -> None:
     pipe = tiny.sd1(tmp_path)
     soft = start()

@@ -75,3 +75,8 @@ def repeated(alike: Tensor) -> Tensor:
 def contrast(logits: Tensor, own: Tensor, left_out: Tensor) -> Tensor:
     """-log softmax over columns of each row's own, [R], without those that are left out."""
     return F.cross_entropy(logits.masked_fill(left_out, -torch.inf), own, reduction="none")
+
+
+def mean_of_any(values: Tensor) -> Tensor:
+    """Their mean; 0 of none, as where a batch has no caption that is wrong."""
+    return values.sum() / max(values.numel(), 1)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from weft.methods.soft_tokens import SoftTokens
 from weft.ops import bounded_logit, pairwise_error
 from weft.train.captioned_latents import CaptionedLatents
-from weft.train.compared_captions import Compared, contrast, repeated
+from weft.train.compared_captions import Compared, contrast, mean_of_any, repeated
 from weft.train.diffusion import TextStates
 from weft.train.frozen_denoiser import FrozenDenoiser, NoisyPictures
 from weft.train.soft_tokens_bank import TokenBank
@@ -111,7 +111,7 @@ class AgsmObjective(SoftTokensObjective):
                 "own_weight": weights[:, 0],
             }.items():
                 found.setdefault(name, []).append(value.detach().flatten())
-        means = {name: _mean(torch.cat(values)) for name, values in found.items()}
+        means = {name: mean_of_any(torch.cat(values)) for name, values in found.items()}
         return {
             "loss": gradient.total(means["positive"] + means["negative"]),
             **means,
@@ -180,8 +180,3 @@ def guidance(predicted: Tensor, target: Tensor, valid: Tensor, sharpness: float)
 def _distance(found: Tensor, wanted: Tensor) -> Tensor:
     """Mean squared difference of every [R, J] of [R, J, ...]."""
     return (found - wanted).square().flatten(2).mean(2)
-
-
-def _mean(values: Tensor) -> Tensor:
-    """0 of none."""
-    return values.sum() / max(len(values), 1)

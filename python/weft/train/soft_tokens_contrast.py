@@ -11,7 +11,7 @@ from torch import Tensor
 from weft.methods.soft_tokens import SoftTokens
 from weft.train.captioned_latents import CaptionedLatents
 from weft.train.chunked_gradient import ChunkedGradient
-from weft.train.compared_captions import Compared, contrast
+from weft.train.compared_captions import Compared, contrast, mean_of_any
 from weft.train.frozen_denoiser import FrozenDenoiser
 from weft.train.soft_tokens_logit import Logit
 from weft.train.soft_tokens_objective import SoftTokensObjective, part_of
@@ -74,7 +74,7 @@ class ContrastObjective(SoftTokensObjective):
             "loss": gradient.total(contrastive + self._denoising_weight * denoising),
             "contrastive": contrastive,
             "denoising": denoising,
-            "error_negative": error[~left_out.scatter(1, own[:, None], True)].mean(),
+            "error_negative": mean_of_any(error[~left_out.scatter(1, own[:, None], True)]),
             "accuracy": (error.masked_fill(left_out, torch.inf).argmin(1) == own).float().mean(),
             "token_norm": self.bank.tokens.norm(dim=-1).mean(),
             **self.logit.learnt(),

@@ -29,11 +29,13 @@ class SymmetricContrastObjective(ContrastObjective):
                 known = torch.cat([self._errors(compared, gradient.leaves, rows) for rows in chunks])
             if not gradient.is_wanted:
                 return known
+        slope = None
         for rows in chunks:
             part = self._errors(compared, gradient.leaves, rows)
             known = part.detach() if known is None else known
             if gradient.is_wanted:
-                gradient.add((self._slope(known, compared)[rows] * part).sum())
+                slope = self._slope(known, compared) if slope is None else slope
+                gradient.add((slope[rows] * part).sum())
         assert known is not None
         if part_of(gradient.leaves, "logit"):  # what its constants learn
             gradient.add(self._of_all(_gathered(known, compared.accelerator), compared, gradient.leaves))
