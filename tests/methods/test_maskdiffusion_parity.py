@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import weft
-import weft.attach.processor
+import weft.attach.stand_in
 from weft.methods.maskdiffusion import MODES
 from weft.ops import attention, regions
 from weft.testing import assert_bitwise
@@ -227,7 +227,7 @@ class Spy:
         self.step = -1
         self.calls: list[tuple[int, int, int, bool]] = []  # step, Nq, Nk, edited
         self.unconditional: list[tuple[Tensor, Tensor]] = []  # found and expected
-        monkeypatch.setattr(weft.attach.processor, "attention", self)
+        monkeypatch.setattr(weft.attach.stand_in, "attention", self)
         self.hook = pipe.unet.register_forward_pre_hook(self.count)
 
     def count(self, *arguments: Any) -> None:
