@@ -62,9 +62,6 @@ LESSONS: dict[Model, dict[str, Lesson]] = {
         "AGSM": Lesson(
             "agsm", _loop(300, 8, 0.98), 4000, (("gamma_minus", 0.1), ("time_buckets", 10), ("text_length", 1))
         ),
-        "SoftREPA": Lesson(
-            "contrast", _loop(600, 6), 2000, (("denoising_weight", 10.0), ("time_buckets", 10), ("text_length", 1))
-        ),
     },
 }
 SAMPLING: dict[Model, Sampling] = {"sd1": Sampling(), "sd3": Sampling(guidance=3.0)}
