@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from weft.ops import pairwise_error
 from weft.train.captioned_latents import CaptionedLatents
 from weft.train.diffusion import TextStates
 from weft.train.noising import Noising
+from weft.train.shared_prefix import shared_prefix
 from weft.train.soft_tokens_bank import TrainedTokens
 
 
@@ -23,12 +25,14 @@ class NoisyPictures:
         target: [P, C, h, w] fp32, what the model should predict.
         timestep: [1], what the model is told.
         time_ids: [P, 6], read by SDXL alone.
+        origin: int64 [P], which of the distinct pictures each is; None where all are distinct.
     """
 
     latents: Tensor
     target: Tensor
     timestep: Tensor
     time_ids: Tensor
+    origin: Tensor | None = None
 
     @property
     def time(self) -> float:
@@ -38,12 +42,15 @@ class NoisyPictures:
     def each(self, times: int) -> NoisyPictures:
         """Every picture ``times`` times in a row."""
         latents, time_ids = (part.repeat_interleave(times, 0) for part in (self.latents, self.time_ids))
-        return replace(self, latents=latents, time_ids=time_ids)
+        return replace(self, latents=latents, time_ids=time_ids, origin=self._numbers().repeat_interleave(times))
 
     def all(self, times: int) -> NoisyPictures:
         """All pictures, ``times`` times over."""
-        latents = self.latents.repeat(times, 1, 1, 1)
-        return replace(self, latents=latents, time_ids=self.time_ids.repeat(times, 1))
+        latents, time_ids = self.latents.repeat(times, 1, 1, 1), self.time_ids.repeat(times, 1)
+        return replace(self, latents=latents, time_ids=time_ids, origin=self._numbers().repeat(times))
+
+    def _numbers(self) -> Tensor:
+        return torch.arange(len(self.latents), device=self.latents.device)
 
 
 class FrozenDenoiser:
@@ -69,7 +76,8 @@ class FrozenDenoiser:
     def predict(self, tokens: Tensor, pictures: NoisyPictures, text: TextStates) -> Tensor:
         """Predictions [P, C, h, w] fp32.
 
-        A UNet computes keys and values of a caption once for all its pictures. In a joint attention the text changes
+        A UNet computes keys and values of a caption once for all its pictures, and of a picture once what comes before
+        any text. In a joint attention the text changes
         with the picture it stands beside, so there every pair goes through whole.
 
         Args:
@@ -98,7 +106,8 @@ def _run_unet(unet: Any, pictures: NoisyPictures, text: TextStates) -> Tensor:
     if text.pooled is not None:
         pooled = text.pooled.repeat_interleave(count // len(text.states), 0)
         added["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": pictures.time_ids.to(pooled.dtype)}
-    return unet(pictures.latents, pictures.timestep.expand(count), text.states, **added).sample
+    with shared_prefix(unet, pictures.origin):
+        return unet(pictures.latents, pictures.timestep.expand(count), text.states, **added).sample
 
 
 def _run_mmdit(transformer: Any, pictures: NoisyPictures, text: TextStates) -> Tensor:
