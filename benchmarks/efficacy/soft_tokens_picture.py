@@ -23,7 +23,7 @@ from weft.shapes.captions import Prompt
 from weft.shapes.load import Model, pipeline
 from weft.shapes.scoring import score
 
-TITLES = {True: "as asked", False: "not as asked"}
+TITLES = {True: "right", False: "wrong"}
 
 
 @dataclass(frozen=True)
