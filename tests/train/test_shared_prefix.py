@@ -11,7 +11,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from weft.train.shared_prefix import prefix, shared_prefix
+from weft.train.shared_prefix import Repeats, prefix, shared_prefix
 
 ORIGINS = {"all": [0, 1, 0, 1, 0, 1], "each": [0, 0, 0, 1, 1, 1]}
 
@@ -46,14 +46,16 @@ def tiny_pooled(unet: Any) -> int:
 @pytest.mark.parametrize("order", ORIGINS)
 @pytest.mark.parametrize("kind", ["sd1", "sdxl"])
 def test_each_picture_goes_through_once(kind: str, order: str, tmp_path: Path) -> None:
-    unet, origin = tiny.build(kind, tmp_path).unet, ORIGINS[order]
+    unet, repeats = tiny.build(kind, tmp_path).unet, getattr(Repeats, order)(2, 3, torch.device("cpu"))
+    origin = repeats.origin.tolist()
+    assert origin == ORIGINS[order] and [origin[row] for row in repeats.firsts] == [0, 1]
     width = unet.config.cross_attention_dim
     with torch.no_grad():
         expected = call(unet, origin, width)
         seen: list[int] = []
         for layer in prefix(unet):
             rows_seen(layer, seen)
-        with shared_prefix(unet, torch.tensor(origin)):
+        with shared_prefix(unet, repeats):
             found = call(unet, origin, width)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
     assert seen == [2] * {"sd1": 3, "sdxl": 1}[kind]
@@ -83,7 +85,7 @@ def test_blocks_without_text_are_shared_whole() -> None:
     ]
     with torch.no_grad():
         expected = call(unet, ORIGINS["all"], 8)
-        with shared_prefix(unet, torch.tensor(ORIGINS["all"])):
+        with shared_prefix(unet, Repeats.all(2, 3, torch.device("cpu"))):
             found = call(unet, ORIGINS["all"], 8)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
@@ -91,7 +93,7 @@ def test_blocks_without_text_are_shared_whole() -> None:
 def test_nothing_is_shared_where_layers_run_again(tmp_path: Path) -> None:
     unet = tiny.sd1(tmp_path).unet
     unet.enable_gradient_checkpointing()
-    with shared_prefix(unet, torch.tensor(ORIGINS["all"])):
+    with shared_prefix(unet, Repeats.all(2, 3, torch.device("cpu"))):
         assert not unet.conv_in._forward_hooks
     unet.disable_gradient_checkpointing()
     with shared_prefix(unet, None):
@@ -100,6 +102,6 @@ def test_nothing_is_shared_where_layers_run_again(tmp_path: Path) -> None:
 
 def test_hooks_go_after_an_error_too(tmp_path: Path) -> None:
     unet = tiny.sd1(tmp_path).unet
-    with pytest.raises(RuntimeError, match="on the way"), shared_prefix(unet, torch.tensor([0, 0])):
+    with pytest.raises(RuntimeError, match="on the way"), shared_prefix(unet, Repeats.all(1, 2, torch.device("cpu"))):
         raise RuntimeError("on the way")
     assert not unet.conv_in._forward_hooks and not unet.conv_in._forward_pre_hooks

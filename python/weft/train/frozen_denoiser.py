@@ -12,7 +12,7 @@ from weft.ops import pairwise_error
 from weft.train.captioned_latents import CaptionedLatents
 from weft.train.diffusion import TextStates
 from weft.train.noising import Noising
-from weft.train.shared_prefix import shared_prefix
+from weft.train.shared_prefix import Repeats, shared_prefix
 from weft.train.soft_tokens_bank import TrainedTokens
 
 
@@ -25,14 +25,14 @@ class NoisyPictures:
         target: [P, C, h, w] fp32, what the model should predict.
         timestep: [1], what the model is told.
         time_ids: [P, 6], read by SDXL alone.
-        origin: int64 [P], which of the distinct pictures each is; None where all are distinct.
+        repeats: Which of them are the same; None where all differ.
     """
 
     latents: Tensor
     target: Tensor
     timestep: Tensor
     time_ids: Tensor
-    origin: Tensor | None = None
+    repeats: Repeats | None = None
 
     @property
     def time(self) -> float:
@@ -42,15 +42,15 @@ class NoisyPictures:
     def each(self, times: int) -> NoisyPictures:
         """Every picture ``times`` times in a row."""
         latents, time_ids = (part.repeat_interleave(times, 0) for part in (self.latents, self.time_ids))
-        return replace(self, latents=latents, time_ids=time_ids, origin=self._numbers().repeat_interleave(times))
+        return replace(self, latents=latents, time_ids=time_ids, repeats=Repeats.each(*self._rows(times)))
 
     def all(self, times: int) -> NoisyPictures:
         """All pictures, ``times`` times over."""
         latents, time_ids = self.latents.repeat(times, 1, 1, 1), self.time_ids.repeat(times, 1)
-        return replace(self, latents=latents, time_ids=time_ids, origin=self._numbers().repeat(times))
+        return replace(self, latents=latents, time_ids=time_ids, repeats=Repeats.all(*self._rows(times)))
 
-    def _numbers(self) -> Tensor:
-        return torch.arange(len(self.latents), device=self.latents.device)
+    def _rows(self, times: int) -> tuple[int, int, torch.device]:
+        return len(self.latents), times, self.latents.device
 
 
 class FrozenDenoiser:
@@ -106,7 +106,7 @@ def _run_unet(unet: Any, pictures: NoisyPictures, text: TextStates) -> Tensor:
     if text.pooled is not None:
         pooled = text.pooled.repeat_interleave(count // len(text.states), 0)
         added["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": pictures.time_ids.to(pooled.dtype)}
-    with shared_prefix(unet, pictures.origin):
+    with shared_prefix(unet, pictures.repeats):
         return unet(pictures.latents, pictures.timestep.expand(count), text.states, **added).sample
 
 

@@ -8,29 +8,51 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
-@contextmanager
-def shared_prefix(unet: Any, origin: Tensor | None) -> Iterator[None]:
-    """The passes meanwhile have equal pictures and one timestep; each picture goes through the first layers once.
+@dataclass(frozen=True, eq=False)
+class Repeats:
+    """How rows of a batch repeat fewer pictures.
 
-    A layer whose input carries a gradient, as nothing before the text does, would be shared all the same: the rows
-    are only gathered again behind it.
+    Attributes:
+        firsts: int64 [R], a row of each picture.
+        origin: int64 [P], of every row which picture it is.
+    """
+
+    firsts: Tensor
+    origin: Tensor
+
+    @classmethod
+    def each(cls, pictures: int, times: int, device: torch.device) -> Repeats:
+        """Every picture ``times`` times in a row."""
+        numbers = torch.arange(pictures, device=device)
+        return cls(numbers * times, numbers.repeat_interleave(times))
+
+    @classmethod
+    def all(cls, pictures: int, times: int, device: torch.device) -> Repeats:
+        """All pictures, ``times`` times over."""
+        numbers = torch.arange(pictures, device=device)
+        return cls(numbers, numbers.repeat(times))
+
+
+@contextmanager
+def shared_prefix(unet: Any, repeats: Repeats | None) -> Iterator[None]:
+    """Each picture of the passes meanwhile, which have one timestep, goes through the layers before the text once.
 
     Args:
         unet: What is called.
-        origin: int64 [P], of every row of the batch which of the distinct pictures it is, all of them in the order of
-            their first rows; None shares nothing.
+        repeats: Which rows are the same picture; None shares nothing.
     """
     # a checkpoint runs layers again in the backward pass, when it is not known any more which rows are equal
-    if origin is None or unet.is_gradient_checkpointing:
+    if repeats is None or unet.is_gradient_checkpointing:
         yield
         return
-    firsts = _firsts(origin)
+    firsts, origin = repeats.firsts, repeats.origin
 
     def narrow(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return tuple(map(one_each, args)), {name: one_each(value) for name, value in kwargs.items()}
@@ -64,9 +86,3 @@ def prefix(unet: Any) -> list[nn.Module]:
             return found if first.only_cross_attention else [*found, first.attn1]
         found += [*block.resnets[1:], *(block.downsamplers or ())]
     return found
-
-
-def _firsts(origin: Tensor) -> Tensor:
-    """The first row of each distinct picture."""
-    count = int(origin.max()) + 1
-    return torch.stack([(origin == number).nonzero()[0, 0] for number in range(count)])
