@@ -5,7 +5,6 @@ Verdicts are kept after every batch, so a run that is cut short goes on where it
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
@@ -20,9 +19,9 @@ from tqdm import tqdm
 import weft
 from benchmarks.circumstances import ROOT, circumstances
 from benchmarks.efficacy.digest import digest
+from benchmarks.efficacy.record import publish
 from benchmarks.efficacy.summary import summarise, table
 from benchmarks.efficacy.trials import Method, Sampling, Trial, Verdicts, draw
-from weft._files import whole_file
 from weft.methods.maskdiffusion import MODES, MaskDiffusionSettings
 from weft.shapes.captions import Prompt, phrase
 from weft.shapes.load import pipeline
@@ -132,13 +131,7 @@ def main() -> None:
         "results": summarise(found, SEVERAL, SEEDS),
         "circumstances": circumstances(torch.get_num_threads(), "benchmarks.efficacy.maskdiffusion"),
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(options.out) as temporary:
-        temporary.write_text(json.dumps(record, indent=1, default=str) + "\n")
-    text = table(record)
-    with whole_file(options.out.with_suffix(".md")) as temporary:
-        temporary.write_text(text)
-    print(text)
+    publish(record, table, options.out)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ pictures draws only those.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,9 +23,9 @@ from benchmarks.efficacy.concept_trials import Taught, Trial, Variant, class_box
 from benchmarks.efficacy.digest import digest
 from benchmarks.efficacy.preservation import Seen
 from benchmarks.efficacy.readings import Readings
+from benchmarks.efficacy.record import publish
 from benchmarks.efficacy.residuals_summary import MEASURES, METHOD, readings, table
 from benchmarks.efficacy.trials import Sampling
-from weft._files import whole_file
 from weft.shapes.concept_reader import shows
 from weft.shapes.concepts import REFERENCE_SIZES, Concept, Finish, reference
 from weft.shapes.load import pipeline
@@ -195,13 +194,7 @@ def main() -> None:
         "results": MEASURES.summarise(found),
         "circumstances": circumstances(torch.get_num_threads(), "benchmarks.efficacy.residuals"),
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(options.out) as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n")
-    text = table(record)
-    with whole_file(options.out.with_suffix(".md")) as temporary:
-        temporary.write_text(text)
-    print(text)
+    publish(record, table, options.out)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from benchmarks.circumstances import ROOT, circumstances
 from benchmarks.efficacy.digest import digest
 from benchmarks.efficacy.pictures import draw
 from benchmarks.efficacy.readings import Readings
+from benchmarks.efficacy.record import publish
 from benchmarks.efficacy.retrieval import Retrieval
 from benchmarks.efficacy.soft_tokens_summary import BASE, MEASURES, METHOD, readings, table
 from benchmarks.efficacy.soft_tokens_training import Lesson, tokens_of
@@ -196,13 +197,7 @@ def main() -> None:
             "results": MEASURES.summarise(found),
         }
     record["circumstances"] = circumstances(torch.get_num_threads(), "benchmarks.efficacy.soft_tokens")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(options.out) as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n")
-    text = table(record)
-    with whole_file(options.out.with_suffix(".md")) as temporary:
-        temporary.write_text(text)
-    print(text)
+    publish(record, table, options.out)
 
 
 if __name__ == "__main__":
