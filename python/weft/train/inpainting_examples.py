@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -39,8 +39,9 @@ class Mixture:
         caption_dropout: Share of "object" and "shape" whose text is empty beside the task prompt.
         dropout: Share of the others that have neither text nor task prompt, for guidance. Holes of objects always
             have their task prompt, or a model learns to make objects of nothing.
-        spares_objects: A random hole in "context" should leave something of every object that it touches, or the
-            context prompt learns to make objects; hidden ones are cut out only where no such hole was found.
+        spares_objects: A random hole in "context" and "outpaint" should leave something of every object that it
+            touches, or the context prompt learns to make objects; hidden ones are cut out only where no such hole
+            was found.
     """
 
     shares: Mapping[Recipe, float] = field(
@@ -150,13 +151,15 @@ class Examples:
         if kind == "image":
             hole, text = masks.everything(self.size), picture.caption
         elif kind == "outpaint":
-            hole, text = masks.sides(self.size, rng), ""
+            hole, text = self._hole(picture, masks.sides, rng), ""
         else:
-            hole, text = self._random_hole(picture, rng), picture.caption if with_caption else ""
+            hole, text = self._hole(picture, masks.strokes, rng), picture.caption if with_caption else ""
         return Example(pixels, hole, Said("", None) if nothing else Said(text, "context"))
 
-    def _random_hole(self, picture: MaskedPicture, rng: np.random.Generator) -> Hole:
-        hole = masks.strokes(self.size, rng)
+    def _hole(
+        self, picture: MaskedPicture, draw: Callable[[int, np.random.Generator], Hole], rng: np.random.Generator
+    ) -> Hole:
+        hole = draw(self.size, rng)
         if not self.mixture.spares_objects:
             return hole
         things = [picture.mask(number, self.size) for number in range(len(picture.objects))]
@@ -164,7 +167,7 @@ class Examples:
             hidden = [thing for thing in things if thing.any() and not (thing & ~hole).any()]
             if not hidden:
                 return hole
-            hole = masks.strokes(self.size, rng)
+            hole = draw(self.size, rng)
         left = hole & ~np.any([*hidden, np.zeros_like(hole)], axis=0)
         return left if left.any() else hole
 
