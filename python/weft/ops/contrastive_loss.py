@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -103,6 +103,55 @@ def contrastive_loss(
         "symmetric": symmetric,
     }
     segments = checks.check_segments(cols, options)
+    return _total(_sweeps(rows, segments, normalize, group, backend))
+
+
+def contrastive_loss_parts(
+    rows: Tensor,
+    columns: Sequence[Columns],
+    *,
+    normalize: bool = False,
+    group: Any = None,
+    backend: str | None = None,
+) -> tuple[Tensor, list[Tensor]]:
+    """``contrastive_loss`` of several ``Columns``, and of the same sweep the loss of each.
+
+    Returns:
+        The loss, and of each segment its own without its weight and without gradient, 0-dim.
+
+    Raises:
+        As ``contrastive_loss``, whose arguments these are.
+    """
+    checks.check_rows(rows)
+    segments = checks.check_segments(columns, {})
+    first, *turned = swept = _sweeps(rows, segments, normalize, group, backend)
+    parts, opposite = first.parts(), iter(turned)
+    for place, segment in enumerate(segments):
+        # across ranks the two directions of a symmetric loss are sweeps of their own
+        if segment.symmetric and turned:
+            parts[place] = (parts[place] + next(opposite).parts()[0]) / 2
+    return _total(swept), parts
+
+
+class _Sweep(NamedTuple):
+    """A loss, and what it was made of."""
+
+    loss: Tensor
+    segments: list[Segment]
+    statistics: list[Tensor]
+
+    def parts(self) -> list[Tensor]:
+        """Of each segment the loss without its weight, and without gradient."""
+        pairs = zip(self.segments, self.statistics, strict=True)
+        return [loss_of([one._replace(weight=1.0)], [found.detach()]) for one, found in pairs]
+
+
+def _total(swept: list[_Sweep]) -> Tensor:
+    return swept[0].loss if len(swept) == 1 else torch.stack([one.loss for one in swept]).sum()
+
+
+def _sweeps(rows: Tensor, segments: list[Columns], normalize: bool, group: Any, backend: str | None) -> list[_Sweep]:
+    """What the loss is the sum of; more than one only across ranks."""
     for segment in segments:
         checks.check_segment(segment, rows)
     if normalize:
@@ -113,8 +162,7 @@ def contrastive_loss(
         from weft.ops._contrastive_loss_ranks import across_ranks
 
         calls = across_ranks(rows, segments, group)
-    losses = [_contrast(*call, backend) for call in calls]
-    return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+    return [_contrast(*call, backend) for call in calls]
 
 
 def _normalized(rows: Tensor, segments: list[Columns]) -> tuple[Tensor, list[Columns]]:
@@ -128,16 +176,17 @@ def _unit(x: Tensor) -> Tensor:
     return F.normalize(x.to(wide), dim=1).to(x.dtype)
 
 
-def _contrast(rows: Tensor, columns: list[Columns], backend: str | None) -> Tensor:
+def _contrast(rows: Tensor, columns: list[Columns], backend: str | None) -> _Sweep:
     """The loss of checked arguments."""
     segments = [as_segment(one, rows) for one in columns]
     if _needs_operator(rows, segments):
         values, temperatures, *rest = (list(of_each) for of_each in zip(*segments, strict=True))
         arguments = (rows, values, torch.stack(temperatures), *rest, named_in_trace(backend))
-        loss: Tensor = _contrastive_loss_operator(*arguments)[0]
-        return loss
+        loss, statistics = _contrastive_loss_operator(*arguments)
+        return _Sweep(loss, segments, statistics)
     chosen = CONTRASTIVE_LOSS.choose(requested_backend(backend), rows, segments)
-    return loss_of(segments, chosen.forward(rows, segments))
+    statistics = chosen.forward(rows, segments)
+    return _Sweep(loss_of(segments, statistics), segments, statistics)
 
 
 def _needs_operator(rows: Tensor, segments: list[Segment]) -> bool:
