@@ -15,7 +15,14 @@ from weft.methods._inpaint_pictures import Hole, Pixels, read_masks, read_pictur
 from weft.methods._inpaint_window import ModelSize, Window, choose_window
 
 # arguments that have a row for every picture that is made
-_PER_ROW = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+_PER_ROW = (
+    "prompt_embeds",
+    "negative_prompt_embeds",
+    "pooled_prompt_embeds",
+    "negative_pooled_prompt_embeds",
+    "task_embeds",
+    "negative_task_embeds",
+)
 _TEXTS = ("prompt", "prompt_2", "negative_prompt", "negative_prompt_2")
 
 
@@ -74,7 +81,7 @@ def run_pasted(
             job.paste(results[job.result], painted, settings, model.multiple)
             flagged[job.result] |= is_unsafe
     assert output is not None
-    output.images = _converted(results, output_type)
+    output.images = _converted(results, output_type, who)
     if getattr(output, "nsfw_content_detected", None) is not None:
         output.nsfw_content_detected = flagged
     # not `to_tuple`, which leaves out what is None
@@ -150,11 +157,11 @@ def _of_rows(given: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
     return found
 
 
-def _converted(results: Sequence[Pixels], output_type: str) -> Any:
+def _converted(results: Sequence[Pixels], output_type: str, who: str) -> Any:
     """As the pipeline's own image processor does it."""
     if output_type == "pil":
         return [Image.fromarray(result) for result in results]
     if len({result.shape for result in results}) > 1:
-        raise ValueError(f"TaskPrompts: pictures of several sizes cannot be one {output_type!r} array; use 'pil'")
+        raise ValueError(f"{who}: pictures of several sizes cannot be one {output_type!r} array; use 'pil'")
     stacked = np.stack(results).astype(np.float32) / 255
     return stacked if output_type == "np" else torch.from_numpy(stacked).permute(0, 3, 1, 2)

@@ -34,6 +34,7 @@ class Recipe:
         prompts: (first, second) prompt with the user's text; None for the text alone.
         against: The same with the user's negative text, which stands in the unconditional rows.
         words: Before the user's text.
+        words_lead: They do; otherwise they stand behind it.
         quality_words: After the user's negative text; None for what the dialect does.
         guidance_scale: Classifier-free guidance weight; its unconditional rows are the negative prompt.
 
@@ -44,6 +45,7 @@ class Recipe:
     prompts: tuple[PromptName | None, PromptName | None]
     against: tuple[PromptName | None, PromptName | None]
     words: str = ""
+    words_lead: bool = True
     quality_words: str | None = ""
     guidance_scale: float = 7.5
 
@@ -56,6 +58,11 @@ RECIPES: Mapping[Task, Recipe] = {
     "shape": Recipe(("shape", "context"), ("shape", "context"), quality_words=None),
     "context": Recipe(("context",) * 2, (None, None)),
 }
+
+# of a branch beside the UNet, which hears the prompts alone, as the UNet hears the text alone
+BRANCH_RECIPES: Mapping[Task, Recipe] = {
+    task: dataclasses.replace(recipe, words_lead=False, quality_words="") for task, recipe in RECIPES.items()
+} | {"outpaint": dataclasses.replace(_REMOVAL, words="empty scene", words_lead=False)}
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,11 @@ DIALECTS: Mapping[str, Dialect] = {
         first_token="{prompt}",
         placement="before",
     ),
+}
+# of the branch of PowerPaint v2; the conventions of its input stand in ``_inpaint_inputs``
+BRANCH_DIALECTS: Mapping[str, Dialect] = {
+    "main-v2": Dialect("released PowerPaint v2"),
+    "dev": dataclasses.replace(DIALECTS["dev"], what="a branch of the training scripts of PowerPaint"),
 }
 
 

@@ -42,7 +42,7 @@ class Speaker:
             quality_words: After the negatives.
         """
         rows = max(len(texts), len(negatives))
-        said = [self._prepared(recipe.words, text, recipe.prompts, " ") for text in texts]
+        said = [self._prepared(recipe.words, text, recipe.prompts, " ", leads=recipe.words_lead) for text in texts]
         unsaid = [self._prepared(quality_words, text, recipe.against, ", ", leads=False) for text in negatives]
         pairs = [
             tuple((words[row % len(words)], name) for name in prompts)
@@ -64,7 +64,7 @@ class Speaker:
         return LearntText(words, vectors, leads=self.placement == "before")
 
     def _prepared(
-        self, words: str, text: str, prompts: tuple[PromptName | None, ...], separator: str, *, leads: bool = True
+        self, words: str, text: str, prompts: tuple[PromptName | None, ...], separator: str, *, leads: bool
     ) -> str:
         """``words`` and the user's ``text``, which is shortened until the task prompts fit beside both."""
         count = max((len(self.vectors[name][0]) for name in prompts if name is not None), default=0)

@@ -2,55 +2,39 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from weft.attach import Control, attach
 from weft.attach.learnt_words import widths
 from weft.attach.pipeline_call import Around
 from weft.methods import _task_prompts_file as file
 from weft.methods import _task_prompts_published as published
-from weft.methods._inpaint_canvas import extended
-from weft.methods._inpaint_host import check_host, check_not_in_the_way, model_size, without_empty_texts
+from weft.methods._inpaint_host import check_host
 from weft.methods._inpaint_job import PasteBack
-from weft.methods._inpaint_pictures import is_sequence, read_pictures
-from weft.methods._inpaint_run import run_pasted
+from weft.methods._inpaint_tasks import Arguments, InpaintingTasks
 from weft.methods._task_prompts_recipes import (
     DIALECTS,
-    FILL,
     NAMES,
-    OVERLAP,
     PLACEMENTS,
     QUALITY_WORDS,
-    RECIPES,
-    STEPS,
-    TASKS,
     Placement,
     PromptName,
     Recipe,
-    Task,
-    changed,
 )
 from weft.methods._task_prompts_text import Speaker, Vectors
 from weft.methods._task_prompts_weights import load_weights
 
 __all__ = ["PasteBack", "TaskPrompts"]
 
-Text = str | Sequence[str]
-Arguments = dict[str, Any]
-
 
 @dataclass(eq=False)
-class TaskPrompts(Control):
+class TaskPrompts(InpaintingTasks):
     """Three learnt prompts that tell an inpainting model what to do, and pictures that keep their pixels meanwhile.
 
     "context" continues what is around the hole, "object" makes what the text says, "shape" makes it fill the hole.
@@ -89,7 +73,6 @@ class TaskPrompts(Control):
     paste_back: PasteBack | None = field(default_factory=PasteBack)
 
     def __post_init__(self) -> None:
-        self._pipe: Any = None
         _check(self.vectors, self.placement, self.dialect)
         self.vectors = {name: tuple(self.vectors[name]) for name in NAMES}
 
@@ -97,116 +80,6 @@ class TaskPrompts(Control):
     def widths(self) -> tuple[int, ...]:
         """Width of the vectors for every text encoder."""
         return tuple(mine.shape[1] for mine in self.vectors["context"])
-
-    # --- tasks ----------------------------------------------------------------------------------------------------
-
-    def removal(self, text: Text = "", *, negative: Text = "", **changes: Any) -> Arguments:
-        """Take away what is in the hole and continue its surroundings.
-
-        Args:
-            text: What to continue with, if it needs saying.
-            negative: What not to paint.
-            **changes: Other values of the recipe: ``prompts``, ``against``, ``words``, ``quality_words``,
-                ``guidance_scale``.
-
-        Returns:
-            Arguments for the attached pipeline.
-
-        Raises:
-            RuntimeError: Not attached to a pipeline.
-            TypeError: Texts that are none, or an unknown change.
-            ValueError: Numbers of texts that do not fit each other.
-        """
-        return self._arguments("removal", text, negative, 1.0, changes)
-
-    def insert(self, text: Text, *, negative: Text = "", **changes: Any) -> Arguments:
-        """Put what ``text`` says into the hole. Arguments, results and errors as ``removal``."""
-        return self._arguments("insert", text, negative, 1.0, changes)
-
-    def shape(self, text: Text, fit: float = 1.0, *, negative: Text = "", **changes: Any) -> Arguments:
-        """Put what ``text`` says into the hole so that it fills its shape. Further as ``removal``.
-
-        Args:
-            fit: How closely: 1 exactly, 0 not at all; 0.5 to 0.6 is loose, 0.8 to 0.95 tight.
-        """
-        if not 0 <= fit <= 1:
-            raise ValueError(f"TaskPrompts.shape: `fit` must be between 0 and 1; got {fit}")
-        return self._arguments("shape", text, negative, fit, changes)
-
-    def context(self, text: Text = "", *, negative: Text = "", **changes: Any) -> Arguments:
-        """Continue what is around the hole, objects too. Arguments, results and errors as ``removal``."""
-        return self._arguments("context", text, negative, 1.0, changes)
-
-    def outpaint(
-        self,
-        image: Any,
-        text: Text = "",
-        *,
-        left: float = 0,
-        right: float = 0,
-        top: float = 0,
-        bottom: float = 0,
-        overlap: int = OVERLAP,
-        fill: tuple[int, int, int] = FILL,
-        negative: Text = "",
-        **changes: Any,
-    ) -> Arguments:
-        """Continue a picture beyond its sides. Further as ``removal``.
-
-        Args:
-            image: The picture, or several.
-            left, right, top, bottom: Pixels, or below 1 a share of the picture's width or height.
-            overlap: Pixels of the picture that are painted anew along every side that grows.
-            fill: Colour of the canvas before it is painted.
-
-        Returns:
-            Arguments for the attached pipeline, ``image`` and ``mask_image`` among them.
-        """
-        who, sides = "TaskPrompts.outpaint", {"left": left, "right": right, "top": top, "bottom": bottom}
-        grown = [extended(picture, sides, overlap, fill, who=who) for picture in read_pictures(image, who=who)]
-        pictures = {
-            "image": [Image.fromarray(canvas) for canvas, _ in grown],
-            "mask_image": [Image.fromarray(hole) for _, hole in grown],
-        }
-        return {**pictures, **self._arguments("outpaint", text, negative, 1.0, changes)}
-
-    def inpaint(self, pipe: Any, image: Any, mask: Any = None, task: Task = "removal", **options: Any) -> Any:
-        """Do one task from beginning to end: attach, paint, paste back, and give the pipeline back.
-
-        Args:
-            pipe: An inpainting pipeline; if this is attached to it already, it stays so.
-            image: A PIL image, a file or an array, or a sequence of them.
-            mask: The same, white where to paint; a sequence of them for several holes. Not for "outpaint".
-            task: One of "removal", "insert", "shape", "context", "outpaint".
-            **options: Of the task's method (``text``, ``fit``, ``left``, ...), of ``PasteBack`` (``crop``, ...), and
-                of the pipeline (``generator``, ``num_inference_steps``, ...).
-
-        Returns:
-            The picture; a list of them where there are several.
-
-        Raises:
-            As the task's method, ``weft.attach`` and the pipeline.
-        """
-        if task not in TASKS:
-            raise ValueError(f"TaskPrompts.inpaint: `task` must be one of {', '.join(map(repr, TASKS))}; got {task!r}")
-        if (mask is None) != (task == "outpaint"):
-            needs = "needs no `mask`, its hole follows from the sides" if mask is not None else "needs a `mask`"
-            raise ValueError(f"TaskPrompts.inpaint: {task!r} {needs}")
-        of_paste = {name: options.pop(name) for name in _PASTE_OPTIONS if name in options}
-        method = getattr(self, task)
-        known = {*inspect.signature(method).parameters, *_RECIPE_OPTIONS} - {"changes"}
-        of_task = {name: options.pop(name) for name in known if name in options}
-        with ExitStack() as undo:
-            if self._pipe is not pipe:
-                undo.enter_context(attach(pipe, self))
-            undo.callback(setattr, self, "paste_back", self.paste_back)
-            if of_paste:
-                self.paste_back = replace(self.paste_back or PasteBack(), **of_paste)
-            pictures = {"image": image} if task == "outpaint" else {}
-            given = method(**pictures, **of_task)
-            masked = {} if task == "outpaint" else {"image": image, "mask_image": mask}
-            images = pipe(**{"num_inference_steps": STEPS, **given, **masked, **options}).images
-        return images[0] if len(images) == 1 and not is_sequence(image) else images
 
     # --- files ----------------------------------------------------------------------------------------------------
 
@@ -280,44 +153,12 @@ class TaskPrompts(Control):
     def detached(self) -> None:
         self._pipe = None
 
-    def _call(self, run: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
-        given = without_empty_texts(arguments, who="TaskPrompts")
-        if self.paste_back is None or given.get("output_type") == "latent":
-            return run(**given)
-        check_not_in_the_way(given, who="TaskPrompts")
-        return run_pasted(run, given, self.paste_back, model_size(self._pipe), who="TaskPrompts")
-
-    def _arguments(self, task: Task, text: Text, negative: Text, fit: float, changes: Mapping[str, Any]) -> Arguments:
-        who = f"TaskPrompts.{task}"
-        if self._pipe is None:
-            raise RuntimeError(
-                f"{who}: needs the pipeline's text encoder; call it within `with weft.attach(pipe, tasks)`"
-            )
-        recipe = changed(RECIPES[task], changes, who=who)
-        texts, negatives = _texts(text, "text", who), _texts(negative, "negative", who)
-        if len(texts) != len(negatives) and 1 not in (len(texts), len(negatives)):
-            raise ValueError(
-                f"{who}: needs one negative text, or one for each of {len(texts)} texts; got {len(negatives)}"
-            )
+    def _said(self, recipe: Recipe, texts: list[str], negatives: list[str], fit: float) -> Arguments:
         quality = recipe.quality_words
         if quality is None:
             quality = QUALITY_WORDS if DIALECTS[self.dialect].quality_words else ""
         speaker = Speaker(self._pipe, self.vectors, self.placement)
-        return {
-            **speaker.conditioning(recipe, texts, negatives, fit, quality),
-            "guidance_scale": recipe.guidance_scale,
-        }
-
-
-_PASTE_OPTIONS = tuple(option.name for option in fields(PasteBack))
-_RECIPE_OPTIONS = tuple(option.name for option in fields(Recipe))
-
-
-def _texts(text: Any, name: str, who: str) -> list[str]:
-    listed = list(text) if is_sequence(text) else [text]
-    if not listed or not all(isinstance(one, str) for one in listed):
-        raise TypeError(f"{who}: `{name}` must be a text, or a sequence of at least one; got {text!r}")
-    return listed
+        return dict(speaker.conditioning(recipe, texts, negatives, fit, quality))
 
 
 def _listed(numbers: Sequence[int]) -> str:
