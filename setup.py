@@ -245,7 +245,11 @@ ops = find_packages("kernels")  # kernels/<op>/ -> weft.kernels.<op>
 setup(
     packages=find_packages("python") + [f"weft.kernels.{op}" for op in ops],
     package_dir={"": "python", **{f"weft.kernels.{op}": f"kernels/{op.replace('.', '/')}" for op in ops}},
-    package_data={"weft": ["py.typed"], "weft.shapes": ["weights/**", "weights-sd3/**"]},
+    package_data={
+        "weft": ["py.typed"],
+        "weft.evaluation": ["judge-weights/**"],
+        "weft.shapes": ["weights/**", "weights-sd3/**", "weights-inpainting/**"],
+    },
     include_package_data=False,
     # optional: a machine without a compiler gets the package without the module
     ext_modules=[] if switch("WEFT_NATIVE") is False else [Extension("weft._native", [], optional=True)],

@@ -11,6 +11,7 @@ import tyro
 from weft._errors import BackendUnavailableError
 from weft.commands.bench import Bench
 from weft.commands.demo import Demo
+from weft.commands.evaluate import Evaluate
 from weft.commands.generate import Generate
 from weft.commands.inpaint import Inpaint
 from weft.commands.train import Train
@@ -28,6 +29,7 @@ Command = Union[  # noqa: UP007 - tyro reads the annotations of a Union's member
     Annotated[Generate, tyro.conf.subcommand("generate")],
     Annotated[Inpaint, tyro.conf.subcommand("inpaint")],
     Annotated[Train, tyro.conf.subcommand("train")],
+    Annotated[Evaluate, tyro.conf.subcommand("evaluate")],
     Annotated[Bench, tyro.conf.subcommand("bench")],
 ]
 
@@ -47,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(2) from error
 
 
-def run(command: Doctor | Demo | Generate | Inpaint | Train | Bench) -> None:
+def run(command: Doctor | Demo | Generate | Inpaint | Train | Evaluate | Bench) -> None:
     """Carry out one parsed command and print what it found or wrote."""
     if isinstance(command, Doctor):
         from weft import _doctor
@@ -68,6 +70,10 @@ def run(command: Doctor | Demo | Generate | Inpaint | Train | Bench) -> None:
 
         if said := train(command):
             print(said)
+    elif isinstance(command, Evaluate):
+        from weft.commands.evaluate import evaluate
+
+        print(evaluate(command))
     elif isinstance(command, Bench):
         from weft.commands.bench import bench
 

@@ -62,12 +62,15 @@ ROOMS = {
     "shapes": _room(
         r"python/weft/shapes/.*", weft="_errors _files _device train", guarded="accelerate diffusers transformers tyro"
     ),
+    "evaluation": _room(
+        r"python/weft/evaluation/.*", weft="FOUNDATION ops train shapes _files _device", guarded="transformers tyro"
+    ),
     "testing": _room(r"python/weft/testing/.*"),
     "surface": _room(r"python/weft/__init__\.py", weft="_dispatch _errors attach methods ops train"),
     "doctor": _room(r"python/weft/_doctor\.py", weft="FOUNDATION ops _device shapes"),
     "cli": _room(
         r"python/weft/(cli|commands/.*|__main__)(\.py)?",
-        weft="FOUNDATION _doctor _files _device commands ops attach methods train shapes",
+        weft="FOUNDATION _doctor _files _device commands ops attach methods train shapes evaluation",
         guarded="diffusers tyro",
     ),
     "benchmarks": _room(r"benchmarks/.*", weft="*", guarded=" ".join(GUARDED)),
@@ -175,6 +178,9 @@ def test_imports_follow_the_arrows(path: str) -> None:
         ("python/weft/methods/lag.py", "from weft import train"),
         ("python/weft/train/loop.py", "from weft.kernels.attention.reference import attention_reference"),
         ("python/weft/shapes/world.py", "from weft import ops"),
+        ("python/weft/evaluation/distances.py", "from weft.kernels.pairwise_error import reference"),
+        ("python/weft/evaluation/samplers.py", "from diffusers import DiffusionPipeline"),
+        ("python/weft/train/loop.py", "from weft import evaluation"),
         ("python/weft/testing/oracles.py", "from weft._errors import BackendUnavailableError"),
         ("python/weft/commands/demo.py", "import weft.kernels"),
         ("benchmarks/run.py", "import tests"),

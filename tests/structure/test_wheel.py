@@ -15,7 +15,12 @@ import pytest
 from weft._native_loader import native_or_none
 
 ROOT = Path(__file__).resolve().parents[2]
-WEIGHTS = ("python/weft/shapes/weights", "python/weft/shapes/weights-sd3")
+WEIGHTS = (
+    "python/weft/evaluation/judge-weights",
+    "python/weft/shapes/weights",
+    "python/weft/shapes/weights-sd3",
+    "python/weft/shapes/weights-inpainting",
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.serial]
 

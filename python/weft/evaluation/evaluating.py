@@ -1,0 +1,111 @@
+"""An evaluation from end to end: of what draws, or of images that were drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
+from typing import Any
+
+from weft.evaluation.distances import check_enough
+from weft.evaluation.drawings import Drawing, write_drawings
+from weft.evaluation.extractors import Extractor
+from weft.evaluation.measuring import MEASURES, Measure, measure
+from weft.evaluation.observing import Report, features_of, observe
+from weft.evaluation.planning import Plan, Request, first_of_scenes, requests
+from weft.evaluation.said import objects_of
+from weft.evaluation.samplers import Sampler, draw
+from weft.train.pairs import Pair
+
+Progress = Callable[[str, int], Report]  # a stage and how many images it has, to what counts them
+_BATCH = 64  # images that an extractor sees at a time
+
+
+def _silent(stage: str, images: int) -> Report:
+    return lambda done: None
+
+
+def evaluate_sampler(
+    sampler: Sampler,
+    pictures: Sequence[Pair],
+    extractor: Extractor,
+    plan: Plan,
+    *,
+    measures: Sequence[Measure] = MEASURES,
+    batch_size: int = 32,
+    keep: Path | None = None,
+    progress: Progress = _silent,
+) -> dict[str, Any]:
+    """Draw from the captions of pictures and measure the drawn against these.
+
+    Args:
+        sampler: What draws.
+        pictures: With captions; as many are used as ``plan`` counts.
+        extractor: Of features.
+        plan: What is drawn.
+        measures: As of ``measure``.
+        batch_size: Images drawn at a time.
+        keep: An existing folder for what is drawn, and a list of it; nothing is kept if not given.
+        progress: See ``Progress``.
+
+    Returns:
+        ``measures``, and how many images were ``drawn`` for them.
+
+    Raises:
+        As ``requests`` and ``measure``; what can be found out before anything is drawn is.
+    """
+    asked = requests(pictures, plan)
+    shown = pictures[: plan.count]
+    reals = (pair.read() for pair in shown)
+    real = features_of(reals, extractor, batch_size=_BATCH, report=progress("real images", plan.count))
+    if "fid" in measures:
+        check_enough(real.shape[1], len(real), plan.count)
+    images = draw(sampler, asked, batch_size)
+    if keep is not None:
+        images = write_drawings(keep, asked, images)
+    observed = observe(images, asked, extractor, batch_size=batch_size, report=progress("drawing", len(asked)))
+    found = measure(
+        observed,
+        real,
+        extractor,
+        measures=measures,
+        real_captions=[pair.captions[0] for pair in shown],
+        meanings=[_meaning(number, pair) for number, pair in enumerate(shown)],
+        seed=plan.seed,
+    )
+    return {"drawn": len(asked), "measures": found}
+
+
+def _meaning(number: int, pair: Pair) -> Hashable:
+    """What tells its first caption from others: the objects it names, the class of the picture, or the picture."""
+    return objects_of(pair.captions[0]) or (("picture", number) if pair.group is None else ("class", pair.group))
+
+
+def evaluate_drawings(
+    drawings: Sequence[Drawing],
+    against: Sequence[Drawing],
+    extractor: Extractor,
+    *,
+    measures: Sequence[Measure] = MEASURES,
+    seed: int = 0,
+    progress: Progress = _silent,
+) -> dict[str, Any]:
+    """Measure images that were drawn before against real ones.
+
+    Args:
+        drawings: Where none has a caption, only distances are measured.
+        against: Captions of these are not read.
+        extractor, measures, seed, progress: As above.
+
+    Returns, raises:
+        As ``evaluate_sampler``.
+    """
+    captioned = all(one.request is not None for one in drawings)
+    asked = [one.request or Request(number, "", 0) for number, one in enumerate(drawings)]
+    chosen: Sequence[Measure] = measures if captioned else [one for one in measures if one in ("fid", "kid", "cmmd")]
+    reals = (one.read() for one in against)
+    real = features_of(reals, extractor, batch_size=_BATCH, report=progress("real images", len(against)))
+    if "fid" in measures:
+        check_enough(real.shape[1], len(real), len(first_of_scenes(asked)))
+    images = (one.read() for one in drawings)
+    observed = observe(images, asked, extractor, batch_size=_BATCH, report=progress("drawn images", len(drawings)))
+    return {"drawn": len(asked), "measures": measure(observed, real, extractor, measures=chosen, seed=seed)}

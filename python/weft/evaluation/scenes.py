@@ -1,0 +1,100 @@
+"""Captioned pictures to evaluate on: scenes that nothing was trained on, or some of a folder's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+from weft.shapes.captioned_scenes import CaptionedScenes
+from weft.shapes.world import Split
+from weft.train.gan.layouts import read_coco, read_cub
+from weft.train.gan.pictures import Pictures, read_pictures
+from weft.train.pairs import Pair, read_pairs
+
+Layout = Literal["auto", "imagefolder", "cub", "coco"]
+SEED = 41_000  # of the first collection of scenes; training and the other measurements draw from other ones
+_DRAWN = 5  # captions drawn for each that is wanted, for many of them are the same
+
+
+def shapes_pictures(count: int, captions: int, *, seed: int = 0, split: Split = "train") -> list[Pair]:
+    """Scenes of the shapes world, each with different wordings of one meaning.
+
+    Args:
+        count: How many.
+        captions: Wordings of each, at most; of a single object there are four.
+        seed: Of the collection; other ones have other scenes.
+        split: "train" scenes are like those of training but others; every one of "test" shows what training never did.
+    """
+    scenes = CaptionedScenes(count, SEED + seed, captions=_DRAWN * captions, split=split)
+    return [
+        Pair(image, tuple(dict.fromkeys(texts))[:captions], f"scene {number}")
+        for number, (image, texts) in enumerate(scenes[:])
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class Squares(Sequence[Pair]):
+    """Pictures of a folder, cut to squares when they are asked for.
+
+    Attributes:
+        pictures: All of them.
+        chosen: Places of those that are meant, in their order.
+    """
+
+    pictures: Pictures
+    chosen: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return replace(self, chosen=self.chosen[index])
+        place = self.chosen[index]
+        pair: Pair = self.pictures[place]
+        pixels = self.pictures.view(place, pair, torch.Generator())
+        levels = ((pixels + 1) * 127.5).round().to(torch.uint8)
+        return replace(pair, image=Image.fromarray(levels.permute(1, 2, 0).numpy()), box=None)
+
+
+def folder_pictures(
+    folder: Path, size: int, count: int, *, layout: Layout = "auto", split: str = "test", seed: int = 0
+) -> Squares:
+    """Some pictures of a folder, drawn at random: the largest square in the middle, or that around a box.
+
+    Args:
+        folder: As ``weft.train.fit_gan`` takes it.
+        size: Pixels of a square, by Pillow's Lanczos filter.
+        count: How many.
+        layout: How the folder is laid out: "imagefolder" with ``metadata.jsonl`` or a text beside every picture,
+            "cub" or "coco"; "auto" looks.
+        split: Of CUB and COCO.
+        seed: Of the choice.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        ValueError: Pictures without captions, unreadable ones, or fewer than ``count``.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"evaluate: --data must be 'shapes' or a folder of pictures; there is none at {folder}"
+        )
+    readers = {
+        "auto": lambda: folder,
+        "imagefolder": lambda: read_pairs(folder, who="evaluate"),
+        "cub": lambda: read_cub(folder, split),
+        "coco": lambda: read_coco(folder, split),
+    }
+    pictures = read_pictures(readers[layout](), size, crop=False, flip=False, split=split)
+    if len(pictures) < count:
+        raise ValueError(
+            f"evaluate: --count {count} needs as many pictures with captions; {folder} has {len(pictures)}"
+        )
+    chosen = np.random.default_rng(seed).permutation(len(pictures))[:count]
+    return Squares(pictures, tuple(map(int, chosen)))
