@@ -15,6 +15,7 @@ _HOMES = {
     "captions": ("Prompt", "caption", "phrase", "prompts"),
     "reader": ("Detection", "read"),
     "scoring": ("PromptScore", "score"),
+    "captioned_scenes": ("CaptionedScenes",),
     "masked_scenes": ("MaskedScenes",),
     "measuring": ("Quality", "Rate", "generate", "quality"),
     "load": ("model_path", "pipeline"),

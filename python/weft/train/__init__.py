@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from weft.train.checkpoint import Diverged, Interrupted
     from weft.train.encoded_pairs import encode_pairs
+    from weft.train.gan.config import GanConfig
+    from weft.train.gan.fit import fit_gan
+    from weft.train.gan.generator import Generator
     from weft.train.inpainting_examples import Mixture
     from weft.train.inpainting_pictures import MaskedObject, MaskedPicture
     from weft.train.inpainting_unet import inpainting_pipeline
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Diverged": "checkpoint",
+    "GanConfig": "gan.config",
+    "Generator": "gan.generator",
     "Interrupted": "checkpoint",
     "LoopConfig": "loop",
     "MaskedObject": "inpainting_pictures",
@@ -31,6 +36,7 @@ _HOMES = {
     "SoftTokensConfig": "soft_tokens_config",
     "TaskPromptsConfig": "task_prompts",
     "encode_pairs": "encoded_pairs",
+    "fit_gan": "gan.fit",
     "fit_residual": "residual",
     "fit_soft_tokens": "soft_tokens",
     "fit_task_prompts": "task_prompts",
@@ -39,6 +45,8 @@ _HOMES = {
 
 __all__ = [
     "Diverged",
+    "GanConfig",
+    "Generator",
     "Interrupted",
     "LoopConfig",
     "MaskedObject",
@@ -48,6 +56,7 @@ __all__ = [
     "SoftTokensConfig",
     "TaskPromptsConfig",
     "encode_pairs",
+    "fit_gan",
     "fit_residual",
     "fit_soft_tokens",
     "fit_task_prompts",

@@ -50,14 +50,15 @@ class LoopConfig:
         """Steps after which the run is finished."""
         return self.steps if self.decay_from is None else self.decay_from + self.decay_steps
 
-    def rate(self, step: int) -> float:
+    def rate(self, step: int, plateau: float | None = None) -> float:
         """Learning rate of a step: warm-up, plateau, then a decay to zero along 1 - sqrt.
 
-        The plateau needs no planned end, so a run may be finished from any step by ``decay_from``.
+        The plateau is at ``learning_rate`` unless another is given. It needs no planned end, so a run may be finished
+        from any step by ``decay_from``.
 
         Source:
             Haegele et al. 2024, arXiv:2405.18392, section 3.
         """
         warmup = min(1.0, (step + 1) / max(self.warmup_steps, 1))
         decayed = min(max(step - self.decay_start, 0) / max(self.decay_steps, 1), 1.0)
-        return self.learning_rate * warmup * (1.0 - math.sqrt(decayed))
+        return (plateau or self.learning_rate) * warmup * (1.0 - math.sqrt(decayed))

@@ -1,4 +1,5 @@
-"""The training loop that everything shares: a model, those of its parameters that are trained, a loss.
+"""The training loop that everything shares: a model, those of its parameters that are trained, a loss; or several
+players of a game, each with its own parameters and loss, that take turns within a step.
 
 Batches are a function of the samples seen, so a resumed run sees the batches and the noise of a straight one; on a
 CPU it ends with the same bits.
@@ -11,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tqdm.auto import tqdm
 
 from weft.train.checkpoint import Diverged, Interrupted, Interruption, load_checkpoint, save_atomically
 from weft.train.config import LoopConfig
+from weft.train.players import ALONE, buffers_of, learners_of, load_optimizer_state, optimizer_state, turns_of
 
 __all__ = ["Batch", "LoopConfig", "fit"]
 
@@ -47,7 +49,9 @@ def fit(
         name: Of the run, for messages.
         objective: Its forward maps a batch to a dict of scalar losses; "loss" is minimised, all are logged. It is
             moved to the accelerator's device. Trained parameters should be fp32. One that learns from the moving
-            average of its own parameters is handed it by its method ``take_average``, once; it moves as they do.
+            average of its own parameters is handed it by its method ``take_average``, once; it moves as they do. One
+            with several players declares ``players`` and ``turns``, see ``weft.train.players``: its forward is given
+            the name of the turn before the batch, and buffers of the players are kept in checkpoints, too.
         batch_at: Batch of one process that follows after so many samples. Must depend on nothing else but the process.
         config: Numbers of the run.
         accelerator: Device, precision, processes and trackers.
@@ -74,14 +78,9 @@ def fit(
         record = {**asdict(config), **identity, "precision": accelerator.mixed_precision, **versions}
         (folder / "config.json").write_text(json.dumps(record, indent=2) + "\n")
     objective.to(accelerator.device)
-    trained = {key: value for key, value in objective.named_parameters() if value.requires_grad}
-    optimizer = torch.optim.AdamW(
-        trained.values(),
-        lr=config.learning_rate,
-        betas=config.betas,
-        weight_decay=config.weight_decay,
-        fused=config.fused or None,
-    )
+    turns, learners = turns_of(objective), learners_of(objective, config)
+    trained = {key: value for learner in learners.values() for key, value in learner.parameters.items()}
+    buffers = buffers_of(objective, learners)
     step = samples = skipped = 0
     seconds = 0.0
     average: dict[str, Tensor] | None = None
@@ -90,15 +89,28 @@ def fit(
         with torch.no_grad():
             for key, value in trained.items():
                 value.copy_(saved["parameters"][key])
-        optimizer.load_state_dict(saved["optimizer"])
+            for key, buffer in buffers.items():
+                buffer.copy_(saved["buffers"][key])
+        load_optimizer_state(learners, saved["optimizer"])
         if accelerator.scaler is not None and saved["scaler"]:
             accelerator.scaler.load_state_dict(saved["scaler"])
     if config.average_decay:
         began = trained if saved is None or saved["average"] is None else saved["average"]
-        average = {key: began[key].detach().clone().to(accelerator.device) for key in trained}
+        followed = [key for learner in learners.values() if learner.player.averaged for key in learner.parameters]
+        average = {key: began[key].detach().clone().to(accelerator.device) for key in followed}
         if callable(take_average := getattr(objective, "take_average", None)):
             take_average(average)
-    model, optimizer = accelerator.prepare(objective, optimizer)
+    optimizers = [learner.optimizer for learner in learners.values()]
+    if ALONE in learners:
+        model, *optimizers = accelerator.prepare(objective, *optimizers)
+    else:
+        # precision alone: gradients of the processes are averaged below, turn by turn
+        model = accelerator.prepare_model(objective, evaluation_mode=True)
+        optimizers = [accelerator.prepare_optimizer(optimizer) for optimizer in optimizers]
+    learners = {
+        name: replace(learner, optimizer=optimizer)
+        for (name, learner), optimizer in zip(learners.items(), optimizers, strict=True)
+    }
 
     def checkpoint() -> None:
         if not all(bool(value.isfinite().all()) for value in trained.values()):
@@ -108,52 +120,69 @@ def fit(
             parameters = {key: value.detach().clone() for key, value in trained.items()}
             counts = {"step": step, "samples": samples, "skipped": skipped, "seconds": seconds}
             state = {"parameters": parameters, "average": average, "scaler": scaler, "identity": identity}
-            save_atomically({**counts, **state, "optimizer": optimizer.state_dict()}, path)
+            save_atomically({**counts, **state, "buffers": buffers, "optimizer": optimizer_state(learners)}, path)
 
     progress = tqdm(
         total=config.end, initial=step, desc=name, unit="step", disable=not accelerator.is_local_main_process
     )
     with nullcontext(None) if folder is None else Interruption() as interruption, progress:
         while step < config.end:
-            started = time.perf_counter()
-
-            # forward and backward
-            total: dict[str, Tensor] = {}
-            for number in range(config.accumulation):
-                is_last = number == config.accumulation - 1
-                # gradients of the processes are summed once a step
-                with nullcontext() if is_last else accelerator.no_sync(model):
-                    losses = model(*(part.to(accelerator.device) for part in batch_at(samples)))
-                    accelerator.backward(losses["loss"] / config.accumulation)
+            started, rate = time.perf_counter(), config.rate(step)
+            batches = []
+            for _ in range(config.accumulation):
+                batches.append(batch_at(samples))
                 samples += config.batch_size * accelerator.num_processes
-                for key, value in losses.items():
-                    total[key] = total.get(key, 0) + value.detach() / config.accumulation
-            # one number for all processes, so that all of them decide alike
-            means = {key: float(accelerator.reduce(value, "mean")) for key, value in total.items()}
+            means: dict[str, float] = {}
+            for turn in turns:
+                if step % turn.every:
+                    continue
+                learner, is_alone = learners[turn.player], turn.name == ALONE
+                own = None if is_alone else list(learner.parameters.values())
+                said, prefix = ((), "") if is_alone else ((turn.name,), f"{turn.name}_")
 
-            # step
-            rate = config.rate(step)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            finite = math.isfinite(means["loss"])
-            if config.max_grad_norm is not None or config.max_skipped:
-                limit = math.inf if config.max_grad_norm is None else config.max_grad_norm
-                means["grad_norm"] = float(accelerator.clip_grad_norm_(trained.values(), limit))
-                # with fp16 a gradient now and then overflows: the scaler leaves that step out and scales less
-                finite &= accelerator.scaler is not None or math.isfinite(means["grad_norm"])
-            if not finite and (skipped := skipped + 1) > config.max_skipped:
-                what = "grad_norm" if math.isfinite(means["loss"]) else "loss"
-                raise Diverged(f"{name}: the {what} is {means[what]} at step {step + 1}; {_what_is_left(path)}")
-            # a scaler leaves the step out by itself, and must be told of it
-            if finite or accelerator.scaler is not None:
-                optimizer.step()
-            optimizer.zero_grad()
+                # forward and backward
+                total: dict[str, Tensor] = {}
+                for number, batch in enumerate(batches):
+                    is_last = number == config.accumulation - 1
+                    # gradients of the processes are summed once a step
+                    with nullcontext() if is_last else accelerator.no_sync(model):
+                        losses = model(*said, *(part.to(accelerator.device) for part in batch))
+                        accelerator.backward(losses["loss"] / config.accumulation, inputs=own)
+                    for key, value in losses.items():
+                        total[key] = total.get(key, 0) + value.detach() / config.accumulation
+                # one number for all processes, so that all of them decide alike
+                found = {key: float(accelerator.reduce(value, "mean")) for key, value in total.items()}
+
+                # step
+                for group in learner.optimizer.param_groups:
+                    group["lr"] = config.rate(step, learner.player.learning_rate)
+                if not is_alone:
+                    learner.average_gradients(accelerator)
+                finite = math.isfinite(found["loss"])
+                if config.max_grad_norm is not None or config.max_skipped:
+                    limit = math.inf if config.max_grad_norm is None else config.max_grad_norm
+                    norm = accelerator.clip_grad_norm_(learner.parameters.values(), limit)
+                    found["grad_norm"] = float(norm)
+                    # with fp16 a gradient now and then overflows: the scaler leaves that step out and scales less
+                    finite &= accelerator.scaler is not None or math.isfinite(found["grad_norm"])
+                if not finite and (skipped := skipped + 1) > config.max_skipped:
+                    what = "grad_norm" if math.isfinite(found["loss"]) else "loss"
+                    whose = "" if is_alone else f" of the {turn.name}"
+                    raise Diverged(
+                        f"{name}: the {what}{whose} is {found[what]} at step {step + 1}; {_what_is_left(path)}"
+                    )
+                # a scaler leaves the step out by itself, and must be told of it
+                if finite or accelerator.scaler is not None:
+                    learner.optimizer.step()
+                learner.optimizer.zero_grad()
+                means |= {f"{prefix}{key}": value for key, value in found.items()}
             if average is not None:
                 _update(average, trained, step, config.average_decay)
             step += 1
             seconds += time.perf_counter() - started
             progress.update()
-            progress.set_postfix(loss=f"{means['loss']:.4f}", refresh=False)
+            shown = {key.removesuffix("_loss"): f"{value:.4f}" for key, value in means.items() if key.endswith("loss")}
+            progress.set_postfix(shown, refresh=False)
 
             # report
             accelerator.log({**means, "learning_rate": rate}, step=step)
@@ -188,8 +217,8 @@ def _any(mine: bool, accelerator: Accelerator) -> bool:
 def _update(average: dict[str, Tensor], trained: Mapping[str, Tensor], step: int, decay: float) -> None:
     """Move ``average`` towards ``trained``; early steps move it faster, so the start is soon forgotten."""
     weight = 1.0 - min(decay, (1.0 + step) / (10.0 + step))
-    for key, value in trained.items():
-        average[key].lerp_(value, weight)
+    for key, value in average.items():
+        value.lerp_(trained[key], weight)
 
 
 def check_run(name: str, folder: Path | None, resume: bool, identity: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -28,12 +28,16 @@ class Pair:
         captions: One or several; training draws one each time.
         name: Of the picture, within its folder or by its row.
         negatives: Captions close to its own that are wrong for it: "a blue circle and a red square".
+        group: Number of its class; None where it has none.
+        box: (left, top, width, height) in pixels of what matters in it; None for all.
     """
 
     image: Path | Image.Image
     captions: tuple[str, ...]
     name: str
     negatives: tuple[str, ...] = ()
+    group: int | None = None
+    box: tuple[float, float, float, float] | None = None
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -128,6 +132,11 @@ def digest_of_pictures(pairs: Sequence[Pair]) -> str:
         content = pair.image.stat().st_size if isinstance(pair.image, Path) else pair.image.tobytes()
         sha.update(repr((pair.name, content)).encode())
     return sha.hexdigest()[:16]
+
+
+def number_of(text: str) -> int:
+    """63 bits of what ``text`` says."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def _texts(column: Any) -> tuple[str, ...]:

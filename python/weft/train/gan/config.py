@@ -1,0 +1,204 @@
+"""The numbers of a GAN: its design, its size, what it is taught by and for how long."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from weft.methods.distribution_losses import FakeToFake, FakeToReal, Features, Pairing, losses_named
+from weft.train.accelerator import Precision
+from weft.train.config import LoopConfig
+from weft.train.gan.matching import Gammas
+from weft.train.gan.objective import DISCRIMINATOR, GENERATOR, PENALTY, Weights
+from weft.train.players import Player, Turn
+
+WHO = "fit_gan"
+Baseline = Literal["ssa", "attn"]
+Size = Literal["cpu", "published"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One design at one size."""
+
+    generator_width: int  # channels at the full resolution
+    discriminator_width: int  # channels after its first convolution
+    noise: int  # numbers a picture; with attn as many again augment the condition
+    generator_rate: float  # of Adam
+    discriminator_rate: float
+    betas: tuple[float, float]
+    weights: Weights
+    penalty_every: int | None = None  # steps between penalties on the discriminator's slope; None: none
+    hidden: int = 256  # of the modulations, ssa
+    mask_width: int = 100  # of the mask predictors, ssa
+    stages: int = 3  # attn
+    residuals: int = 2  # of a later stage, attn
+    style_blocks: bool = False  # attn
+
+
+@dataclass(frozen=True)
+class MatchingRecipe:
+    """The matching model and how it is trained."""
+
+    width: int = 256  # of words, sentences, regions and codes
+    embedding: int = 300  # of a word
+    dropout: float = 0.5  # of embeddings
+    channels: int = 32  # of the image encoder's first convolution
+    size: int = 64  # pixels it looks at
+    gammas: Gammas = field(default_factory=Gammas)
+    steps: int = 100_000
+    batch_size: int = 48
+    learning_rate: float = 2e-3
+    max_grad_norm: float = 0.25
+
+    def loop(self, log_every: int) -> LoopConfig:
+        """Falls to zero over the last third."""
+        return LoopConfig(
+            steps=self.steps,
+            learning_rate=self.learning_rate,
+            batch_size=self.batch_size,
+            decay_steps=self.steps // 3,
+            betas=(0.5, 0.999),
+            weight_decay=0.0,
+            max_grad_norm=self.max_grad_norm,
+            checkpoint_every=250,
+            log_every=log_every,
+            fused=True,
+        )
+
+
+RECIPES: dict[tuple[Baseline, Size], Recipe] = {
+    ("ssa", "published"): Recipe(64, 64, 100, 1e-4, 4e-4, (0.0, 0.9), Weights(0.05, 0.05), penalty_every=1),
+    ("attn", "published"): Recipe(32, 64, 100, 2e-4, 2e-4, (0.5, 0.999), Weights(5.0, 5.0)),
+    # of 64 pixels on one core of a CPU
+    ("ssa", "cpu"): Recipe(
+        8, 8, 32, 4e-4, 8e-4, (0.0, 0.9), Weights(0.05, 0.05), penalty_every=4, hidden=64, mask_width=16
+    ),
+    ("attn", "cpu"): Recipe(12, 8, 32, 5e-4, 5e-4, (0.5, 0.999), Weights(1.0, 1.0), stages=2, residuals=1),
+}
+MATCHING: dict[Size, MatchingRecipe] = {
+    "published": MatchingRecipe(),
+    "cpu": MatchingRecipe(
+        width=128, embedding=64, dropout=0.1, channels=16, steps=600, batch_size=32, max_grad_norm=1.0
+    ),
+}
+
+
+@dataclass(frozen=True)
+class GanConfig:
+    """Every number of ``fit_gan``."""
+
+    baseline: Baseline = "ssa"  # SSA-GAN's design, or AttnGAN's
+    losses: str | Sequence[FakeToFake | FakeToReal] = "none"  # "f2f", "f2r", "f2f,f2r"
+    size: Size = "cpu"  # of the networks: "cpu" learns the shapes world on one core, "published" is as published
+    resolution: int = 64  # pixels, 64, 128 or 256
+    recipe: Recipe | None = None  # None: that of ``RECIPES`` for baseline and size
+    matching: MatchingRecipe | None = None  # None: that of ``MATCHING`` for the size
+    matching_folder: str | Path | None = None  # of a matching model that is already trained; None trains one first
+    steps: int = 2500
+    batch_size: int = 16  # pictures of one forward pass on one process; published: ssa 24, attn 20
+    accumulation: int = 1  # passes a step
+    decay_steps: int = 0  # of the learning rates at the end, to zero
+    average_decay: float = 0.999  # of the generator's moving average, a step
+    max_skipped: int = 0  # steps that may be left out because their loss or gradients are not finite
+    pairing: Pairing = "two_captions"  # what the second view of f2f is
+    features: Literal["matching", "discriminator"] | Features = "matching"  # what f2f and f2r look with
+    f2f_weight: float = 0.2
+    f2f_temperature: float = 0.5
+    f2r_weight: float = 1.0
+    f2r_temperature: float = 0.1
+    class_mask: bool | None = None  # whether pictures of one class are no negatives; None: where classes are known
+    both_views: bool = True  # whether the second view, too, plays against the discriminator
+    length: int = 18  # words of a caption that are read
+    split: str = "train"  # of CUB and COCO
+    crop: bool = False  # a random square of a picture somewhat larger, each time
+    flip: bool = False  # mirror images too; wrong where captions tell left from right
+    seed: int = 0
+    precision: Precision = "auto"  # compute; parameters stay fp32. auto: bf16 or fp16 on a GPU, none on a CPU
+    sample_every: int | None = None  # steps between grids of samples in folder/samples
+    checkpoint_every: int = 250  # steps
+    log_every: int = 10  # steps
+    tensorboard: bool = False  # logs to folder/tensorboard
+
+    @property
+    def chosen(self) -> Recipe:
+        """The recipe in force."""
+        return self.recipe or RECIPES[self.baseline, self.size]
+
+    @property
+    def chosen_matching(self) -> MatchingRecipe:
+        """That of the matching model."""
+        return self.matching or MATCHING[self.size]
+
+    def loop(self) -> LoopConfig:
+        """Of the game; players have rates of their own."""
+        return LoopConfig(
+            steps=self.steps,
+            learning_rate=self.chosen.generator_rate,
+            batch_size=self.batch_size,
+            accumulation=self.accumulation,
+            decay_steps=self.decay_steps,
+            average_decay=self.average_decay,
+            max_skipped=self.max_skipped,
+            fused=True,
+            checkpoint_every=self.checkpoint_every,
+            log_every=self.log_every,
+        )
+
+    def players(self) -> dict[str, Player]:
+        """The generator, whose moving average is kept, and the discriminator."""
+        recipe = self.chosen
+        return {
+            GENERATOR: Player(recipe.betas, recipe.generator_rate),
+            DISCRIMINATOR: Player(recipe.betas, recipe.discriminator_rate, averaged=False),
+        }
+
+    def turns(self) -> tuple[Turn, ...]:
+        """Of a step, in order."""
+        every = self.chosen.penalty_every
+        penalty = () if every is None else (Turn(PENALTY, DISCRIMINATOR, every),)
+        return (Turn(DISCRIMINATOR, DISCRIMINATOR), *penalty, Turn(GENERATOR, GENERATOR))
+
+    def chosen_losses(self) -> tuple[FakeToFake | FakeToReal, ...]:
+        """The losses over views."""
+        if not isinstance(self.losses, str):
+            return tuple(self.losses)
+        return losses_named(
+            self.losses,
+            pairing=self.pairing,
+            f2f_weight=self.f2f_weight,
+            f2f_temperature=self.f2f_temperature,
+            f2r_weight=self.f2r_weight,
+            f2r_temperature=self.f2r_temperature,
+            class_mask=self.class_mask,
+        )
+
+    def check(self, folder: Path | None) -> None:
+        """Refuse what cannot be trained, before anything is read.
+
+        Raises:
+            ValueError: A number or word out of its range.
+        """
+        for name, known in (("baseline", ("ssa", "attn")), ("size", ("cpu", "published"))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{WHO}: `{name}` must be one of {', '.join(known)}; got {getattr(self, name)!r}")
+        if self.resolution not in (64, 128, 256):
+            raise ValueError(f"{WHO}: `resolution` must be 64, 128 or 256 pixels; got {self.resolution}")
+        if not callable(self.features) and self.features not in ("matching", "discriminator"):
+            raise ValueError(
+                f"{WHO}: `features` must be 'matching', 'discriminator' or a callable; got {self.features!r}"
+            )
+        if self.batch_size < 2:
+            raise ValueError(
+                f"{WHO}: `batch_size` must be at least 2, or no picture has another's caption to be told from its "
+                f"own; got {self.batch_size}"
+            )
+        if self.length < 1:
+            raise ValueError(f"{WHO}: `length` must be at least 1; got {self.length}")
+        if self.sample_every is not None and self.sample_every < 1:
+            raise ValueError(f"{WHO}: `sample_every` must be at least 1; got {self.sample_every}")
+        if folder is None and (self.sample_every is not None or self.tensorboard):
+            raise ValueError(f"{WHO}: grids of samples and tensorboard logs need `folder`; got None")
+        self.loop(), self.chosen_losses()  # which check their own numbers

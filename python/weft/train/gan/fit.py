@@ -1,0 +1,183 @@
+"""``fit_gan``: train a text-to-image GAN from pictures with captions, with or without losses over pairs of views."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from weft.methods.distribution_losses import FakeToFake
+from weft.train.accelerator import make_accelerator
+from weft.train.gan.attn import AttnDiscriminator
+from weft.train.gan.batches import GanBatch, GanBatches
+from weft.train.gan.config import WHO, GanConfig
+from weft.train.gan.games import AttnGame, Game, SsaGame
+from weft.train.gan.generator import Generator, averaged, network_of, record_of
+from weft.train.gan.matching_stage import matching_stage
+from weft.train.gan.objective import GENERATOR, GanObjective
+from weft.train.gan.pictures import read_pictures
+from weft.train.gan.samples import sampling
+from weft.train.gan.ssa import SsaDiscriminator
+from weft.train.loop import fit
+from weft.train.weights import digest_of_weights
+
+MATCHING, SAMPLES = "matching", "samples"  # folders of a run
+SETTLING = 8  # batches that give an averaged generator its running statistics
+
+
+def fit_gan(
+    pictures: Any,
+    *,
+    config: GanConfig | None = None,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    accelerator: Accelerator | None = None,
+    text: Any = None,
+    vision: Any = None,
+) -> Generator:
+    """Train a generator to draw what captions say.
+
+    First a matching model learns how well captions fit pictures; frozen, it encodes the captions and teaches the
+    generator. Then generator and discriminator take turns.
+
+    Args:
+        pictures: Pictures with several captions each: a folder with ``metadata.jsonl`` (``text`` is one or a list), or
+            as CUB or COCO have it; or a sequence of (picture, captions), such as ``weft.shapes.CaptionedScenes``.
+        config: Numbers; None for the smallest SSA-GAN.
+        folder: Keeps checkpoints, logs, the matching model and grids of samples. None keeps nothing, and then Ctrl-C
+            raises at once.
+        resume: Go on from the checkpoint in ``folder``; on a CPU with the same bits as if nothing had happened.
+        accelerator: Device, precision and processes; None makes one for a GPU if there is any.
+        text: What encodes captions, frozen but for a projection: a folder of transformers or diffusers, or (tokenizer,
+            model); None trains a small recurrent one.
+        vision: What looks at pictures in the matching model, likewise: a folder, or a network from pictures to
+            features [B, R, C] or [B, C, h, w]; None trains a small one.
+
+    Returns:
+        The generator, with the moving average of its parameters, on the accelerator's device.
+
+    Raises:
+        TypeError: Pictures that are none.
+        FileNotFoundError: A folder that is not there.
+        ValueError: Pictures without captions or too few, an option out of range, classes asked for where pictures have
+            none, or a checkpoint of another run.
+        weft.train.Diverged: A loss is not finite; the last good checkpoint is kept.
+        weft.train.Interrupted: Ctrl-C or SIGTERM with ``folder``; the checkpoint has been written.
+
+    Source:
+        The designs: ``weft.train.gan.ssa`` and ``weft.train.gan.attn``. The losses over pairs of views:
+        ``weft.methods.distribution_losses``.
+    """
+    config = config or GanConfig()
+    folder = None if folder is None else Path(folder)
+    config.check(folder)
+    found = read_pictures(pictures, config.resolution, crop=config.crop, flip=config.flip, split=config.split)
+    losses, recipe = config.chosen_losses(), config.chosen
+    if any(loss.class_mask for loss in losses) and found[0].group is None:
+        raise ValueError(f"{WHO}: `class_mask` needs pictures with classes, as CUB has; these have none")
+    if accelerator is None:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        accelerator = make_accelerator(device, config.precision, folder, tensorboard=config.tensorboard)
+    matching = matching_stage(
+        found,
+        config.chosen_matching,
+        accelerator,
+        None if folder is None else folder / MATCHING,
+        given=None if config.matching_folder is None else Path(config.matching_folder),
+        text=text,
+        vision=vision,
+        length=config.length,
+        seed=config.seed,
+        resume=resume,
+        log_every=config.log_every,
+    )
+
+    record = record_of(config.baseline, config.resolution, matching.text.width, recipe)  # type: ignore[arg-type]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        network, game = network_of(record), _game(config, matching.text.width)  # type: ignore[arg-type]
+    objective = GanObjective(
+        network,
+        game,
+        matching,
+        players=config.players(),
+        turns=config.turns(),
+        weights=recipe.weights,
+        losses=losses,
+        source=config.features,
+        both_views=config.both_views,
+    )
+    batches = GanBatches(
+        found,
+        matching.text.numbers,  # type: ignore[arg-type]
+        config.batch_size,
+        network.noise_width,
+        seed=config.seed,
+        process=accelerator.process_index,
+    )
+
+    def generator(average: dict[str, torch.Tensor] | None) -> Generator:
+        own = None if average is None else {key.removeprefix(f"{GENERATOR}."): value for key, value in average.items()}
+        settling = [_noise_and_text(objective, replace(batches, process=0)(i * batches.size)) for i in range(SETTLING)]
+        return Generator(averaged(network, own, settling), matching.text, record)  # type: ignore[arg-type]
+
+    draw = None
+    if config.sample_every is not None and folder is not None:
+        draw = sampling(
+            found,
+            lambda: generator(objective.average),
+            folder / SAMPLES,
+            every=config.sample_every,
+            last=config.steps,
+            seed=config.seed,
+        )
+    average = fit(
+        "gan",
+        objective,
+        batches,
+        config.loop(),
+        accelerator,
+        folder,
+        resume=resume,
+        identity={
+            **record,
+            "pictures": found.digest(),
+            "matching": digest_of_weights([matching]),
+            "losses": [_said(loss, config) for loss in losses],
+            "both_views": config.both_views,
+            "crop": config.crop,
+            "flip": config.flip,
+            "seed": config.seed,
+        },
+        after_step=draw,
+    )
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    return generator(average)
+
+
+def _game(config: GanConfig, sentence: int) -> Game:
+    recipe = config.chosen
+    if config.baseline == "ssa":
+        return SsaGame(SsaDiscriminator(config.resolution, width=recipe.discriminator_width, sentence=sentence))
+    return AttnGame(
+        AttnDiscriminator(config.resolution, stages=recipe.stages, width=recipe.discriminator_width, sentence=sentence)
+    )
+
+
+def _noise_and_text(objective: GanObjective, batch: GanBatch) -> tuple[torch.Tensor, Any]:
+    """The first view of a batch, on the generator's device."""
+    device = next(objective.generator.parameters()).device
+    with torch.no_grad():
+        return batch.noise[:, 0].to(device), objective.matching.text(batch.numbers[:, 0].to(device))
+
+
+def _said(loss: Any, config: GanConfig) -> dict[str, Any]:
+    """A loss as a record of the run."""
+    source = loss.features or config.features
+    told = {key: value for key, value in asdict(replace(loss, features=None)).items() if key != "features"}
+    name = "f2f" if isinstance(loss, FakeToFake) else "f2r"
+    return {"name": name, **told, "features": source if isinstance(source, str) else "given"}

@@ -1,0 +1,119 @@
+"""Folders as two data sets of captioned pictures come: CUB-200-2011 with its ten captions, and COCO."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from weft.train.pairs import Pair
+
+WHO = "fit_gan"
+# lists of classes that share none; where they lie beside the pictures they decide, otherwise the set's own split does
+_CLASS_LISTS = {"train": "trainvalclasses.txt", "test": "testclasses.txt"}
+
+
+def is_cub(folder: Path) -> bool:
+    """Whether it looks like CUB: ``images.txt``, ``images/`` and ``text_c10/``."""
+    return (folder / "images.txt").is_file() and (folder / "text_c10").is_dir()
+
+
+def is_coco(folder: Path) -> bool:
+    """Whether it looks like COCO: ``annotations/captions_*.json``."""
+    return any((folder / "annotations").glob("captions_*.json"))
+
+
+def read_cub(folder: Path, split: str) -> list[Pair]:
+    """Pictures of a split, with class and box.
+
+    Reads ``images.txt``, ``image_class_labels.txt``, ``bounding_boxes.txt``, ``text_c10/CLASS/NAME.txt``, and for the
+    split ``trainvalclasses.txt`` and ``testclasses.txt`` (classes without overlap) or ``train_test_split.txt``.
+
+    Raises:
+        ValueError: An unknown split, a file that is not there or says something else, a picture without captions.
+    """
+    if split not in _CLASS_LISTS:
+        raise ValueError(f"{WHO}: `split` of {folder} must be train or test; got {split!r}")
+    names = {number: rest[0] for number, rest in _rows(folder / "images.txt", 1)}
+    groups = {number: int(rest[0]) for number, rest in _rows(folder / "image_class_labels.txt", 1)}
+    boxes = {number: _box(rest) for number, rest in _rows(folder / "bounding_boxes.txt", 4)}
+    listed = folder / _CLASS_LISTS[split]
+    if listed.is_file():
+        classes = {line.strip() for line in listed.read_text().splitlines() if line.strip()}
+        kept = {number for number, name in names.items() if name.split("/")[0] in classes}
+    else:
+        wanted = str(int(split == "train"))
+        kept = {number for number, rest in _rows(folder / "train_test_split.txt", 1) if rest[0] == wanted}
+    found = []
+    for number in sorted(kept & names.keys(), key=int):
+        name = names[number]
+        path, text = folder / "images" / name, folder / "text_c10" / Path(name).with_suffix(".txt")
+        if not path.is_file() or not text.is_file():
+            raise ValueError(
+                f"{WHO}: {folder / 'images.txt'} names {name}; there is no {text if path.is_file() else path}"
+            )
+        captions = tuple(line.strip() for line in text.read_text(encoding="utf-8").splitlines() if line.strip())
+        found.append(_checked(Pair(path, captions, name, group=groups.get(number), box=boxes.get(number))))
+    return _enough(found, folder, split)
+
+
+def read_coco(folder: Path, split: str) -> list[Pair]:
+    """Pictures of a split: of ``annotations/captions_SPLIT*.json``, in the folder of the rest of that name.
+
+    Raises:
+        ValueError: No such file or several, one that says something else, a picture without captions.
+    """
+    found = sorted((folder / "annotations").glob(f"captions_{split}*.json"))
+    if len(found) != 1:
+        known = ", ".join(path.name for path in sorted((folder / "annotations").glob("captions_*.json")))
+        raise ValueError(f"{WHO}: `split` must say one of {known} in {folder / 'annotations'}; got {split!r}")
+    part = found[0].stem.removeprefix("captions_")
+    pictures = next((path for path in (folder / part, folder / "images" / part) if path.is_dir()), None)
+    if pictures is None:
+        raise ValueError(f"{WHO}: {found[0].name} needs its pictures in {folder / part}, which is not there")
+    try:
+        said = json.loads(found[0].read_text(encoding="utf-8"))
+        names = {row["id"]: str(row["file_name"]) for row in said["images"]}
+        captions: dict[object, list[str]] = {number: [] for number in names}
+        for row in said["annotations"]:
+            captions[row["image_id"]].append(str(row["caption"]).strip())
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{WHO}: {found[0]} must be JSON with `images` of `id` and `file_name`, and `annotations` of `image_id` "
+            f"and `caption`; {type(error).__name__}: {error}"
+        ) from error
+    pairs = []
+    for number, name in names.items():
+        if Path(name).name != name or not (pictures / name).is_file():
+            raise ValueError(f"{WHO}: {found[0].name} names {name}; there is no such file in {pictures}")
+        pairs.append(_checked(Pair(pictures / name, tuple(filter(None, captions[number])), name)))
+    return _enough(pairs, folder, split)
+
+
+def _rows(path: Path, columns: int) -> Iterator[tuple[str, list[str]]]:
+    """Number and the rest of each line."""
+    if not path.is_file():
+        raise ValueError(f"{WHO}: a folder as CUB has it needs {path.name}; there is none at {path}")
+    for line in path.read_text(encoding="utf-8").splitlines():
+        number, *rest = line.split() or [""]
+        if number:
+            if len(rest) != columns:
+                raise ValueError(f"{WHO}: a line of {path} must be a number and {columns} more; got {line!r}")
+            yield number, rest
+
+
+def _box(rest: list[str]) -> tuple[float, float, float, float]:
+    x, y, width, height = (float(value) for value in rest)
+    return x, y, width, height
+
+
+def _checked(pair: Pair) -> Pair:
+    if not pair.captions:
+        raise ValueError(f"{WHO}: every picture needs captions; {pair.name} has none")
+    return pair
+
+
+def _enough(pairs: list[Pair], folder: Path, split: str) -> list[Pair]:
+    if len(pairs) < 2:
+        raise ValueError(f"{WHO}: needs at least two pictures with captions; {split} of {folder} has {len(pairs)}")
+    return pairs

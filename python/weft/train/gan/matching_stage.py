@@ -1,0 +1,141 @@
+"""The first stage of a run: train the matching model, or take the one that is already there."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from weft._files import whole_file
+from weft.train.gan.batches import GanBatches
+from weft.train.gan.config import MatchingRecipe
+from weft.train.gan.image_encoder import PretrainedImages, SmallImageEncoder
+from weft.train.gan.matching import Gammas, Matching, MatchingObjective
+from weft.train.gan.pictures import Pictures
+from weft.train.gan.pretrained import load_text, load_vision
+from weft.train.gan.text import Pretrained, Recurrent, Vocabulary
+from weft.train.loop import fit
+
+WEIGHTS, RECORD = "matching.safetensors", "matching.json"
+WHO = "fit_gan"
+
+
+def matching_stage(
+    pictures: Pictures,
+    recipe: MatchingRecipe,
+    accelerator: Accelerator,
+    folder: Path | None,
+    *,
+    given: Path | None,
+    text: Any,
+    vision: Any,
+    length: int,
+    seed: int,
+    resume: bool,
+    log_every: int,
+) -> Matching:
+    """A frozen matching model on the accelerator's device.
+
+    Args:
+        folder: Of this stage; a model that lies there is taken as it is.
+        given: Folder of a model that another run has trained, which is taken instead.
+        text: None for our own encoder; a folder; or a tokenizer and a model of transformers.
+        vision: None for our own encoder; a folder; or a network.
+        length: Words of a caption that are read.
+
+    Raises:
+        ValueError: A folder that holds none, or one of other encoders.
+    """
+    if given is not None and not (given / WEIGHTS).is_file():
+        raise ValueError(f"{WHO}: `matching_folder` must hold {WEIGHTS}; there is none in {given}")
+    ready = given if given is not None else folder if folder is not None and (folder / WEIGHTS).is_file() else None
+    if ready is not None:
+        record = json.loads((ready / RECORD).read_text())
+        kinds = {"text": _kind(text), "vision": _kind(vision)}
+        if any(record[name] != kind for name, kind in kinds.items()):
+            raise ValueError(f"{WHO}: {ready} is of other encoders: {_kinds(record)}; these are {_kinds(kinds)}")
+        recipe = MatchingRecipe(**{**record["recipe"], "gammas": Gammas(**record["recipe"]["gammas"])})
+        vocabulary = Vocabulary(record["words"], record["length"])
+        matching = _built(recipe, vocabulary, text, vision, record["length"], seed)
+        missing, unexpected = matching.load_state_dict(load_file(ready / WEIGHTS), strict=False)
+        if unexpected or [key for key in missing if not _is_frozen(key)]:
+            raise ValueError(f"{WHO}: {ready / WEIGHTS} does not fit {RECORD} beside it")
+        return matching.to(accelerator.device).requires_grad_(False).eval()
+
+    vocabulary = Vocabulary.of(pictures.captions() if text is None else (), length)
+    matching = _built(recipe, vocabulary, text, vision, length, seed)
+    identity = {
+        "pictures": pictures.digest(),
+        "recipe": asdict(recipe),
+        "text": _kind(text),
+        "vision": _kind(vision),
+        "length": length,
+        "seed": seed,
+    }
+    fit(
+        "matching",
+        MatchingObjective(matching),
+        GanBatches(
+            pictures,
+            matching.text.numbers,  # type: ignore[arg-type]
+            recipe.batch_size,
+            noise_width=1,
+            seed=seed,
+            process=accelerator.process_index,
+        ),
+        recipe.loop(log_every),
+        accelerator,
+        folder,
+        resume=resume,
+        identity=identity,
+    )
+    accelerator.free_memory()  # the game has optimizers of its own
+    if folder is not None and accelerator.is_main_process:
+        _save(matching, {**identity, "words": list(vocabulary.words)}, folder)
+    accelerator.wait_for_everyone()
+    return matching.requires_grad_(False).eval()
+
+
+def _built(recipe: MatchingRecipe, vocabulary: Vocabulary, text: Any, vision: Any, length: int, seed: int) -> Matching:
+    """With parameters that follow from the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder: nn.Module
+        if text is None:
+            encoder = Recurrent(vocabulary, width=recipe.width, embedding=recipe.embedding, dropout=recipe.dropout)
+        else:
+            tokenizer, model = load_text(Path(text)) if isinstance(text, (str, Path)) else text
+            encoder = Pretrained(tokenizer, model, width=recipe.width, length=length)
+        if vision is None:
+            images: nn.Module = SmallImageEncoder(width=recipe.width, channels=recipe.channels, size=recipe.size)
+        else:
+            model, said = load_vision(Path(vision)) if isinstance(vision, (str, Path)) else (vision, {})
+            images = PretrainedImages(model, width=recipe.width, **said)
+        return Matching(encoder, images, recipe.gammas)
+
+
+def _save(matching: Matching, record: dict[str, Any], folder: Path) -> None:
+    tensors = {key: value for key, value in matching.state_dict().items() if not _is_frozen(key)}
+    with whole_file(folder / RECORD) as path:
+        path.write_text(json.dumps(record, indent=2) + "\n")
+    with whole_file(folder / WEIGHTS) as path:
+        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, path)
+
+
+def _is_frozen(key: str) -> bool:
+    """Whether a tensor belongs to a pretrained model, which is wherever the user keeps it."""
+    return key.startswith(("text.model.", "images.model."))
+
+
+def _kind(given: Any) -> str:
+    return "own" if given is None else "pretrained"
+
+
+def _kinds(record: Any) -> str:
+    return ", ".join(f"{name} {record[name]}" for name in ("text", "vision"))

@@ -1,0 +1,59 @@
+"""Encoders of transformers from folders; nothing is fetched from anywhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+WHO = "fit_gan"
+
+
+def load_text(folder: Path) -> tuple[Any, Any]:
+    """Tokenizer and text encoder of a folder of transformers, or of a pipeline of diffusers.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ValueError: It holds something else.
+    """
+    from transformers import AutoTokenizer
+
+    _check(folder, "text")
+    parts = (folder / "tokenizer", folder / "text_encoder")
+    tokenizer, model = parts if all(part.is_dir() for part in parts) else (folder, folder)
+    try:
+        return AutoTokenizer.from_pretrained(tokenizer, local_files_only=True), _model(model)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{WHO}: `text` must be a folder with a tokenizer and a text encoder; {error}") from error
+
+
+def load_vision(folder: Path) -> tuple[Any, dict[str, Any]]:
+    """A vision model of a folder of transformers, and ``mean`` and ``std`` where its preprocessor says them.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ValueError: It holds something else.
+    """
+    _check(folder, "vision")
+    listing, said = folder / "preprocessor_config.json", {}
+    if listing.is_file():
+        record = json.loads(listing.read_text())
+        said = {"mean": record.get("image_mean"), "std": record.get("image_std")}
+    try:
+        return _model(folder), {name: value for name, value in said.items() if value is not None}
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{WHO}: `vision` must be a folder with a vision model of transformers; {error}") from error
+
+
+def _model(folder: Path) -> Any:
+    """As the class that its configuration names, so that a tower of CLIP is not taken for all of it."""
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    named = getattr(transformers, (config.architectures or [""])[0], transformers.AutoModel)
+    return named.from_pretrained(folder, local_files_only=True)
+
+
+def _check(folder: Path, name: str) -> None:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{WHO}: `{name}` must be a folder; there is none at {folder}")
