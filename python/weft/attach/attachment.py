@@ -18,6 +18,7 @@ from weft.attach.base_model import base_model
 from weft.attach.control import Control, Generation, LayerInfo, Step
 from weft.attach.family import Family, attention_layers, stored_processors
 from weft.attach.generation import PIXELS_PER_CELL, GenerationTracker
+from weft.attach.injection import Injector
 from weft.attach.pipeline_call import PipelineCall
 from weft.attach.plan import join
 from weft.attach.projector import Projector
@@ -112,6 +113,7 @@ class Attachment:
         self._model_class = type(model).__name__
         self._processors: dict[str, StandIn] = {}
         self._projector = Projector()
+        self._injector = Injector()
         self._call = PipelineCall()
         self._surrounding: Control | None = None  # the control that stands around calls
         self._tracker = GenerationTracker(getattr(pipeline, "vae_scale_factor", PIXELS_PER_CELL))
@@ -193,6 +195,8 @@ class Attachment:
             raise
         if control.projects:
             self._projector.take_over(self.model)
+        if control.injects:
+            self._injector.take_over(self.model)
         self.controls = (*self.controls, control)
 
     def remove(self, control: Control) -> None:
@@ -207,6 +211,8 @@ class Attachment:
         self._active = [mine for mine in self._active if mine is not control]
         if not any(mine.projects for mine in self.controls):
             self._projector.give_back()
+        if not any(mine.injects for mine in self.controls):
+            self._injector.give_back()
         if control is self._surrounding:
             self._leave_calls()
         control.detached()
@@ -251,6 +257,7 @@ class Attachment:
         self._hooks, self._active = [], []
         self._processors = {}
         self._projector.give_back()
+        self._injector.give_back()
         self.text_cache.clear()
         self._tracker.reset()
         for control in self.controls:
@@ -328,6 +335,7 @@ class Attachment:
             elif processor.plan is None or not processor.plan.joins(sources):
                 processor.plan = join(processor.layer, sources)
         self._projector.before_pass(self._active, step)
+        self._injector.before_pass(self._active, call, step)
         text = call.text
         for control in self._active:
             text = control.text(text, step)
@@ -362,6 +370,7 @@ class Attachment:
     def _after_pass(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         step = self._step
         assert step is not None
+        self._injector.after_pass()
         for processor in self._processors.values():
             maps, processor.maps = processor.maps, None
             if maps is None or processor.plan is None:

@@ -7,7 +7,7 @@ any compiled region, so a control may keep whatever state it likes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,6 +20,7 @@ from weft.ops import Edit
 if TYPE_CHECKING:
     from weft.attach.base_model import BaseModel
     from weft.attach.extra_text import ExtraText
+    from weft.attach.generation import DenoiserCall
     from weft.attach.pipeline_call import Around
     from weft.attach.projections import ProjectionInfo, ProjectionTerms
     from weft.attach.prompt import Prompt
@@ -147,9 +148,9 @@ class Control:
     """Base class of everything ``weft.attach`` takes. Every method may be left out.
 
     Called in this order: ``attached`` once; then per generation ``begin_generation``; per step ``begin_step``; per
-    pass ``request`` for every layer, ``project`` for every projection, ``text``, ``read`` for every layer that ran
-    with a read-out, ``end_pass``; at the end ``detached``. What ``begin_generation`` raises stops the sampler before
-    its first pass.
+    pass ``request`` for every layer, ``project`` for every projection, ``inject``, ``text``, ``read`` for every layer
+    that ran with a read-out, ``end_pass``; at the end ``detached``. What ``begin_generation`` raises stops the sampler
+    before its first pass.
 
     A logit edit (MaskDiffusion, a layout) returns its tables and labels from ``request``, where ``step.timestep``
     sets their strength, and learns regions in ``read``. A method that acts within the pass itself (LAG, which gates
@@ -158,9 +159,11 @@ class Control:
     Attributes:
         projects: Whether ``project`` is to be asked. The projections of a model are taken over only for controls that
             say so, and given back with the last of them.
+        injects: Whether ``inject`` is to be asked; likewise for the places within a UNet.
     """
 
     projects: ClassVar[bool] = False
+    injects: ClassVar[bool] = False
 
     def check_model(self, model: BaseModel) -> None:
         """Raise where this control was not made for the model; asked before ``attached``, once."""
@@ -196,6 +199,13 @@ class Control:
         """What the projection that ends a transformer block should add in this pass; None runs the model's own.
 
         At most one control may add to a projection in a pass.
+        """
+        return None
+
+    def inject(self, call: DenoiserCall, step: Step) -> Sequence[Tensor] | None:
+        """What this pass should add within a UNet: a tensor for each of ``weft.attach.injection.places``, or nothing.
+
+        At most one control may add something in a pass.
         """
         return None
 

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 Run = Callable[..., Any]
-# what stands around a call: (the pipeline's own call, the arguments by name as they were given) -> result
+# what stands around a call: (the pipeline's own call, the arguments by name as they were given) -> result; arguments
+# that the pipeline does not have are among them, and refused by the pipeline if they are handed on
 Around = Callable[[Run, dict[str, Any]], Any]
 
 
@@ -65,10 +66,11 @@ def _around(stock: Any, pipeline: Any, around: Around) -> type:
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self is not served():
             return own_call(self, *args, **kwargs)
+        unknown = {} if extra else {name: kwargs.pop(name) for name in kwargs.keys() - signature.parameters.keys()}
         named = signature.bind(self, *args, **kwargs).arguments
         named.pop(next(iter(signature.parameters)))
         further = named.pop(extra, {})
-        return around(functools.partial(own_call, self), {**named, **further})
+        return around(functools.partial(own_call, self), {**named, **further, **unknown})
 
     def reduce(self: Any, protocol: Any) -> Any:
         # a copy is of the stock class: what stands around calls does not go along
