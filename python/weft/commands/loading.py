@@ -64,15 +64,19 @@ def load_inpainting(model: str, dtype: torch.dtype, device: torch.device) -> Any
     """The inpainting pipeline of ``model`` on ``device``.
 
     Args:
-        model: A diffusers folder, or a model id that diffusers finds in its cache or fetches.
+        model: "embedded", a diffusers folder, or a model id that diffusers finds in its cache or fetches.
 
     Raises:
         ValueError: It is none of these, or its weights are not safetensors.
     """
+    if model == EMBEDDED:
+        from weft import shapes
+
+        return shapes.pipeline("inpainting", dtype, device)
     if model in EMBEDDED_MODELS:
         raise ValueError(
-            "--model: there is no embedded inpainting model; name one: a folder that `weft train task-prompts` made, "
-            "or a diffusers folder or model id of an inpainting model"
+            f"--model: {model} does not inpaint; give {EMBEDDED!r}, a folder that `weft train task-prompts` made, or "
+            "a diffusers folder or model id of an inpainting model"
         )
     from diffusers import AutoPipelineForInpainting
 

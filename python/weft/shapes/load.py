@@ -9,20 +9,29 @@ from typing import TYPE_CHECKING, Literal, overload
 import torch
 
 if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline, StableDiffusion3Pipeline, StableDiffusionPipeline
+    from diffusers import (
+        DiffusionPipeline,
+        StableDiffusion3Pipeline,
+        StableDiffusionInpaintPipeline,
+        StableDiffusionPipeline,
+    )
 
-Model = Literal["sd1", "sd3"]  # a UNet with cross-attention; an MM-DiT with joint attention
+# a UNet with cross-attention; an MM-DiT with joint attention; that UNet, taught to paint into holes
+Model = Literal["sd1", "sd3", "inpainting"]
 
 WEIGHTS: dict[Model, Path] = {
     "sd1": Path(__file__).parent / "weights",
     "sd3": Path(__file__).parent / "weights-sd3",
+    "inpainting": Path(__file__).parent / "weights-inpainting",
 }
+PROMPTS = "task_prompts.safetensors"  # in the folder of the inpainting model
 
 
 def model_path(model: Model = "sd1") -> Path:
-    """Folder of a shipped text-to-image pipeline, for ``from_pretrained``.
+    """Folder of a shipped pipeline, for ``from_pretrained``.
 
-    ``StableDiffusionPipeline`` takes "sd1" as it is. ``StableDiffusion3Pipeline`` must be told that there is no T5,
+    ``StableDiffusionPipeline`` takes "sd1" as it is, and ``StableDiffusionInpaintPipeline`` "inpainting", whose folder
+    ``weft.TaskPrompts.load`` takes as well. ``StableDiffusion3Pipeline`` must be told that there is no T5,
     as of any such folder: ``text_encoder_3=None, tokenizer_3=None``.
 
     Raises:
@@ -48,6 +57,12 @@ def pipeline(
 
 @overload
 def pipeline(
+    model: Literal["inpainting"], dtype: torch.dtype = ..., device: str | torch.device = ...
+) -> StableDiffusionInpaintPipeline: ...
+
+
+@overload
+def pipeline(
     model: Literal["sd3"], dtype: torch.dtype = ..., device: str | torch.device = ...
 ) -> StableDiffusion3Pipeline: ...
 
@@ -58,7 +73,8 @@ def pipeline(
     """Load a shipped model.
 
     Args:
-        model: "sd1", a UNet in a ``StableDiffusionPipeline``, or "sd3", an MM-DiT in a ``StableDiffusion3Pipeline``.
+        model: "sd1", a UNet in a ``StableDiffusionPipeline``; "sd3", an MM-DiT in a ``StableDiffusion3Pipeline``; or
+            "inpainting", a UNet in a ``StableDiffusionInpaintPipeline``.
         dtype: Of weights and activations.
         device: Where to put it.
 

@@ -1,7 +1,7 @@
 """Train a shapes model: ``python -m weft.shapes.train --run runs/shapes --model sd3``.
 
-The same command resumes an interrupted run. ``--diffusion.decay-from STEP``, or ``--flow.decay-from STEP`` for sd3,
-ends the plateau there and finishes.
+The same command resumes an interrupted run. ``--diffusion.decay-from STEP`` ends the plateau there and finishes;
+for sd3 it is ``--flow.decay-from``, for inpainting ``--inpainting.decay-from``.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from .fitting.config import TrainConfig
 from .fitting.diffusion import fit_diffusion
 from .fitting.export import export
 from .fitting.flow import fit_flow
+from .fitting.inpainting import fit_inpainting
 from .fitting.vae import fit_vae
 
 
@@ -31,13 +32,16 @@ def train(config: TrainConfig) -> None:
         record = {"config": dataclasses.asdict(config), "torch": torch.__version__}
         (config.run / "config.json").write_text(json.dumps(record, indent=2, default=str) + "\n")
 
-    if "vae" in config.stages:
+    # the inpainting model takes the autoencoder of the shipped model that it starts from
+    if "vae" in config.stages and config.model != "inpainting":
         fit_vae(config.vae, config.seed, config.run / "vae", accelerator)
     if "diffusion" in config.stages:
         if config.model == "sd1":
             fit_diffusion(config.diffusion, config.seed, config.run, accelerator)
-        else:
+        elif config.model == "sd3":
             fit_flow(config.flow, config.seed, config.run, accelerator)
+        else:
+            fit_inpainting(config.inpainting, config.seed, config.run, accelerator)
     if "export" in config.stages and accelerator.is_main_process:
         export(config.run, config.export_to or config.run / config.model, config.model)
 

@@ -42,6 +42,8 @@ class Mixture:
         spares_objects: A random hole in "context" and "outpaint" should leave something of every object that it
             touches, or the context prompt learns to make objects; hidden ones are cut out only where no such hole
             was found.
+        borrowed: Share of "context" whose hole has the box or the outline of an object of another picture. Without,
+            a model may tell tasks by the looks of holes, and need no prompts.
     """
 
     shares: Mapping[Recipe, float] = field(
@@ -51,6 +53,7 @@ class Mixture:
     caption_dropout: float = 0.3
     dropout: float = 0.1
     spares_objects: bool = False
+    borrowed: float = 0.0
 
     def __post_init__(self) -> None:
         known = Recipe.__args__  # type: ignore[attr-defined]
@@ -60,7 +63,7 @@ class Mixture:
             )
         if not any(share > 0 for kind, share in self.shares.items() if kind not in OF_OBJECTS):
             raise ValueError("Mixture: `shares` must have some of 'image', 'outpaint' or 'context', for guidance")
-        for name in ("context_caption", "caption_dropout", "dropout"):
+        for name in ("context_caption", "caption_dropout", "dropout", "borrowed"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"Mixture: `{name}` must be between 0 and 1; got {getattr(self, name)}")
 
@@ -153,8 +156,19 @@ class Examples:
         elif kind == "outpaint":
             hole, text = self._hole(picture, masks.sides, rng), ""
         else:
-            hole, text = self._hole(picture, masks.strokes, rng), picture.caption if with_caption else ""
+            is_borrowed = self.mixture.borrowed > 0 and rng.random() < self.mixture.borrowed
+            draw = self._borrowed if is_borrowed else masks.strokes
+            hole, text = self._hole(picture, draw, rng), picture.caption if with_caption else ""
         return Example(pixels, hole, Said("", None) if nothing else Said(text, "context"))
+
+    def _borrowed(self, size: int, rng: np.random.Generator) -> Hole:
+        lender = self.pictures[int(rng.integers(len(self.pictures)))]
+        if not lender.objects:
+            return masks.strokes(size, rng)
+        thing = lender.mask(int(rng.integers(len(lender.objects))), size)
+        if not thing.any():
+            return masks.strokes(size, rng)
+        return masks.box(thing, rng) if rng.random() < 0.5 else masks.grown(thing, rng)
 
     def _hole(
         self, picture: MaskedPicture, draw: Callable[[int, np.random.Generator], Hole], rng: np.random.Generator

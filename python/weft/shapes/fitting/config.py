@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from weft.train.config import LoopConfig
+from weft.train.inpainting_examples import Recipe
 
 from ..load import Model
 
@@ -79,11 +81,30 @@ class FlowConfig(CaptionedConfig):
 
 
 @dataclass(frozen=True)
+class InpaintingConfig(StageConfig):
+    """A wider UNet and the task prompts, trained together; they start from the shipped text-to-image model."""
+
+    steps: int = 7000
+    batch_size: int = 8
+    learning_rate: float = 5e-4  # of the prompts, ``TaskPromptsConfig.prompt_learning_rate``
+    warmup_steps: int = 100
+    decay_steps: int = 1800
+    average_decay: float = 0.998
+    checkpoint_every: int = 100
+    scenes: int = 20_000
+    borrowed: float = 0.6  # share of holes in "context" that look as those of objects
+    # removal, context and outpainting all speak the context prompt: it gets nearly half of the samples
+    shares: Mapping[Recipe, float] = field(
+        default_factory=lambda: {"image": 0.05, "outpaint": 0.15, "context": 0.3, "object": 0.25, "shape": 0.25}
+    )
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One run: which model, which stages, with what, and where to."""
 
     run: Path = Path("runs/shapes")  # holds configuration, logs, checkpoints and the exported pipelines
-    model: Model = "sd1"  # its denoiser is trained; the autoencoder is the same for both
+    model: Model = "sd1"  # its denoiser is trained; the autoencoder is the same for all
     stages: tuple[Stage, ...] = STAGES
     export_to: Path | None = None  # folder of the exported pipeline; None: MODEL/ in the run folder
     seed: int = 0
@@ -92,3 +113,4 @@ class TrainConfig:
     vae: VaeConfig = field(default_factory=VaeConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)  # of sd1
     flow: FlowConfig = field(default_factory=FlowConfig)  # of sd3
+    inpainting: InpaintingConfig = field(default_factory=InpaintingConfig)

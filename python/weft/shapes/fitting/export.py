@@ -8,31 +8,53 @@ from typing import Any
 
 from diffusers import AutoencoderKL, DiffusionPipeline, StableDiffusion3Pipeline, StableDiffusionPipeline
 
-from ..load import Model
+from weft.methods.task_prompts import TaskPrompts
+
+from ..load import PROMPTS, Model, open_pipeline
 from ..model import build_flow_scheduler, build_scheduler, build_text_encoder, build_transformer, build_unet
 from ..tokenizer import SHORT_LENGTH, build_tokenizer
 from .diffusion import DiffusionObjective
 from .flow import flow_objective
 from .stage import averaged_from
 
-STAGE_OF: dict[Model, str] = {"sd1": "diffusion", "sd3": "flow"}  # the stage that trained the denoiser, and its folder
+# the stages that made a model, and their folders; the last one trained the denoiser
+STAGES_OF: dict[Model, tuple[str, ...]] = {
+    "sd1": ("vae", "diffusion"),
+    "sd3": ("vae", "flow"),
+    "inpainting": ("inpainting",),
+}
+# parts that are stored in fp16
+HALVED: dict[Model, tuple[str, ...]] = {
+    "sd1": ("unet", "vae"),
+    "sd3": ("transformer", "vae", "text_encoder", "text_encoder_2"),
+    "inpainting": ("unet", "vae", "text_encoder"),
+}
 
 
 def assemble(run: Path, model: Model = "sd1") -> DiffusionPipeline:
-    """The pipeline of a run's latest checkpoint, in fp32 and with averaged weights.
+    """The pipeline of a run, in fp32 and with averaged weights: of the latest checkpoint, or of a finished inpainting.
 
     Raises:
         FileNotFoundError: The run has no trained autoencoder or no checkpoint of the denoiser yet.
     """
+    if model == "inpainting":
+        return open_pipeline(_finished_inpainting(run))
     if not (run / "vae" / "model").is_dir():
         raise FileNotFoundError(f"export: no autoencoder in {run / 'vae' / 'model'}; run the vae stage first")
     return (_assemble_sd1 if model == "sd1" else _assemble_sd3)(run)
 
 
+def _finished_inpainting(run: Path) -> Path:
+    folder = run / STAGES_OF["inpainting"][-1] / "model"
+    if not (folder / PROMPTS).is_file():
+        raise FileNotFoundError(f"export: no pipeline in {folder}; finish the diffusion stage first")
+    return folder
+
+
 def _assemble_sd1(run: Path) -> StableDiffusionPipeline:
     tokenizer = build_tokenizer()
     objective = DiffusionObjective(build_unet(), build_text_encoder(tokenizer), snr_gamma=0.0)
-    averaged_from(objective, run / STAGE_OF["sd1"])
+    averaged_from(objective, run / STAGES_OF["sd1"][-1])
     return StableDiffusionPipeline(
         vae=AutoencoderKL.from_pretrained(run / "vae" / "model"),
         text_encoder=objective.text_encoder,
@@ -47,7 +69,7 @@ def _assemble_sd1(run: Path) -> StableDiffusionPipeline:
 
 def _assemble_sd3(run: Path) -> StableDiffusion3Pipeline:
     tokenizer = build_tokenizer(SHORT_LENGTH)
-    objective = averaged_from(flow_objective(tokenizer), run / STAGE_OF["sd3"])
+    objective = averaged_from(flow_objective(tokenizer), run / STAGES_OF["sd3"][-1])
     transformer = build_transformer()  # with the stock attention
     transformer.load_state_dict(objective.transformer.state_dict())
     vae = AutoencoderKL.from_pretrained(run / "vae" / "model")
@@ -68,15 +90,16 @@ def _assemble_sd3(run: Path) -> StableDiffusion3Pipeline:
 def export(run: Path, target: Path, model: Model = "sd1") -> None:
     """Write the pipeline of ``run`` to ``target`` as safetensors, with ``training.json`` beside it.
 
-    All weights are stored in fp16, but for the text encoder of "sd1". The text encoders of "sd3" are marked as fp32:
-    when no dtype is asked for, diffusers loads its own models in fp32 but transformers 5 keeps the dtype that the
+    All weights are stored in fp16, but for the text encoder of "sd1". Text encoders are marked as fp32 even so: when
+    no dtype is asked for, diffusers loads its own models in fp32 but transformers 5 keeps the dtype that the
     configuration names, and the two would not fit together.
     """
     pipe = assemble(run, model)
-    halved = {"sd1": ("unet", "vae"), "sd3": ("transformer", "vae", "text_encoder", "text_encoder_2")}[model]
-    for name in halved:
+    for name in HALVED[model]:
         getattr(pipe, name).half()
     pipe.save_pretrained(target, safe_serialization=True)
+    if model == "inpainting":
+        TaskPrompts.load(_finished_inpainting(run)).save(target / PROMPTS)
     for folder in target.glob("text_encoder*"):
         config = json.loads((folder / "config.json").read_text())
         config = {key: value for key, value in config.items() if key != "torch_dtype"} | {"dtype": "float32"}
@@ -92,7 +115,7 @@ def export(run: Path, target: Path, model: Model = "sd1") -> None:
 def record(run: Path, model: Model) -> dict[str, Any]:
     """What made a model: for each stage its configuration and the last line of its log."""
     stages = {}
-    for stage in ("vae", STAGE_OF[model]):
+    for stage in STAGES_OF[model]:
         config = json.loads((run / stage / "config.json").read_text())
         last = json.loads((run / stage / "log.jsonl").read_text().splitlines()[-1])
         stages[stage] = {"config": config, "last": last}

@@ -1,0 +1,45 @@
+"""Stage two of "inpainting": the shipped UNet with five more channels learns five tasks, and the prompts name them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from weft.train.inpainting_examples import Mixture
+from weft.train.inpainting_unet import inpainting_pipeline
+from weft.train.task_prompts import TaskPromptsConfig, fit_task_prompts
+
+from ..load import PROMPTS, pipeline
+from ..masked_scenes import MaskedScenes
+from .config import InpaintingConfig
+
+NAME = "shapes inpainting"  # of the model, in the file of its prompts
+
+
+def fit_inpainting(config: InpaintingConfig, seed: int, run: Path, accelerator: Accelerator) -> None:
+    """Train UNet and prompts; ``run``/inpainting/model is then a pipeline's folder with the prompts in it, in fp32.
+
+    Raises:
+        FileNotFoundError: The text-to-image model that it starts from is not installed.
+        Interrupted: See ``fit``.
+    """
+    folder = run / "inpainting"
+    pipe = inpainting_pipeline(pipeline("sd1"))
+    tasks = fit_task_prompts(
+        pipe,
+        MaskedScenes(config.scenes, seed),
+        config=TaskPromptsConfig(
+            loop=config,
+            trains="unet",
+            mixture=Mixture(shares=dict(config.shares), spares_objects=True, borrowed=config.borrowed),
+            seed=seed,
+        ),
+        folder=folder,
+        resume=True,
+        accelerator=accelerator,
+        base_name=NAME,
+    )
+    if accelerator.is_main_process:
+        pipe.save_pretrained(folder / "model")
+        tasks.save(folder / "model" / PROMPTS)
