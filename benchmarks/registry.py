@@ -123,6 +123,7 @@ OPS = {
     "localized_residuals": "benchmarks.cases.localized_residuals",
     "soft_tokens": "benchmarks.cases.soft_tokens",
     "soft_tokens_step": "benchmarks.cases.soft_tokens_step",
+    "inpainting": "benchmarks.cases.inpainting",
 }
 
 

@@ -17,6 +17,33 @@ from weft.shapes.captions import Prompt
 Added = Callable[[int], AbstractContextManager[Any]]  # what is added to the model for a batch, by its first picture
 
 
+def keep(
+    count: int, batch: int, make: Callable[[range], np.ndarray], kept: Path, report: Callable[[int], object]
+) -> np.ndarray:
+    """Make pictures batch by batch; those that lie in ``kept`` already are not made again.
+
+    Args:
+        count: How many.
+        batch: At once.
+        make: Pictures [n, h, w, 3] uint8 of a range of numbers, the same whatever was made before.
+        kept: .npy file of the pictures so far, rewritten every 32 pictures or so.
+        report: Called with the number of pictures that were just finished.
+
+    Returns:
+        [count, h, w, 3] uint8.
+    """
+    images = list(np.load(kept)[:count]) if kept.exists() else []
+    report(len(images))
+    for first in range(len(images), count, batch):
+        made = make(range(first, min(first + batch, count)))
+        images += list(made)
+        report(len(made))
+        if first % _KEEP_EVERY < batch or len(images) == count:
+            with whole_file(kept) as temporary, temporary.open("wb") as file:
+                np.save(file, np.stack(images))
+    return np.stack(images)
+
+
 def draw(
     pipe: DiffusionPipeline,
     prompts: Sequence[Prompt],
@@ -33,32 +60,26 @@ def draw(
         prompts: One a picture.
         added: Active while the pictures of a batch are drawn.
         sampling: How. The noise of picture i depends on the seed and i alone.
-        kept: .npy file of the pictures so far, rewritten every 32 pictures or so.
-        report: Called with the number of pictures that were just finished.
+        kept, report: As of ``keep``.
         **arguments: Further ones of the pipeline.
 
     Returns:
         [pictures, h, w, 3] uint8.
     """
-    images = list(np.load(kept)[: len(prompts)]) if kept.exists() else []
-    report(len(images))
-    for first in range(len(images), len(prompts), sampling.batch):
-        batch = prompts[first : first + sampling.batch]
-        with added(first):
+
+    def make(numbers: range) -> np.ndarray:
+        with added(numbers.start):
             drawn = pipe(
-                [prompt.text for prompt in batch],
+                [prompts[number].text for number in numbers],
                 num_inference_steps=sampling.steps,
                 guidance_scale=sampling.guidance,
-                generator=[noise(sampling.seed, first + i) for i in range(len(batch))],
+                generator=[noise(sampling.seed, number) for number in numbers],
                 output_type="np",
                 **arguments,
             ).images
-        images += list((drawn * 255).round().astype(np.uint8))
-        report(len(batch))
-        if first % _KEEP_EVERY < sampling.batch or len(images) == len(prompts):
-            with whole_file(kept) as temporary, temporary.open("wb") as file:
-                np.save(file, np.stack(images))
-    return np.stack(images)
+        return (drawn * 255).round().astype(np.uint8)
+
+    return keep(len(prompts), sampling.batch, make, kept, report)
 
 
 _KEEP_EVERY = 32  # pictures
