@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -40,7 +40,12 @@ class ChunkedGradient:
         """``value``, which is what the terms add up to, with their derivatives for its own."""
         if not self.is_wanted:
             return value
-        return _Differentiated.apply(value, *self._parameters.values(), *self._found)  # type: ignore[no-untyped-call]
+        return differentiated(value, list(self._parameters.values()), self._found)
+
+
+def differentiated(value: Tensor, tensors: Sequence[Tensor], slopes: Sequence[Tensor]) -> Tensor:
+    """``value`` with ``slopes`` for its derivatives with respect to ``tensors``."""
+    return _Differentiated.apply(value, *tensors, *slopes)  # type: ignore[no-untyped-call]
 
 
 class _Differentiated(torch.autograd.Function):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,9 +11,10 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
+from weft.attach.generation import PIXELS_PER_CELL
 from weft.attach.source import denoiser_of
 from weft.train.images import View
-from weft.train.randomness import torch_generator
+from weft.train.randomness import shuffled, torch_generator
 
 T5_LENGTH = 256  # of the text of Stable Diffusion 3, where its pipeline is told nothing
 
@@ -59,6 +59,15 @@ class TextStates:
     states: Tensor
     pooled: Tensor | None
 
+    def repeated(self, times: int) -> TextStates:
+        """A single caption, ``times`` times."""
+        pooled = None if self.pooled is None else self.pooled.expand(times, -1)
+        return TextStates(self.states.expand(times, -1, -1), pooled)
+
+    def part(self, rows: Tensor) -> TextStates:
+        """Some of them."""
+        return TextStates(self.states[rows], None if self.pooled is None else self.pooled[rows])
+
     def gathered(self, accelerator: Any) -> TextStates:
         """Those of all processes, one after the other."""
         pooled = None if self.pooled is None else accelerator.gather(self.pooled.contiguous())
@@ -82,6 +91,12 @@ def picture_size(pipe: Any, resolution: int | None, *, who: str) -> int:
     if size < step or size % step:
         raise ValueError(f"{who}: `resolution` must be a multiple of {step} pixels; got {size}")
     return size
+
+
+def plain_time_ids(latents: Tensor) -> Tensor:
+    """What SDXL is told of pictures that it makes: as large as ``latents`` [P, C, h, w], nothing cut off; [P, 6]."""
+    height, width = (PIXELS_PER_CELL * cells for cells in latents.shape[-2:])
+    return torch.tensor([height, width, 0, 0, height, width], device=latents.device).expand(len(latents), -1).float()
 
 
 def check_denoiser(pipe: Any, *, who: str) -> None:
@@ -205,16 +220,6 @@ def latent_batches(
         return drawn.sample(posterior), noise, times, drawn.time_ids
 
     return batch_at
-
-
-def shuffled(count: int, seed: int, epoch: int, place: int) -> int:
-    """Which view comes at ``place`` of an epoch: each once, in a new order every time."""
-    return int(_order(count, seed, epoch)[place])
-
-
-@functools.lru_cache(maxsize=2)  # a batch may reach into the next epoch
-def _order(count: int, seed: int, epoch: int) -> Tensor:
-    return torch.randperm(count, generator=torch_generator(seed, 1, epoch))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from weft.ops import pairwise_error
 from weft.train.captioned_latents import CaptionedLatents
-from weft.train.diffusion import TextStates
+from weft.train.diffusion import TextStates, plain_time_ids
 from weft.train.noising import Noising
 from weft.train.shared_prefix import Repeats, shared_prefix
 from weft.train.soft_tokens_bank import TrainedTokens
@@ -22,7 +22,7 @@ class NoisyPictures:
 
     Attributes:
         latents: [P, C, h, w], noisy, in the dtype of the model.
-        target: [P, C, h, w] fp32, what the model should predict.
+        target: [P, C, h, w] fp32, what the model should predict; none where nobody knows.
         timestep: [1], what the model is told.
         time_ids: [P, 6], read by SDXL alone.
         repeats: Which of them are the same; None where all differ.
@@ -86,6 +86,22 @@ class FrozenDenoiser:
             text: Captions, each for as many pictures, which lie together.
         """
         with self._control.showing(tokens.to(text.states.dtype)):
+            return self._run(self._model, pictures, text).float()
+
+    def generate(self, tokens: Tensor | None, latents: Tensor, timestep: Tensor, text: TextStates) -> Tensor:
+        """Predictions [P, C, h, w] fp32 of what a sampler has on its way, each with its own caption.
+
+        Args:
+            tokens: As of ``predict``; None for the model as it was.
+            latents: [P, C, h, w], noisy, of any float dtype; of square pictures that nothing was cut off.
+            timestep: [1].
+            text: P captions.
+        """
+        time_ids = plain_time_ids(latents)
+        pictures = NoisyPictures(latents.to(self._model.dtype), latents[:0], timestep, time_ids)
+        if tokens is not None:
+            return self.predict(tokens, pictures, text)
+        with self._control.hiding():
             return self._run(self._model, pictures, text).float()
 
     def errors(self, tokens: Tensor, pictures: NoisyPictures, text: TextStates) -> Tensor:

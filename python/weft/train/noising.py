@@ -29,6 +29,9 @@ class Noising(Protocol):
     def target(self, latents: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
         """What the model should predict of them, [B, C, h, w]."""
 
+    def split(self, noisy: Tensor, predicted: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
+        """(clean, noise), [B, C, h, w] each, that a prediction takes ``noisy`` at ``timestep`` [B] for."""
+
 
 class Schedule:
     """A denoiser of epsilon, v or sample prediction, along the betas of its scheduler."""
@@ -45,6 +48,16 @@ class Schedule:
 
     def target(self, latents: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
         return denoising_target(self._scheduler, latents, noise, timestep)
+
+    def split(self, noisy: Tensor, predicted: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
+        kept = self._scheduler.alphas_cumprod.to(noisy.device)[timestep][:, None, None, None].to(noisy)
+        signal, spread = kept.sqrt(), (1 - kept).sqrt()
+        kind = self._scheduler.config.prediction_type
+        if kind == "v_prediction":
+            return signal * noisy - spread * predicted, spread * noisy + signal * predicted
+        if kind == "epsilon":
+            return (noisy - spread * predicted) / signal, predicted
+        return predicted, (noisy - signal * predicted) / spread
 
 
 class Flow:
@@ -71,6 +84,10 @@ class Flow:
 
     def target(self, latents: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
         return noise - latents
+
+    def split(self, noisy: Tensor, predicted: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
+        s = (timestep / 1000)[:, None, None, None].to(noisy)
+        return noisy - s * predicted, noisy + (1 - s) * predicted
 
 
 def noising_of(pipe: Any, *, shifted: bool = False) -> Noising:

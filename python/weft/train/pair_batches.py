@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,11 +13,11 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from weft.train.diffusion import Latents, TextStates, encode_captions, encode_views, shuffled
+from weft.train.diffusion import Latents, TextStates, encode_captions, encode_views
 from weft.train.encoded_pairs import StoredLatents, StoredText, open_encoded
 from weft.train.images import View, views
-from weft.train.pairs import Pair
-from weft.train.randomness import torch_generator
+from weft.train.pairs import Pair, number_of
+from weft.train.randomness import shuffled, torch_generator
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,11 +63,11 @@ class PairBatches:
         pairs = [self.pairs[place] for place in places]
         which = [number % len(pair.captions) for pair, number in zip(pairs, which, strict=True)]
         captions = [pair.captions[number] for pair, number in zip(pairs, which, strict=True)]
-        text = self._encoded(list(zip(places, which, strict=True)))
+        text = self.encoded(list(zip(places, which, strict=True)))
         drawn = self.latents.part([self.places[place] for place in places])
         noise = noise[:1] if self.shared_noise else noise
         alike = torch.stack([torch.tensor([self.numbers[place] for place in places]), _numbered(captions)], 1)
-        batch = (drawn.sample(posterior), noise, time, text.states, _pooled(text), drawn.time_ids, alike)
+        batch = (drawn.sample(posterior), noise, time, text.states, pooled_of(text), drawn.time_ids, alike)
         return (*batch, *self._wrong(places, generator)) if self.wrong_captions else batch
 
     def _wrong(self, places: Sequence[int], generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -81,12 +80,12 @@ class PairBatches:
             # where it has fewer, its own caption stands in their place, and is not looked at
             texts += [(place, len(pair.captions) + number) for number in order]
             texts += [(place, 0)] * (self.wrong_captions - len(order))
-        encoded = self._encoded(texts)
+        encoded = self.encoded(texts)
         sizes = (len(places), self.wrong_captions)
-        states, pooled = (part.reshape(*sizes, *part.shape[1:]) for part in (encoded.states, _pooled(encoded)))
+        states, pooled = (part.reshape(*sizes, *part.shape[1:]) for part in (encoded.states, pooled_of(encoded)))
         return states, pooled, torch.tensor(counts)
 
-    def _encoded(self, texts: Sequence[tuple[int, int]]) -> TextStates:
+    def encoded(self, texts: Sequence[tuple[int, int]]) -> TextStates:
         """Texts, each given as the place of its pair and its number in ``Pair.texts``."""
         if self.text is not None:
             return self.text.part([(self.places[place], number) for place, number in texts])
@@ -106,7 +105,7 @@ class PairBatches:
         """Of every picture, the same on every process."""
         # pictures of one name may lie in several folders
         places = (str(pair.image) if isinstance(pair.image, Path) else pair.name for pair in self.pairs)
-        return [_number(place) for place in places]
+        return [number_of(place) for place in places]
 
 
 def encode(
@@ -141,16 +140,11 @@ def encode(
     return encode_views(pipe, found()), None
 
 
-def _pooled(text: TextStates) -> Tensor:
+def pooled_of(text: TextStates) -> Tensor:
     """[texts, 0] where the model takes none."""
     return text.states.new_empty(len(text.states), 0) if text.pooled is None else text.pooled
 
 
 def _numbered(captions: Sequence[str]) -> Tensor:
     """The same number for the same caption, on every process."""
-    return torch.tensor([_number(caption) for caption in captions])
-
-
-def _number(text: str) -> int:
-    """63 bits of what ``text`` says."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+    return torch.tensor([number_of(caption) for caption in captions])

@@ -22,12 +22,22 @@ from weft.train.diffusion import (
     native_size,
     training_scheduler,
 )
+from weft.train.distribution_config import DistributionConfig
+from weft.train.distribution_term import distribution_term
+from weft.train.distribution_views import ConceptBatches
 from weft.train.images import digest, read_images, views
 from weft.train.loop import LoopConfig, fit
+from weft.train.noising import noising_of
 from weft.train.residual_objective import Init, ResidualObjective
 from weft.train.validation import validation
 
 CAPTION = "a photo of a {identifier} {class_word}"
+PARAPHRASES = (
+    "a picture of the {identifier} {class_word}",
+    "a {identifier} {class_word}",
+    "a good photo of the {identifier} {class_word}",
+    "an image of one {identifier} {class_word}",
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,9 @@ class ResidualConfig:
     # two-coloured circle, three seeds, loss on sixteen others 0.056 and 0.057, where the base model has 0.151
     init: Init = "lora"
     caption: str = CAPTION
+    # fake-to-fake and fake-to-real of what the model generates, beside the denoising loss; none unless it names losses
+    distribution: DistributionConfig = field(default_factory=DistributionConfig)
+    paraphrases: tuple[str, ...] = PARAPHRASES  # of the caption: second captions of fake-to-fake
     resolution: int | None = None  # pixels; None: the model's own
     crops: int = 1  # squares of each picture: its centre, and random ones
     flip: bool = False  # mirror images too
@@ -105,14 +118,18 @@ def fit_residual(
     check_denoiser(pipe, who="fit_residual")
     words = {"identifier": identifier, "class_word": class_word}
     caption = _filled(config.caption, words)
-    check_words(pipe, words, caption, who="fit_residual")
+    is_paraphrased = config.distribution.pairing == "two_captions"
+    captions = [caption, *(_filled(text, words) for text in (config.paraphrases if is_paraphrased else ()))]
+    for one in captions:
+        check_words(pipe, words, one, who="fit_residual")
     if accelerator is None:
         accelerator = make_accelerator(pipe.device, config.precision, folder, tensorboard=config.tensorboard)
     size = config.resolution or native_size(pipe)
-    squares = views(read_images(images), size, crops=config.crops, flip=config.flip, seed=config.seed)
-    scheduler = training_scheduler(pipe)
+    pictures = read_images(images)
+    squares = views(pictures, size, crops=config.crops, flip=config.flip, seed=config.seed)
+    scheduler, noising = training_scheduler(pipe), noising_of(pipe)
     pipe.to(accelerator.device)
-    latents, text = encode_views(pipe, squares), encode_captions(pipe, [caption])
+    latents, text = encode_views(pipe, squares), encode_captions(pipe, captions)
 
     draw = None
     if config.validate_every is not None and folder is not None:
@@ -131,17 +148,30 @@ def fit_residual(
         objective = ResidualObjective(
             unet, projections, scheduler, text, init=config.init, rank_share=config.rank_share, seed=config.seed
         )
+        objective.term = distribution_term(pipe, config.distribution, noising, objective.bare, accelerator=accelerator)
+        batch_at = latent_batches(
+            latents,
+            scheduler.config.num_train_timesteps,
+            batch_size=config.loop.batch_size,
+            seed=config.seed,
+            process=accelerator.process_index,
+        )
+        if objective.term is not None:
+            batch_at = ConceptBatches(
+                batch_at,
+                config.distribution,
+                noising,
+                views=len(squares),
+                of_each=len(squares) // len(pictures),
+                captions=len(captions),
+                seed=config.seed,
+                process=accelerator.process_index,
+            )
         with frozen(unet, config.gradient_checkpointing):
             fit(
                 "residual",
                 objective,
-                latent_batches(
-                    latents,
-                    scheduler.config.num_train_timesteps,
-                    batch_size=config.loop.batch_size,
-                    seed=config.seed,
-                    process=accelerator.process_index,
-                ),
+                batch_at,
                 config.loop,
                 accelerator,
                 folder,
@@ -155,6 +185,8 @@ def fit_residual(
                     "ranks": [objective.rank(info) for info in base.projections],
                     "init": config.init,
                     "seed": config.seed,
+                    **config.distribution.identity(),
+                    **({"paraphrases": captions[1:]} if is_paraphrased else {}),
                 },
                 after_step=draw,
             )
@@ -176,6 +208,12 @@ def _check(config: ResidualConfig, folder: Path | None) -> None:
         raise ValueError(f"fit_residual: `crops` must be at least 1; got {config.crops}")
     if not 0 < config.rank_share <= 1:
         raise ValueError(f"fit_residual: `rank_share` must be above 0 and at most 1; got {config.rank_share}")
+    config.distribution.check(config.loop.batch_size, who="fit_residual")
+    if config.distribution.pairing == "two_captions" and not config.paraphrases:
+        raise ValueError(
+            "fit_residual: fake-to-fake of two captions needs `paraphrases` of the caption; got none; choose "
+            "pairing='two_noises' to do without"
+        )
     if config.init not in ("lora", "random"):
         raise ValueError(f"fit_residual: `init` must be 'lora' or 'random'; got {config.init!r}")
     if config.resolution is not None and (config.resolution < 8 or config.resolution % 8):

@@ -9,7 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from weft.attach.projections import GatedProjections, ProjectionInfo, ProjectionTerms
-from weft.train.diffusion import TextStates, denoising_target
+from weft.train.diffusion import TextStates, denoising_target, plain_time_ids
+from weft.train.distribution_term import DistributionTerm
+from weft.train.distribution_views import Views
+from weft.train.pair_batches import pooled_of
 from weft.train.randomness import torch_generator
 
 Init = Literal["lora", "random"]
@@ -23,6 +26,7 @@ class ResidualObjective(nn.Module):
     Attributes:
         down: [r, m] fp32 a layer, in the order of the projections.
         up: [m, r] fp32.
+        term: What is added to the loss; None for nothing.
     """
 
     unet: Any
@@ -40,12 +44,16 @@ class ResidualObjective(nn.Module):
         rank_share: float = 0.05,
         seed: int = 0,
     ) -> None:
-        """``projections`` are those of ``unet``; their terms become the factors, drawn from ``seed``."""
+        """``projections`` are those of ``unet``; their terms become the factors, drawn from ``seed``.
+
+        The first of ``text`` is the caption of all pictures, the others are further wordings for ``term``.
+        """
         super().__init__()
         self.unet = unet
         self.scheduler: Any = scheduler
         self.infos = projections.infos
-        self._rank_share = rank_share
+        self.term: DistributionTerm | None = None
+        self._projections, self._rank_share = projections, rank_share
         self.register_buffer("states", text.states)
         self.register_buffer("pooled", text.pooled)
         self.down, self.up = nn.ParameterList(), nn.ParameterList()
@@ -60,24 +68,55 @@ class ResidualObjective(nn.Module):
         """Rank of a layer: 16, 32, 64 for widths of 320, 640, 1280."""
         return max(round(self._rank_share * info.width), 1)
 
-    def forward(self, latents: Tensor, noise: Tensor, timesteps: Tensor, time_ids: Tensor) -> dict[str, Tensor]:
-        """Mean squared error of the prediction.
+    def forward(
+        self, latents: Tensor, noise: Tensor, timesteps: Tensor, time_ids: Tensor, *more: Tensor
+    ) -> dict[str, Tensor]:
+        """Mean squared error of the prediction, and what ``term`` adds.
 
         Args:
             latents: [B, C, h, w] fp32, clean.
             noise: N(0, 1) of the same shape.
             timesteps: [B] int64.
             time_ids: [B, 6], read by SDXL alone.
+            more: Where there is a ``term``, the further fields of ``ConceptBatches``.
         """
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
-        text = self.states.to(self.unet.dtype).expand(len(latents), -1, -1)
+        own = self._text(torch.zeros(len(latents), dtype=torch.int64, device=latents.device))
+        predicted = self._predict(noisy, timesteps, own, time_ids)
+        loss = F.mse_loss(predicted, denoising_target(self.scheduler, latents, noise, timesteps))
+        if self.term is None:
+            return {"loss": loss}
+        pictures, noise_of_views, drawn, captions = more
+        others = self._text(captions)
+        views = Views(noise_of_views, drawn, others.states, pooled_of(others))
+        found = self.term(self._generate, latents, own, pictures, views)
+        return {"loss": loss + found["distribution"], "denoising": loss.detach(), **found}
+
+    def bare(self, latents: Tensor, timestep: Tensor, text: TextStates) -> Tensor:
+        """What the model without the factors predicts of ``latents`` [P, C, h, w] at ``timestep`` [1], fp32."""
+        kept = {name: projection.terms for name, projection in self._projections.items()}
+        try:
+            for projection in self._projections.values():
+                projection.terms = None
+            return self._generate(latents, timestep, text)
+        finally:
+            for name, terms in kept.items():
+                self._projections[name].terms = terms
+
+    def _generate(self, latents: Tensor, timestep: Tensor, text: TextStates) -> Tensor:
+        return self._predict(latents, timestep.expand(len(latents)), text, plain_time_ids(latents))
+
+    def _predict(self, noisy: Tensor, timesteps: Tensor, text: TextStates, time_ids: Tensor) -> Tensor:
+        """[B, C, h, w] fp32."""
         added = {}
-        if self.pooled is not None:
-            pooled = self.pooled.expand(len(latents), -1)
-            added["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": time_ids.to(pooled.dtype)}
-        predicted = self.unet(noisy.to(self.unet.dtype), timesteps, text, **added).sample
-        target = denoising_target(self.scheduler, latents, noise, timesteps)
-        return {"loss": F.mse_loss(predicted.float(), target)}
+        if text.pooled is not None:
+            added["added_cond_kwargs"] = {"text_embeds": text.pooled, "time_ids": time_ids.to(text.pooled.dtype)}
+        states = text.states.to(self.unet.dtype)
+        return self.unet(noisy.to(self.unet.dtype), timesteps, states, **added).sample.float()
+
+    def _text(self, captions: Tensor) -> TextStates:
+        """Captions by their numbers."""
+        return TextStates(self.states, self.pooled).part(captions)
 
     def factors(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """(down, up) by layer, on the CPU."""

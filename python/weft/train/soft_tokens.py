@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from weft.methods.soft_tokens import SoftTokens
 from weft.train.accelerator import make_accelerator
 from weft.train.captioned_latents import CaptionedLatents
 from weft.train.diffusion import caption_fits, check_denoiser, frozen, picture_size
+from weft.train.distribution_term import distribution_term
+from weft.train.distribution_views import ViewBatches, check_captions
 from weft.train.early_stopping import EarlyStopping
 from weft.train.frozen_denoiser import FrozenDenoiser
 from weft.train.images import SMALLEST_SHARE
@@ -47,6 +50,9 @@ def fit_soft_tokens(
     encoded: str | Path | None = None,
 ) -> SoftTokens:
     """Learn tokens that make every picture of ``pairs`` easier to denoise with its own caption than with others.
+
+    With ``config.distribution`` they also learn from what the model then generates: that pictures agree under two
+    captions of one picture, and with that picture.
 
     The model stays frozen and is given back as it was. Latents are encoded once.
 
@@ -103,6 +109,7 @@ def fit_soft_tokens(
     )
     if config.wrong_captions and not any(pair.negatives for pair in found):
         raise ValueError(f"{WHO}: `wrong_captions` needs pairs with `negatives`; none has any")
+    check_captions(found, config.distribution.pairing, who=WHO)
     # what can be wrong is told before pictures are encoded, which takes the longest
     held_out = _held_out(len(found), config)
     if accelerator is None:
@@ -140,8 +147,20 @@ def fit_soft_tokens(
     order = torch.randperm(len(found), generator=torch_generator(config.seed, 3)).tolist()
     trained, held = (batches.part(sorted(part)) for part in (order[held_out:], order[:held_out]))
     with weft.attach(pipe, control), frozen(model, config.gradient_checkpointing):
-        objective = config.make_objective(FrozenDenoiser(model, control, noising), start, accelerator, layout)
+        denoiser = FrozenDenoiser(model, control, noising)
+        objective = config.make_objective(denoiser, start, accelerator, layout)
+        objective.term = distribution_term(
+            pipe,
+            config.distribution,
+            noising,
+            partial(denoiser.generate, None),
+            accelerator=accelerator,
+            rows_at_once=config.rows_at_once,
+            text_length=layout.text_length,
+        )
         control.tokens_at = objective.shown
+        mine = replace(trained, process=accelerator.process_index)
+        batch_at = mine if objective.term is None else ViewBatches(mine, config.distribution, noising)
         stopping = EarlyStopping(
             lambda: _measured(objective, held, accelerator),
             objective.kept,
@@ -160,7 +179,7 @@ def fit_soft_tokens(
         average = fit(
             "soft tokens",
             objective,
-            replace(trained, process=accelerator.process_index),
+            batch_at,
             config.averaged_loop,
             accelerator,
             folder,

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from weft.methods.soft_tokens import SoftTokens
 from weft.ops import bounded_logit, pairwise_error
 from weft.train.captioned_latents import CaptionedLatents
+from weft.train.chunked_gradient import ChunkedGradient
 from weft.train.compared_captions import Compared, contrast, mean_of_any, repeated
 from weft.train.diffusion import TextStates
 from weft.train.frozen_denoiser import FrozenDenoiser, NoisyPictures
@@ -67,18 +68,14 @@ class AgsmObjective(SoftTokensObjective):
     def kept(self) -> dict[str, Tensor]:
         return dict(self.named_parameters()) if self._average is None else dict(self._average)
 
-    def forward(self, *parts: Tensor) -> dict[str, Tensor]:
+    def losses(self, batch: CaptionedLatents, gradient: ChunkedGradient) -> dict[str, Tensor]:
         """The loss, and what tells whether tokens collapse.
 
-        Args:
-            parts: Fields of ``CaptionedLatents``.
-
         Returns:
-            "loss", and without gradient its parts "positive" and "negative"; the errors "denoising" of own captions
+            "loss", its parts "positive" and "negative"; the errors "denoising" of own captions
             and "error_negative" of others; "accuracy" (pictures whose own caption has the least error of the 1 + K)
             and "own_weight" (mean w_0), by the averages; "token_norm" and "token_norm_negative".
         """
-        batch, gradient = CaptionedLatents(*parts), self._gradient()
         rivals, is_rival = in_batch(batch.alike, self._negatives)
         is_rival = torch.cat([is_rival, batch.is_wrong], 1)
         found: dict[str, list[Tensor]] = {}
@@ -113,7 +110,7 @@ class AgsmObjective(SoftTokensObjective):
                 found.setdefault(name, []).append(value.detach().flatten())
         means = {name: mean_of_any(torch.cat(values)) for name, values in found.items()}
         return {
-            "loss": gradient.total(means["positive"] + means["negative"]),
+            "loss": means["positive"] + means["negative"],
             **means,
             "token_norm": self.bank.tokens.detach().norm(dim=-1).mean(),
             "token_norm_negative": self.negative_bank.tokens.detach().norm(dim=-1).mean(),

@@ -63,6 +63,18 @@ class TrainedTokens(Control):
     def showing(self, tokens: Tensor) -> Iterator[None]:
         """The passes meanwhile see ``tokens``, [m, C] in all blocks, or [L, m, C] each block its own."""
         self._show(tokens)
+        with self._telling():
+            yield
+
+    @contextmanager
+    def hiding(self) -> Iterator[None]:
+        """The passes meanwhile see no tokens: the model is as it was."""
+        self._requests = ()
+        with self._telling():
+            yield
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
         self._is_told = True
         try:
             yield

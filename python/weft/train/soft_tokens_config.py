@@ -10,6 +10,7 @@ from typing import Any, Literal
 from weft.methods.soft_tokens import SoftTokens
 from weft.train.accelerator import Precision
 from weft.train.config import LoopConfig
+from weft.train.distribution_config import DistributionConfig
 from weft.train.frozen_denoiser import FrozenDenoiser
 from weft.train.soft_tokens_agsm import AgsmObjective
 from weft.train.soft_tokens_contrast import ContrastObjective
@@ -53,6 +54,8 @@ class SoftTokensConfig:
     gamma_plus: float = 1.0  # agsm: guidance towards the own caption; as published for UNets and for SD3
     gamma_minus: float = 1.0  # agsm: and away from others; published 1 for UNets, 0.1 for SD3
     sharpness: float = 1.0  # agsm: A(t); errors are means over a latent, so as many as it has numbers for sums
+    # fake-to-fake and fake-to-real of what the model generates, beside the objective; none unless it names losses
+    distribution: DistributionConfig = field(default_factory=DistributionConfig)
     shared_noise: bool = True  # one noise for all pictures of a batch
     shared_time: bool = True  # one timestep for all of them; otherwise pictures come one at a time
     shifted_time: bool = False  # flow matching: times that crowd at noise as those of the sampler do; released: even
@@ -97,7 +100,8 @@ class SoftTokensConfig:
 
     def identity(self, layout: TokenLayout) -> dict[str, Any]:
         """What makes this another run than one with other values."""
-        return {**asdict(layout), **{name: getattr(self, name) for name in _IDENTITY}}
+        own = {name: getattr(self, name) for name in _IDENTITY}
+        return {**asdict(layout), **own, **self.distribution.identity()}
 
     def make_objective(
         self, denoiser: FrozenDenoiser, start: SoftTokens, accelerator: Any, layout: TokenLayout
@@ -121,6 +125,7 @@ class SoftTokensConfig:
                 f"{who}: `batch_size` must be at least 2, or no picture has a wrong caption; got "
                 f"{self.loop.batch_size}"
             )
+        self.distribution.check(self.loop.batch_size, who=who)
         if self.objective == "agsm" and self.negatives >= self.loop.batch_size:
             raise ValueError(
                 f"{who}: `negatives` must be fewer than the {self.loop.batch_size} pictures of a batch; got "

@@ -48,30 +48,27 @@ class ContrastObjective(SoftTokensObjective):
         self.logit = Logit(logit_scale, logit_width, learn=learn_logit)
         self._denoising_weight = denoising_weight
 
-    def forward(self, *parts: Tensor) -> dict[str, Tensor]:
+    def losses(self, batch: CaptionedLatents, gradient: ChunkedGradient) -> dict[str, Tensor]:
         """The loss, and what tells whether tokens collapse.
 
-        Args:
-            parts: Fields of ``CaptionedLatents``.
-
         Returns:
-            "loss", and without gradient "contrastive", "denoising" (mean e_ii), "error_negative", "accuracy" (rows
+            "loss", "contrastive", "denoising" (mean e_ii), "error_negative", "accuracy" (rows
             whose own caption has the least error), "token_norm", and the constants of the logit where they are learnt.
         """
-        return self._losses(CaptionedLatents(*parts), self._accelerator)
+        return self._losses(batch, self._accelerator, gradient)
 
     def measure(self, batch: CaptionedLatents) -> float:
         with torch.no_grad():
-            return float(self._losses(batch, None)["loss"])
+            return float(self._losses(batch, None, self._gradient())["loss"])
 
-    def _losses(self, batch: CaptionedLatents, accelerator: Any) -> dict[str, Tensor]:
-        compared, gradient = Compared.of(batch, accelerator), self._gradient()
+    def _losses(self, batch: CaptionedLatents, accelerator: Any, gradient: ChunkedGradient) -> dict[str, Tensor]:
+        compared = Compared.of(batch, accelerator)
         error = self._differentiated(compared, gradient)
         own, left_out = compared.own, compared.left_out_here
         contrastive = self._contrast(error, compared)
         denoising = error.gather(1, own[:, None]).mean()
         found = {
-            "loss": gradient.total(contrastive + self._denoising_weight * denoising),
+            "loss": contrastive + self._denoising_weight * denoising,
             "contrastive": contrastive,
             "denoising": denoising,
             "error_negative": mean_of_any(error[~left_out.scatter(1, own[:, None], True)]),
@@ -79,7 +76,7 @@ class ContrastObjective(SoftTokensObjective):
             "token_norm": self.bank.tokens.norm(dim=-1).mean(),
             **self.logit.learnt(),
         }
-        return {name: value if name == "loss" else value.detach() for name, value in found.items()}
+        return {name: value.detach() for name, value in found.items()}
 
     def _differentiated(self, compared: Compared, gradient: ChunkedGradient) -> Tensor:
         """Errors [R, C + J] without gradient; the loss that is made of them is differentiated into ``gradient``."""

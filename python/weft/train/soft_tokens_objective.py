@@ -10,15 +10,19 @@ from torch import Tensor, nn
 from weft.methods.soft_tokens import SoftTokens
 from weft.train.captioned_latents import CaptionedLatents
 from weft.train.chunked_gradient import ChunkedGradient
+from weft.train.diffusion import TextStates
+from weft.train.distribution_term import DistributionTerm
+from weft.train.distribution_views import Views
 from weft.train.frozen_denoiser import FrozenDenoiser
 from weft.train.soft_tokens_bank import TokenBank
 
 
 class SoftTokensObjective(nn.Module):
-    """Base of the objectives. ``forward`` takes the fields of ``CaptionedLatents`` and returns scalars, "loss" first.
+    """Base of the objectives.
 
     Attributes:
         bank: The tokens that are wanted in the end.
+        term: What is added to the loss; None for nothing.
     """
 
     def __init__(
@@ -27,9 +31,39 @@ class SoftTokensObjective(nn.Module):
         """Tokens begin as ``start``; ``rows_at_once`` pictures come in one pass, None for all."""
         super().__init__()
         self.bank = TokenBank(start)
+        self.term: DistributionTerm | None = None
         self._denoiser = denoiser
         self._accelerator = accelerator
         self._rows_at_once = rows_at_once
+
+    def forward(self, *parts: Tensor) -> dict[str, Tensor]:
+        """The losses of a batch.
+
+        Args:
+            parts: Fields of ``CaptionedLatents``; where there is a ``term`` those of ``Views`` after them.
+
+        Returns:
+            Scalars: "loss", and what the objective and the term tell beside it, without gradient.
+        """
+        views = None if self.term is None else Views(*parts[-len(Views._fields) :])
+        batch = CaptionedLatents(*parts[: len(parts) - (0 if views is None else len(views))])
+        gradient = self._gradient()
+        found = self.losses(batch, gradient)
+        if self.term is not None and views is not None:
+            bank = part_of(gradient.leaves, "bank")
+
+            def denoise(latents: Tensor, timestep: Tensor, text: TextStates) -> Tensor:
+                return self._denoiser.generate(self.bank.shown(float(timestep), bank), latents, timestep, text)
+
+            more = self.term(denoise, batch.latents, batch.text(), batch.alike, views)
+            gradient.add(more["distribution"])
+            found |= {name: value.detach() for name, value in more.items()}
+            found["loss"] = found["loss"] + found["distribution"]
+        return {**found, "loss": gradient.total(found["loss"])}
+
+    def losses(self, batch: CaptionedLatents, gradient: ChunkedGradient) -> dict[str, Tensor]:
+        """The objective's own scalars, "loss" first; their derivatives are added to ``gradient``."""
+        raise NotImplementedError
 
     def measure(self, batch: CaptionedLatents) -> float:
         """How badly pairs that were not trained on match, by the tokens of ``kept``; on this process alone."""

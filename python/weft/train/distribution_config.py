@@ -1,0 +1,85 @@
+"""The numbers of the distribution-sensitive losses as a term of a fit on a diffusion model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from weft.methods.distribution_losses import FakeToFake, FakeToReal, Features, Loss, Pairing
+
+Through = Literal["x0", "chain"]
+
+
+@dataclass(frozen=True)
+class DistributionConfig:
+    """What is added to the objective of a fit; nothing without ``losses``.
+
+    Losses without ``features`` of their own look through the frozen denoiser (``DenoiserFeatures``), the others at
+    decoded pictures.
+    """
+
+    losses: tuple[Loss, ...] = ()
+    weight: float = 1.0  # of all of them, beside the objective; each has one of its own
+    # what generates: "x0", the clean pictures predicted from noisy ones; "chain", a short chain from noise alone
+    through: Through = "x0"
+    # x0: noise between these shares of the schedule. With less the picture shows through, with more it is a guess
+    times: tuple[float, float] = (0.4, 0.9)
+    chain_steps: int = 4  # chain: DDIM steps, all with gradients, without guidance
+
+    @property
+    def pairing(self) -> Pairing | None:
+        """What the second view is; None where there is one view."""
+        return next((loss.pairing for loss in self.losses if isinstance(loss, FakeToFake)), None)
+
+    def check(self, batch_size: int, *, who: str) -> None:
+        """Refuse what cannot be meant.
+
+        Args:
+            batch_size: Pictures that are told from one another.
+            who: For messages.
+
+        Raises:
+            TypeError: Losses of another kind.
+            ValueError: An option out of range, or too small a batch.
+        """
+        if not all(isinstance(loss, FakeToFake | FakeToReal) for loss in self.losses):
+            found = ", ".join(type(loss).__name__ for loss in self.losses)
+            raise TypeError(f"{who}: `distribution.losses` must be FakeToFake and FakeToReal; got {found}")
+        if len({loss.name for loss in self.losses}) < len(self.losses):
+            raise ValueError(f"{who}: `distribution.losses` must have each kind once; got {len(self.losses)} losses")
+        if self.losses and batch_size < 2:
+            raise ValueError(
+                f"{who}: `distribution.losses` need batches of 2 at least, or a picture has nothing to be told from; "
+                f"got {batch_size}"
+            )
+        if self.through not in ("x0", "chain"):
+            raise ValueError(f"{who}: `distribution.through` must be 'x0' or 'chain'; got {self.through!r}")
+        if type(self.chain_steps) is not int or self.chain_steps < 1:
+            raise ValueError(
+                f"{who}: `distribution.chain_steps` must be a whole number, at least 1; got {self.chain_steps}"
+            )
+        if len(self.times) != 2 or not 0 <= self.times[0] < self.times[1] <= 1:
+            raise ValueError(
+                f"{who}: `distribution.times` must be two shares of the schedule, the lower first; got {self.times}"
+            )
+        if not 0 <= self.weight < float("inf"):
+            raise ValueError(f"{who}: `distribution.weight` must not be negative or infinite; got {self.weight}")
+
+    def identity(self) -> dict[str, Any]:
+        """What makes this another run; nothing where there are no losses, as in runs that knew of none."""
+        if not self.losses:
+            return {}
+        losses = [{"name": loss.name, **_values(loss), "features": _named(loss.features)} for loss in self.losses]
+        return {"distribution": {**_values(self), "losses": losses}}
+
+
+def _values(one: Any) -> dict[str, Any]:
+    return {field.name: getattr(one, field.name) for field in fields(one)}
+
+
+def _named(features: Features | None) -> str | None:
+    """What to call a source of features; that of ``vision_features`` says its folder."""
+    if features is None:
+        return None
+    named = getattr(features, "name", None) or getattr(features, "__qualname__", type(features).__qualname__)
+    return str(named)
