@@ -129,7 +129,7 @@ def mmd(real: Tensor, drawn: Tensor, *, sigma: float, unbiased: bool = True) -> 
 
     def mean(a: Tensor, b: Tensor, own: int) -> float:
         """Of the kernel; ``own`` pairs, each 1, are of a sample with itself and left out."""
-        total = sum(float(_kernel(block, b, sigma).sum()) for block in a.split(_BLOCK))
+        total = sum(_kernel(block, b, sigma).sum().item() for block in torch.split(a, _BLOCK))
         return (total - own) / (len(a) * len(b) - own)
 
     own = (len(x), len(y)) if unbiased else (0, 0)

@@ -9,7 +9,7 @@ from typing import Any
 from weft.evaluation.distances import check_enough
 from weft.evaluation.drawings import Drawing, write_drawings
 from weft.evaluation.extractors import Extractor
-from weft.evaluation.measuring import MEASURES, Measure, measure
+from weft.evaluation.measuring import MEASURES, READ, Measure, measure
 from weft.evaluation.observing import Report, features_of, observe
 from weft.evaluation.planning import Plan, Request, first_of_scenes, requests
 from weft.evaluation.said import objects_of
@@ -62,7 +62,9 @@ def evaluate_sampler(
     images = draw(sampler, asked, batch_size)
     if keep is not None:
         images = write_drawings(keep, asked, images)
-    observed = observe(images, asked, extractor, batch_size=batch_size, report=progress("drawing", len(asked)))
+    report = progress("drawing", len(asked))
+    reads = not READ.isdisjoint(measures)
+    observed = observe(images, asked, extractor, batch_size=batch_size, with_reader=reads, report=report)
     found = measure(
         observed,
         real,
@@ -107,5 +109,6 @@ def evaluate_drawings(
     if "fid" in measures:
         check_enough(real.shape[1], len(real), len(first_of_scenes(asked)))
     images = (one.read() for one in drawings)
-    observed = observe(images, asked, extractor, batch_size=_BATCH, report=progress("drawn images", len(drawings)))
+    report, reads = progress("drawn images", len(drawings)), not READ.isdisjoint(chosen)
+    observed = observe(images, asked, extractor, batch_size=_BATCH, with_reader=reads, report=report)
     return {"drawn": len(asked), "measures": measure(observed, real, extractor, measures=chosen, seed=seed)}

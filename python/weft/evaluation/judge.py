@@ -141,7 +141,7 @@ class Judge(nn.Module):
                 f"`python -m weft.evaluation.train_judge --out {folder}`"
             )
         sizes = json.loads((folder / CONFIG).read_text())["sizes"]
-        judge = cls(JudgeConfig(**{name: tuple(x) if isinstance(x, list) else x for name, x in sizes.items()}))
+        judge = cls(JudgeConfig(**{**sizes, "channels": tuple(sizes["channels"])}))
         judge.load_state_dict(load_file(folder / WEIGHTS))
         return judge.eval().requires_grad_(False)
 

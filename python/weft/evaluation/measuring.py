@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict
 from typing import Any, Literal, get_args
 
@@ -21,6 +21,7 @@ from weft.shapes.scoring import MIN_CONFIDENCE, score
 
 Measure = Literal["fid", "kid", "cmmd", "captions", "retrieval", "consistency", "diversity"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
+READ: frozenset[Measure] = frozenset({"captions", "consistency"})  # those that the reader of the shapes world serves
 KID_SUBSET = 256  # images, at most
 _RULER = 512  # pairs of unrelated images
 _BOOTSTRAP = {"confidence": CONFIDENCE, "resamples": RESAMPLES}
@@ -57,7 +58,7 @@ def measure(
     """
     if unknown := set(measures) - set(MEASURES):
         raise ValueError(f"measure: knows {', '.join(MEASURES)}; got {', '.join(sorted(unknown))}")
-    found = {
+    found: dict[str, Callable[[], dict[str, Any]]] = {
         "fid": lambda: _distances("fid", drawn, real),
         "kid": lambda: _distances("kid", drawn, real, seed),
         "cmmd": lambda: _distances("cmmd", drawn, real),

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from PIL import Image
 
 from weft.shapes.captioned_scenes import CaptionedScenes
 from weft.shapes.world import Split
-from weft.train.gan.layouts import read_coco, read_cub
-from weft.train.gan.pictures import Pictures, read_pictures
+from weft.train.gan.layouts import is_coco, is_cub, read_coco, read_cub
+from weft.train.gan.pictures import Pictures
 from weft.train.pairs import Pair, read_pairs
 
 Layout = Literal["auto", "imagefolder", "cub", "coco"]
@@ -56,11 +55,9 @@ class Squares(Sequence[Pair]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return replace(self, chosen=self.chosen[index])
-        place = self.chosen[index]
-        pair: Pair = self.pictures[place]
-        pixels = self.pictures.view(place, pair, torch.Generator())
-        levels = ((pixels + 1) * 127.5).round().to(torch.uint8)
-        return replace(pair, image=Image.fromarray(levels.permute(1, 2, 0).numpy()), box=None)
+        picture = self.pictures[self.chosen[index]]
+        name = f"picture {self.chosen[index]}"
+        return Pair(Image.fromarray(picture.pixels), picture.captions, name, group=picture.group)
 
 
 def folder_pictures(
@@ -85,13 +82,13 @@ def folder_pictures(
         raise FileNotFoundError(
             f"evaluate: --data must be 'shapes' or a folder of pictures; there is none at {folder}"
         )
-    readers = {
-        "auto": lambda: folder,
-        "imagefolder": lambda: read_pairs(folder, who="evaluate"),
-        "cub": lambda: read_cub(folder, split),
-        "coco": lambda: read_coco(folder, split),
-    }
-    pictures = read_pictures(readers[layout](), size, crop=False, flip=False, split=split)
+    if layout == "auto":
+        layout = "cub" if is_cub(folder) else "coco" if is_coco(folder) else "imagefolder"
+    if layout == "imagefolder":
+        pairs: Sequence[Pair] = read_pairs(folder, who="evaluate")
+    else:
+        pairs = (read_cub if layout == "cub" else read_coco)(folder, split)
+    pictures = Pictures(pairs, size, crop=False, flip=False)
     if len(pictures) < count:
         raise ValueError(
             f"evaluate: --count {count} needs as many pictures with captions; {folder} has {len(pictures)}"
