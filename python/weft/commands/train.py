@@ -7,6 +7,7 @@ from typing import Annotated, Union
 
 import tyro
 
+from weft.commands.train_gan import TrainGan, train_gan
 from weft.commands.train_residual import TrainResidual, train_residual
 from weft.commands.train_soft_tokens import TrainSoftTokens, train_soft_tokens
 from weft.commands.train_task_prompts import TrainTaskPrompts, train_task_prompts
@@ -16,7 +17,7 @@ from weft.shapes.fitting.config import TrainConfig
 @dataclass(frozen=True)
 class Train:
     """Teach a model something new: residual for one object, soft-tokens for its prompts, task-prompts for painting
-    into holes; or shapes, the embedded model itself.
+    into holes; gan, a generator of its own; or shapes, the embedded model itself.
     """
 
     what: Annotated[
@@ -24,6 +25,7 @@ class Train:
             Annotated[TrainResidual, tyro.conf.subcommand("residual")],
             Annotated[TrainSoftTokens, tyro.conf.subcommand("soft-tokens")],
             Annotated[TrainTaskPrompts, tyro.conf.subcommand("task-prompts")],
+            Annotated[TrainGan, tyro.conf.subcommand("gan")],
             Annotated[TrainConfig, tyro.conf.subcommand("shapes", description="Train the embedded model anew.")],
         ],
         tyro.conf.arg(name=""),
@@ -43,6 +45,8 @@ def train(options: Train) -> str:
         return train_soft_tokens(options.what)
     if isinstance(options.what, TrainTaskPrompts):
         return train_task_prompts(options.what)
+    if isinstance(options.what, TrainGan):
+        return train_gan(options.what)
     from weft.shapes.train import train as train_shapes
 
     train_shapes(options.what)

@@ -97,7 +97,8 @@ def matching_stage(
     )
     accelerator.free_memory()  # the game has optimizers of its own
     if folder is not None and accelerator.is_main_process:
-        _save(matching, {**identity, "words": list(vocabulary.words)}, folder)
+        # its own length, which is that of the longest caption: longer rows would round otherwise
+        _save(matching, {**identity, "words": list(vocabulary.words), "length": vocabulary.length}, folder)
     accelerator.wait_for_everyone()
     return matching.requires_grad_(False).eval()
 

@@ -1,0 +1,244 @@
+"""``fit_gan``: what a run leaves, what changes its bits and what does not, and what it says when it cannot."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gans
+import pytest
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from torch import Tensor
+
+from weft.methods.distribution_losses import FakeToFake, FakeToReal
+from weft.train import Diverged, GanConfig, Generator, Interrupted, fit_gan
+from weft.train.checkpoint import load_checkpoint
+from weft.train.gan.objective import GanObjective
+
+BASELINES = ("ssa", "attn")
+
+
+def run(accelerator: Accelerator, config: GanConfig, folder: Path | None = None, **given: Any) -> Generator:
+    pictures = given.pop("pictures", None) or gans.scenes()
+    return fit_gan(pictures, config=config, folder=folder, accelerator=accelerator, **given)
+
+
+def same(one: Generator, other: Generator) -> bool:
+    pairs = zip(one.network.state_dict().values(), other.network.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("baseline", BASELINES)
+def test_a_run_leaves_a_generator_that_loads(tmp_path: Path, accelerator: Accelerator, baseline: Any) -> None:
+    generator = run(accelerator, gans.config(baseline, losses="f2f,f2r", sample_every=1), tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "checkpoint.pt",
+        "config.json",
+        "log.jsonl",
+        "matching",
+        "samples",
+    }
+    assert {path.name for path in (tmp_path / "samples").iterdir()} == {
+        "captions.txt",
+        "step000001.png",
+        "step000002.png",
+    }
+    assert Image.open(tmp_path / "samples" / "step000002.png").size == (7 * 66, 8 * 66)
+    row = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
+    assert {"discriminator_loss", "generator_loss", "generator_f2f", "generator_f2r", "generator_words"} <= row.keys()
+    record = json.loads((tmp_path / "config.json").read_text())
+    assert [loss["name"] for loss in record["losses"]] == ["f2f", "f2r"]
+
+    captions = ["a red circle", "a blue square and a green star", "an unheard-of thing"]
+    drawn = generator(captions, torch.Generator().manual_seed(1))
+    assert drawn.shape == (3, 3, 64, 64) and drawn.dtype == torch.float32 and drawn.abs().max() <= 1
+    generator.save(tmp_path / "kept")
+    assert {path.name for path in (tmp_path / "kept").iterdir()} == {"generator.safetensors", "config.json"}
+    loaded = Generator.load(tmp_path / "kept")
+    assert torch.equal(loaded(captions, torch.Generator().manual_seed(1)), drawn)
+    # a picture is its own, whatever is drawn beside it
+    noise = torch.randn(3, loaded.noise_width)
+    torch.testing.assert_close(loaded(captions[:1], noise[:1]), loaded(captions, noise)[:1], atol=1e-5, rtol=1e-4)
+    assert [picture.size for picture in loaded.pictures(captions, seed=3)] == 3 * [(64, 64)]
+
+
+@pytest.mark.parametrize("baseline", BASELINES)
+@pytest.mark.parametrize("stage", ["matching", "gan"])
+def test_an_interrupted_run_goes_on_with_the_same_bits(
+    tmp_path: Path, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch, baseline: Any, stage: str
+) -> None:
+    config = gans.config(baseline, losses="f2f,f2r", steps=3)
+    straight = run(accelerator, config)
+    accelerator.free_memory()
+    from weft.train.gan.matching import MatchingObjective
+
+    kind: Any = GanObjective if stage == "gan" else MatchingObjective
+    forward, calls = kind.forward, []
+
+    def forward_with_signal(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return forward(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match=f"{stage}: stopped at step 1 of"):
+        patch.setattr(kind, "forward", forward_with_signal)
+        run(accelerator, config, tmp_path)
+    accelerator.free_memory()
+    assert same(run(accelerator, config, tmp_path, resume=True), straight)
+
+
+@pytest.mark.parametrize("baseline", BASELINES)
+def test_losses_without_weight_are_as_none(accelerator: Accelerator, baseline: Any) -> None:
+    none = run(accelerator, gans.config(baseline))
+    accelerator.free_memory()
+    weightless = run(accelerator, gans.config(baseline, losses="f2f,f2r", f2f_weight=0.0, f2r_weight=0.0))
+    assert same(none, weightless)
+    for losses in ("f2f", "f2r", "f2f,f2r"):
+        accelerator.free_memory()
+        assert not same(none, run(accelerator, gans.config(baseline, losses=losses, steps=3))), losses
+
+
+@pytest.mark.parametrize(
+    ("changes", "passes"),
+    [
+        ({}, 1),
+        ({"losses": "f2r"}, 1),
+        ({"losses": "f2f"}, 2),
+        ({"losses": "f2f,f2r"}, 2),
+        ({"losses": "f2f", "f2f_weight": 0.0}, 1),
+        ({"losses": "f2f", "pairing": "two_noises"}, 2),
+    ],
+)
+def test_a_second_view_is_drawn_only_where_it_is_needed(
+    accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], passes: int
+) -> None:
+    from weft.train.gan.ssa import SsaGenerator
+
+    forward, noises = SsaGenerator.forward, []
+
+    def counted(self: Any, noise: Tensor, text: Any) -> Any:
+        if self.training and torch.is_grad_enabled():
+            noises.append(noise)
+        return forward(self, noise, text)
+
+    monkeypatch.setattr(SsaGenerator, "forward", counted)
+    run(accelerator, gans.config(steps=1, **changes))
+    assert len(noises) == passes
+    if passes == 2:
+        assert torch.equal(*noises) == ("pairing" not in changes)
+
+
+@pytest.mark.parametrize("baseline", BASELINES)
+@pytest.mark.parametrize("both_views", [True, False])
+def test_other_features_and_views(accelerator: Accelerator, baseline: Any, both_views: bool) -> None:
+    seen: list[torch.Size] = []
+
+    def small(images: Tensor) -> Tensor:
+        seen.append(images.shape)
+        return torch.nn.functional.adaptive_avg_pool2d(images, 4).flatten(1)
+
+    losses = (FakeToFake(features=small), FakeToReal(features=small))
+    run(accelerator, gans.config(baseline, losses=losses, steps=1, both_views=both_views))
+    assert seen == 3 * [(4, 3, 64, 64)]
+    accelerator.free_memory()
+    run(accelerator, gans.config(baseline, losses="f2f,f2r", features="discriminator", steps=1))
+
+
+def test_the_matching_model_is_trained_once(tmp_path: Path, accelerator: Accelerator) -> None:
+    first = run(accelerator, gans.config(), tmp_path / "first")
+    log = (tmp_path / "first" / "matching" / "log.jsonl").read_text()
+    assert len(log.splitlines()) == 1 + 1  # of its two steps
+    accelerator.free_memory()
+    again = run(accelerator, gans.config(matching_folder=tmp_path / "first" / "matching"), tmp_path / "again")
+    assert same(first, again) and not (tmp_path / "again" / "matching").exists()
+    assert [word in again.text.vocabulary.words for word in ("red", "circle", "zebra")] == [True, True, False]  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match=r"`matching_folder` must hold matching.safetensors; there is none in"):
+        run(accelerator, gans.config(matching_folder=tmp_path))
+
+
+def test_text_and_vision_of_others(tmp_path: Path, accelerator: Accelerator) -> None:
+    from weft import shapes
+
+    class Grid(torch.nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.nn.functional.avg_pool2d(images, 16)
+
+    generator = run(accelerator, gans.config(), tmp_path / "run", text=shapes.model_path(), vision=Grid())
+    assert generator.text.words.in_features == 96 or generator.text.words.in_features > 8  # type: ignore[union-attr]
+    generator.save(tmp_path / "kept")
+    loaded = Generator.load(tmp_path / "kept")
+    noise = torch.randn(1, generator.noise_width)
+    assert torch.equal(loaded(["a red circle"], noise), generator(["a red circle"], noise))
+    accelerator.free_memory()
+    with pytest.raises(
+        ValueError, match="is of other encoders: text pretrained, vision pretrained; these are text own"
+    ):
+        run(accelerator, gans.config(matching_folder=tmp_path / "run" / "matching"))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(
+    tmp_path: Path, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = GanObjective.forward
+
+    def broken(self: Any, turn: str, *batch: Tensor) -> Any:
+        losses = forward(self, turn, *batch)
+        steps.append(turn)
+        return {**losses, "loss": losses["loss"] * float("nan")} if steps.count("generator") == 3 else losses
+
+    steps: list[str] = []
+    monkeypatch.setattr(GanObjective, "forward", broken)
+    with pytest.raises(Diverged, match=r"gan: the loss of the generator is nan at step 3; .*keeps step 2"):
+        run(accelerator, gans.config(steps=4, checkpoint_every=2), tmp_path)
+    kept = load_checkpoint(tmp_path / "checkpoint.pt")
+    assert kept is not None and all(value.isfinite().all() for value in kept["parameters"].values())
+
+
+def test_another_run_is_not_gone_on_with(tmp_path: Path, accelerator: Accelerator) -> None:
+    run(accelerator, gans.config(), tmp_path)
+    accelerator.free_memory()
+    with pytest.raises(ValueError, match="of an earlier run; resume it"):
+        run(accelerator, gans.config(), tmp_path)
+    with pytest.raises(ValueError, match="is of another run: `losses` was"):
+        run(accelerator, gans.config(losses="f2r"), tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 1}, "`batch_size` must be at least 2, or no picture has another's caption"),
+        ({"resolution": 65}, "`resolution` must be 64, 128 or 256 pixels; got 65"),
+        ({"baseline": "gan"}, "`baseline` must be one of ssa, attn; got 'gan'"),
+        ({"features": "inception"}, "`features` must be 'matching', 'discriminator' or a callable; got 'inception'"),
+        ({"losses": "f2g"}, "'f2g' is unknown"),
+        ({"sample_every": 5}, "grids of samples and tensorboard logs need `folder`; got None"),
+        ({"sample_every": 0}, "`sample_every` must be at least 1; got 0"),
+        ({"losses": "f2f", "class_mask": True}, "`class_mask` needs pictures with classes"),
+    ],
+)
+def test_options_out_of_range_are_refused(accelerator: Accelerator, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(accelerator, replace(gans.config(), **changes))
+
+
+def test_a_generator_says_what_it_cannot_draw(tmp_path: Path, accelerator: Accelerator) -> None:
+    generator = run(accelerator, gans.config(steps=1))
+    with pytest.raises(TypeError, match="must be a sequence of texts; got one text"):
+        generator("a red circle")
+    with pytest.raises(ValueError, match="needs at least one caption"):
+        generator([])
+    with pytest.raises(ValueError, match=r"`noise` must be \[1, 4\]; got \[2, 4\]"):
+        generator(["a red circle"], torch.randn(2, 4))
+    with pytest.raises(FileNotFoundError, match=r"there is no generator.safetensors in"):
+        Generator.load(tmp_path)
+    generator.save(tmp_path)
+    (tmp_path / "config.json").write_text('{"baseline": "ssa"}')
+    with pytest.raises(ValueError, match="holds no generator that can be read"):
+        Generator.load(tmp_path)
