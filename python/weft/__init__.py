@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from weft.methods.maskdiffusion import MaskDiffusion
     from weft.methods.residual import Residual
     from weft.methods.soft_tokens import SoftTokens
+    from weft.methods.task_branch import TaskBranch
     from weft.methods.task_prompts import TaskPrompts
 
 __version__ = "0.1.0"
@@ -31,6 +32,7 @@ _LAZY = {
     "MaskDiffusion": "weft.methods.maskdiffusion",
     "Residual": "weft.methods.residual",
     "SoftTokens": "weft.methods.soft_tokens",
+    "TaskBranch": "weft.methods.task_branch",
     "TaskPrompts": "weft.methods.task_prompts",
 }
 # `weft.attach` is a package that can be called, so that importing it never hides the function of its name
@@ -44,6 +46,7 @@ __all__ = [
     "MaskDiffusion",
     "Residual",
     "SoftTokens",
+    "TaskBranch",
     "TaskPrompts",
     "attach",
     "backend",

@@ -51,6 +51,31 @@ def test_a_call_goes_through_the_control(tmp_path: Path) -> None:
     assert len(control.heard) == 2
 
 
+def test_arguments_that_the_pipeline_does_not_have(tmp_path: Path) -> None:
+    """They reach the control; what it hands on is refused by the pipeline, as always."""
+
+    class Strict(StableDiffusionPipeline):
+        def __call__(self, prompt: str, guidance_scale: float = 1.0) -> tuple[str, float]:
+            return prompt, guidance_scale
+
+    class Taking(Listening):
+        def around_calls(self, pipeline: Any) -> Around | None:
+            def around(run: Any, arguments: dict[str, Any]) -> Any:
+                task = arguments.pop("task", "")
+                return run(**{**arguments, "prompt": task + arguments["prompt"]})
+
+            return around
+
+    pipe = tiny.sd1(tmp_path, Strict)
+    with weft.attach(pipe, Taking()):
+        assert pipe("a ball", task="no ") == ("no a ball", 1.0)
+        assert pipe("a ball", guidance_scale=2.0) == ("a ball", 2.0)
+        with pytest.raises(TypeError, match="unexpected keyword argument 'tusk'"):
+            pipe("a ball", tusk="no ")
+    with pytest.raises(TypeError, match="unexpected keyword argument 'task'"):
+        pipe("a ball", task="no ")
+
+
 def test_the_class_is_given_back(tmp_path: Path) -> None:
     pipe, control = tiny.sd1(tmp_path), Listening()
     before, config = dict(vars(pipe)), dict(pipe.config)

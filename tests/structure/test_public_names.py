@@ -18,6 +18,7 @@ NAMES = [
     "MaskDiffusion",
     "Residual",
     "SoftTokens",
+    "TaskBranch",
     "TaskPrompts",
     "attach",
     "backend",

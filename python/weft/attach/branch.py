@@ -6,7 +6,7 @@ that starts at zero behind every place of ``weft.attach.injection``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -127,9 +127,9 @@ def empty_branch(config: Mapping[str, Any]) -> Branch:
         return Branch(config).eval().requires_grad_(False)
 
 
-def filled(branch: Branch, tensor: Callable[[str], Tensor]) -> Branch:
-    """``branch`` with the weights that ``tensor`` gives by their released names."""
-    branch.load_state_dict({ours: tensor(name) for name, ours in branch.released_names().items()}, assign=True)
+def filled(branch: Branch, tensors: Mapping[str, Tensor]) -> Branch:
+    """``branch`` with weights by their released names."""
+    branch.load_state_dict({ours: tensors[name] for name, ours in branch.released_names().items()}, assign=True)
     return branch.requires_grad_(False)
 
 

@@ -14,6 +14,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 TABLE = "embeddings.token_embedding.weight"
 _POSITIONS = "embeddings.position_embedding.weight"
+_COUNTED = "position_ids"
 _PREFIX = "text_model."  # of a tensor's name, depending on the version of transformers
 _HEAD = 64  # channels of a head, in every CLIP
 _ENDS = 2  # the last words of CLIP's vocabulary start and end a text
@@ -69,15 +70,16 @@ def states_of(
     tensors = {name: tensor.float() for name, tensor in weights.items()}
     tensors[TABLE] = torch.cat([tensors[TABLE], *(text.float() for text in texts)])
     names = {bare_name(name): name for name in encoder.state_dict()}
-    # positions are counted, not learnt; being no weights they are not in every file, nor on the meta device's side
+    # positions are counted, not learnt: older versions keep them as a tensor, which not every file has
     counted = torch.arange(length)[None]
-    encoder.load_state_dict({name: tensors[bare] for bare, name in names.items() if bare in tensors}, assign=True)
-    missing = [bare for bare in names if bare not in tensors and not bare.endswith("position_ids")]
+    tensors |= {bare: counted for bare in names if bare.endswith(_COUNTED)}
+    missing = sorted(names.keys() - tensors.keys())
     if missing:
         raise KeyError(missing[0])
+    encoder.load_state_dict({name: tensors[bare] for bare, name in names.items()}, assign=True)
     for module in encoder.modules():
-        if "position_ids" in dict(module.named_buffers(recurse=False)):
-            module.register_buffer("position_ids", counted, persistent=False)
+        if _COUNTED in dict(module.named_buffers(recurse=False)):
+            module.register_buffer(_COUNTED, counted, persistent=False)
     ids = torch.full((len(texts), length), words - 1)
     ids[:, 0] = words - 2
     first = words

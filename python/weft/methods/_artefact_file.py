@@ -43,9 +43,9 @@ class Artefact:
         tensors: Mapping[str, Tensor],
         record: Mapping[str, Any] | None,
         metadata: Mapping[str, str],
-        dtype: torch.dtype,
+        dtype: torch.dtype | None,
     ) -> None:
-        """Write ``tensors`` as ``dtype`` with the record and further ``metadata``; whole or not at all."""
+        """Write ``tensors`` as ``dtype``, or as they are, with the record and ``metadata``; whole or not at all."""
         if not path.parent.is_dir():
             raise FileNotFoundError(
                 f"{self.name}: cannot write {path}: the folder {path.parent} is not there; make it first"
@@ -73,6 +73,16 @@ class Artefact:
             ValueError: It is cut short, damaged, not of weft, of another kind or of a newer format.
         """
         tensors, metadata = self.read_tensors(path)
+        return tensors, self.record(path, metadata, fields, later)
+
+    def record(
+        self, path: Path, metadata: Mapping[str, str], fields: tuple[str, ...], later: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """The record in the ``metadata`` of a file.
+
+        Raises:
+            ValueError: As ``read``.
+        """
         if KEY not in metadata:
             raise ValueError(f"{self.name}: {path} is not {self.what} of weft; {self.instead}")
         try:
@@ -80,7 +90,7 @@ class Artefact:
             kind, version = record["kind"], record["format"]
             if kind == self.kind and version <= self.format:
                 known = {name: record.get(name, value) for name, value in (later or {}).items()}
-                return tensors, {**{field: record[field] for field in fields}, **known}
+                return {**{field: record[field] for field in fields}, **known}
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{self.name}: {path} is damaged: its record cannot be read ({error!r})") from error
         if kind != self.kind:

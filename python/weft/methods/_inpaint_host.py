@@ -8,7 +8,6 @@ from typing import Any
 
 from weft.methods._inpaint_window import ModelSize
 
-CHANNELS = 9  # of the denoiser's input: latents, mask, latents of the masked picture (4 + 1 + 4 in Stable Diffusion)
 # arguments of a call that do what weft does around it
 _IN_THE_WAY = ("padding_mask_crop", "masked_image_latents")
 
@@ -20,6 +19,34 @@ def check_host(pipe: Any, *, who: str) -> None:
         TypeError: No pipeline.
         ValueError: Another pipeline, or another UNet.
     """
+    _check_pipeline(pipe, who)
+    channels, wanted = pipe.unet.config.in_channels, 2 * pipe.vae.config.latent_channels + 1
+    if channels != wanted:
+        raise ValueError(
+            f"{who}: needs a UNet made for inpainting, with {wanted} input channels (latents, mask, masked picture); "
+            f"this one has {channels}, as of a text-to-image model; load an inpainting checkpoint, or train one from "
+            "this with weft.train.fit_task_prompts"
+        )
+
+
+def check_host_of_branch(pipe: Any, *, who: str) -> None:
+    """Refuse what is not a pipeline for inpainting with a UNet that sees the noisy latents alone.
+
+    Raises:
+        TypeError: No pipeline.
+        ValueError: Another pipeline, or another UNet.
+    """
+    _check_pipeline(pipe, who)
+    channels, latent = pipe.unet.config.in_channels, pipe.vae.config.latent_channels
+    if channels != latent:
+        raise ValueError(
+            f"{who}: needs the UNet of a text-to-image model, with {latent} input channels, since the branch beside "
+            f"it sees mask and masked picture; this one has {channels}, as of an inpainting model; load the pipeline "
+            "from a text-to-image checkpoint; for an inpainting model there is weft.TaskPrompts (PowerPaint v1)"
+        )
+
+
+def _check_pipeline(pipe: Any, who: str) -> None:
     if pipe is None or not hasattr(pipe, "encode_prompt"):
         raise TypeError(f"{who}: needs a pipeline, for its text encoder; attach the pipeline, not its UNet")
     if "mask_image" not in inspect.signature(type(pipe).__call__).parameters:
@@ -30,14 +57,6 @@ def check_host(pipe: Any, *, who: str) -> None:
     if getattr(pipe, "unet", None) is None:
         raise ValueError(
             f"{who}: needs a pipeline of Stable Diffusion 1.x, 2.x or XL; {type(pipe).__name__} has no UNet"
-        )
-    latent = pipe.vae.config.latent_channels
-    channels, wanted = pipe.unet.config.in_channels, 2 * latent + 1
-    if channels != wanted:
-        raise ValueError(
-            f"{who}: needs a UNet made for inpainting, with {wanted} input channels (latents, mask, masked picture); "
-            f"this one has {channels}, as of a text-to-image model; load an inpainting checkpoint, or train one from "
-            "this with weft.train.fit_task_prompts"
         )
 
 

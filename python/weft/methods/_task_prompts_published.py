@@ -17,6 +17,7 @@ from weft.methods._task_prompts_recipes import (
     DIALECTS,
     NAMES,
     PUBLISHED_NAMES,
+    Dialect,
     PromptName,
     token_names,
 )
@@ -27,8 +28,9 @@ OWN = "task_prompts.safetensors"  # of weft, in the folder of a model
 TABLE, WRAPPED, ADDED = "token_embedding.weight", "token_embedding.wrapped.weight", "trainable_embeddings"
 TEXT_ENCODERS = ("text_encoder.safetensors", "model.safetensors", "model.fp16.safetensors")  # in their folder
 UNETS = ("unet.safetensors", "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
+BRANCH_FOLDERS = ("PowerPaint_Brushnet", "brushnet")  # as released, and as copied
 BRANCH = ("conv_in_condition.weight", "brushnet_mid_block.weight")  # tensors of PowerPaint v2 alone
-_BRANCH_FOLDER = "PowerPaint_Brushnet"
+RELEASES = {key: dialect for key, dialect in DIALECTS.items() if key != "weft"}
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 _EXPECTED = (
     "a file of weft, the released folder of PowerPaint v1 (text_encoder/text_encoder.safetensors and "
@@ -41,12 +43,14 @@ class Published:
     """What was read from somebody else's file.
 
     Attributes:
-        dialect: A key of ``DIALECTS``.
+        dialect: One of those that were looked for.
         vectors: Prompt -> [10, C] fp32.
+        words: Rows of the table of embeddings that are the vocabulary itself.
     """
 
     dialect: str
     vectors: Mapping[PromptName, Tensor]
+    words: int
 
 
 def find(path: Path) -> TensorFile:
@@ -61,7 +65,7 @@ def find(path: Path) -> TensorFile:
         return _told_apart(TensorFile(path, who=WHO))
     if not path.is_dir():
         raise FileNotFoundError(f"{WHO}: there is nothing at {path}; needs {_EXPECTED}")
-    if (path / _BRANCH_FOLDER).is_dir():
+    if any((path / folder).is_dir() for folder in BRANCH_FOLDERS):
         raise ValueError(_is_branch(path))
     if (path / OWN).is_file():
         return TensorFile(path / OWN, who=WHO)
@@ -75,79 +79,87 @@ def find(path: Path) -> TensorFile:
     raise FileNotFoundError(f"{WHO}: {path} holds no task prompts; needs {_EXPECTED}")
 
 
-def read(found: TensorFile, dialect: str | None) -> Published:
+def read(
+    found: TensorFile, dialect: str | None, *, dialects: Mapping[str, Dialect] = RELEASES, who: str = WHO
+) -> Published:
     """The prompts of a text encoder.
 
     Args:
         found: As ``find`` gives it.
-        dialect: "main-v1" or "dev", where the file does not tell; None to tell by its tokens.
+        dialect: One of ``dialects``, where the file does not tell; None to tell by its tokens.
+        dialects: Those that there are, the released one first.
 
     Raises:
         ValueError: A prompt is missing, has another shape, or nothing tells which is which.
     """
+    released = next(iter(dialects))
+    if dialect is not None and dialect not in dialects:
+        raise ValueError(f"{who}: `dialect` must be {' or '.join(map(repr, dialects))}; got {dialect!r}")
     if found.ending_in(WRAPPED):
-        if dialect not in (None, "main-v1"):
-            raise ValueError(f"{WHO}: {found.path} is of the dialect 'main-v1', by its tensors; not {dialect!r}")
-        return Published("main-v1", {name: _wrapped(found, name) for name in NAMES})
-    return _of_table(found, dialect)
+        if dialect not in (None, released):
+            raise ValueError(f"{who}: {found.path} is of the dialect {released!r}, by its tensors; not {dialect!r}")
+        words = found.shapes[found.ending_in(WRAPPED)[0]][0]
+        return Published(released, {name: _wrapped(found, name, who) for name in NAMES}, words)
+    return _of_table(found, dialect, dialects, who)
 
 
-def _wrapped(found: TensorFile, name: PromptName) -> Tensor:
+def _wrapped(found: TensorFile, name: PromptName, who: str) -> Tensor:
     """A prompt that is a tensor of its own beside the table."""
     key = f"{ADDED}.{PUBLISHED_NAMES[name]}"
     named = found.ending_in(key)
     if len(named) != 1:
         raise ValueError(
-            f"{WHO}: {found.path} must have one tensor that ends in {key!r}; it has {len(named)}; is the file whole?"
+            f"{who}: {found.path} must have one tensor that ends in {key!r}; it has {len(named)}; is the file whole?"
         )
     width = found.shapes[found.ending_in(WRAPPED)[0]][1]
     if found.shapes[named[0]] != (COUNT, width):
         raise ValueError(
-            f"{WHO}: {named[0]} of {found.path} must be [{COUNT}, {width}]; it is {list(found.shapes[named[0]])}"
+            f"{who}: {named[0]} of {found.path} must be [{COUNT}, {width}]; it is {list(found.shapes[named[0]])}"
         )
     return found.tensor(named[0]).float()
 
 
-def _of_table(found: TensorFile, dialect: str | None) -> Published:
+def _of_table(found: TensorFile, dialect: str | None, dialects: Mapping[str, Dialect], who: str) -> Published:
     """Prompts that are rows of a table which was made longer."""
     tables = found.ending_in(TABLE)
     if len(tables) != 1:
         raise ValueError(
-            f"{WHO}: {found.path} is no text encoder with task prompts: it has no tensor that ends in {WRAPPED!r} or "
-            f"{TABLE!r}; needs {_EXPECTED}"
+            f"{who}: {found.path} is no text encoder with task prompts: it has no tensor that ends in {WRAPPED!r} or "
+            f"{TABLE!r}"
         )
     rows = found.shapes[tables[0]][0]
-    ids = added_tokens(found.path.parent.parent)
-    told = next((key for key, known in DIALECTS.items() if key != "weft" and _all_tokens(key) <= ids.keys()), None)
+    ids = added_tokens(found.path.parent.parent, who=who)
+    told = next((key for key, known in dialects.items() if _all_tokens(known) <= ids.keys()), None)
     if told is not None and dialect not in (None, told):
-        raise ValueError(f"{WHO}: {found.path} is of the dialect {told!r}, by its tokens; not {dialect!r}")
-    if told is None and dialect is None:
-        raise ValueError(
-            f"{WHO}: nothing beside {found.path} says which of its {rows} rows are task prompts: the tokenizer folder "
-            "has no tokens such as 'P_ctxt_0'; give the whole folder; or, if the last 30 rows are they, say in which "
-            "order by `dialect`: 'main-v1' (context, shape, object) or 'dev' (object, context, shape)"
-        )
+        raise ValueError(f"{who}: {found.path} is of the dialect {told!r}, by its tokens; not {dialect!r}")
     chosen = told or dialect
-    assert chosen is not None
-    if chosen not in DIALECTS or chosen == "weft":
-        raise ValueError(f"{WHO}: `dialect` must be 'main-v1' or 'dev'; got {dialect!r}")
+    if chosen is None:
+        orders = " or ".join(f"{key!r} ({', '.join(known.order)})" for key, known in dialects.items())
+        raise ValueError(
+            f"{who}: nothing beside {found.path} says which of its {rows} rows are task prompts: the tokenizer folder "
+            "has no tokens such as 'P_ctxt_0'; give the whole folder; or, if the last 30 rows are they, say in which "
+            f"order by `dialect`: {orders}"
+        )
+    style = dialects[chosen]
     if told is None:
-        ordered = [token for name in DIALECTS[chosen].order for token in token_names(DIALECTS[chosen], name)]
+        ordered = [token for name in style.order for token in token_names(style, name)]
         ids = {token: rows - len(ordered) + place for place, token in enumerate(ordered)}
     table = found.tensor(tables[0]).float()
     vectors: dict[PromptName, Tensor] = {}
+    words = rows
     for name in NAMES:
-        places = [ids[token] for token in token_names(DIALECTS[chosen], name)]
+        places = [ids[token] for token in token_names(style, name)]
         if min(places) < 0 or max(places) >= rows:
             raise ValueError(
-                f"{WHO}: {found.path} must have a row for every task token, up to row {max(places)}; it has {rows} "
+                f"{who}: {found.path} must have a row for every task token, up to row {max(places)}; it has {rows} "
                 "rows: tokenizer and text encoder are not of the same model"
             )
         vectors[name] = table[places].clone()
-    return Published(chosen, vectors)
+        words = min(words, *places)
+    return Published(chosen, vectors, words)
 
 
-def added_tokens(folder: Path) -> dict[str, int]:
+def added_tokens(folder: Path, *, who: str = WHO) -> dict[str, int]:
     """Token -> id of what the tokenizer of a diffusers folder was given beyond its vocabulary; empty if unknown."""
     listed, whole = folder / "tokenizer" / "added_tokens.json", folder / "tokenizer" / "tokenizer.json"
     try:
@@ -157,7 +169,7 @@ def added_tokens(folder: Path) -> dict[str, int]:
             entries = json.loads(whole.read_text())["added_tokens"]
             return {str(entry["content"]): int(entry["id"]) for entry in entries}
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{WHO}: the tokenizer in {folder / 'tokenizer'} is damaged ({error!r})") from error
+        raise ValueError(f"{who}: the tokenizer in {folder / 'tokenizer'} is damaged ({error!r})") from error
     return {}
 
 
@@ -166,8 +178,8 @@ def is_branch(found: TensorFile) -> bool:
     return any(found.ending_in(name) for name in BRANCH)
 
 
-def _all_tokens(dialect: str) -> set[str]:
-    return {token for name in NAMES for token in token_names(DIALECTS[dialect], name)}
+def _all_tokens(dialect: Dialect) -> set[str]:
+    return {token for name in NAMES for token in token_names(dialect, name)}
 
 
 def _told_apart(found: TensorFile) -> TensorFile:
@@ -185,7 +197,8 @@ def _told_apart(found: TensorFile) -> TensorFile:
 def _is_branch(path: Path) -> str:
     return (
         f"{WHO}: {path} is PowerPaint v2: a BrushNet branch beside a frozen UNet, with the mask after the masked "
-        "picture and 1 where to keep. Its prompts do not work in an inpainting UNet; use PowerPaint v1"
+        "picture and 1 where to keep. Its prompts do not work in an inpainting UNet; load it with weft.TaskBranch, or "
+        "use PowerPaint v1"
     )
 
 
@@ -193,5 +206,5 @@ def _refuse_pickled(path: Path) -> None:
     if path.suffix in _PICKLED:
         raise ValueError(
             f"{WHO}: {path} is a pickled file, which can run code when it is read (the text encoder of PowerPaint v2 "
-            f"is one); only safetensors are read: needs {_EXPECTED}"
+            f"is one, for weft.TaskBranch); only safetensors are read: needs {_EXPECTED}"
         )
