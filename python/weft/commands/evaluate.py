@@ -44,8 +44,8 @@ class Evaluate:
     layout: Literal["auto", "imagefolder", "cub", "coco"] = "auto"
     """How the folder of --data is laid out."""
     split: str | None = None
-    """Of --data cub or coco, 'test' if not given; of shapes, 'train' for scenes like those of training, the default,
-    or 'test' for what training never showed."""
+    """Of --data: test of CUB and val of COCO if not given; of shapes train, for scenes like those of training, or test
+    for what training never showed."""
     against: Path | None = None
     """With --images: a folder of real pictures; scenes of the shapes world if not given."""
     extractor: str = SHAPES
@@ -125,7 +125,7 @@ def _of_model(options: Evaluate) -> dict[str, Any]:
         pictures: Any = shapes_pictures(plan.count, plan.paraphrases, seed=plan.seed, split=split)
         against = f"{plan.count} scenes of the shapes world, split {split}, seed {plan.seed}"
     else:
-        wanted = {"layout": options.layout, "split": options.split or "test", "seed": plan.seed}
+        wanted = {"layout": options.layout, "split": options.split, "seed": plan.seed}
         pictures = folder_pictures(Path(options.data).expanduser(), size, plan.count, **wanted)  # type: ignore[arg-type]
         against = f"{plan.count} pictures of {options.data}, squares of {size} pixels, Pillow Lanczos"
     with _progress() as progress:

@@ -61,7 +61,7 @@ class Squares(Sequence[Pair]):
 
 
 def folder_pictures(
-    folder: Path, size: int, count: int, *, layout: Layout = "auto", split: str = "test", seed: int = 0
+    folder: Path, size: int, count: int, *, layout: Layout = "auto", split: str | None = None, seed: int = 0
 ) -> Squares:
     """Some pictures of a folder, drawn at random: the largest square in the middle, or that around a box.
 
@@ -71,7 +71,7 @@ def folder_pictures(
         count: How many.
         layout: How the folder is laid out: "imagefolder" with ``metadata.jsonl`` or a text beside every picture,
             "cub" or "coco"; "auto" looks.
-        split: Of CUB and COCO.
+        split: Of CUB and COCO; if not given, "test" of the one and "val" of the other.
         seed: Of the choice.
 
     Raises:
@@ -86,8 +86,10 @@ def folder_pictures(
         layout = "cub" if is_cub(folder) else "coco" if is_coco(folder) else "imagefolder"
     if layout == "imagefolder":
         pairs: Sequence[Pair] = read_pairs(folder, who="evaluate")
+    elif layout == "cub":
+        pairs = read_cub(folder, split or "test")
     else:
-        pairs = (read_cub if layout == "cub" else read_coco)(folder, split)
+        pairs = read_coco(folder, split or "val")
     pictures = Pictures(pairs, size, crop=False, flip=False)
     if len(pictures) < count:
         raise ValueError(

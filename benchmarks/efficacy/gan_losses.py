@@ -1,0 +1,151 @@
+"""``python -m benchmarks.efficacy.gan_losses FOLDER``: what fake-to-fake and fake-to-real do to a GAN.
+
+FOLDER holds what ``weft train gan`` wrote, a folder a run, named BASELINE-LOSSES-SEED: ssa-none-0, ssa-f2f-0,
+ssa-f2r-0, ssa-f2f,f2r-0 and so on. Evaluations are kept, so a run that is cut short goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from tqdm import tqdm
+
+from benchmarks.circumstances import ROOT, circumstances
+from benchmarks.efficacy.digest import digest
+from benchmarks.efficacy.gan_losses_summary import LOSSES, summarise, table
+from benchmarks.efficacy.record import publish
+from weft._files import whole_file
+from weft.evaluation import Extractor, Plan, evaluate_sampler, generator_sampler, open_extractor, shapes_pictures
+from weft.evaluation.distances import cmmd, fid, kid
+from weft.evaluation.measuring import KID_SUBSET
+from weft.evaluation.observing import features_of
+from weft.train.gan.generator import WEIGHTS, Generator
+from weft.train.pairs import Pair
+
+METHOD = "fake-to-fake and fake-to-real"
+OUT = ROOT / "benchmarks" / "results" / "gan_losses_efficacy_shapes.json"
+KEPT = ROOT / "runs" / "efficacy" / "gan_losses"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained generator and what its folder's name says of it."""
+
+    folder: Path
+    baseline: str
+    losses: str
+    seed: int
+
+    @classmethod
+    def of(cls, folder: Path) -> Run:
+        """By name.
+
+        Raises:
+            ValueError: The name says something else.
+        """
+        baseline, _, rest = folder.name.partition("-")
+        losses, _, seed = rest.rpartition("-")
+        losses = {"both": "f2f,f2r", "f2f+f2r": "f2f,f2r"}.get(losses, losses)
+        if losses not in LOSSES or not seed.isdigit():
+            raise ValueError(
+                f"efficacy: a run must be named BASELINE-LOSSES-SEED, with losses of {' '.join(LOSSES)}; got "
+                f"{folder.name}"
+            )
+        return cls(folder, baseline, losses, int(seed))
+
+    @property
+    def weights(self) -> str:
+        """Digest of its file of weights."""
+        return hashlib.sha256((self.folder / WEIGHTS).read_bytes()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Evaluate every run on the same scenes and noise, and sum up over seeds.
+
+    Attributes:
+        runs: Folder of the runs.
+        plan: What is drawn.
+        extractor: As of ``weft evaluate``.
+        kept: Folder of the evaluations so far, told apart by weights and settings, not by code.
+        out: JSON file of the results; a table of the same name lies beside it.
+    """
+
+    runs: tyro.conf.Positional[Path]
+    plan: Plan = field(default_factory=Plan)
+    extractor: str = "shapes"
+    kept: Path = KEPT
+    out: Path = OUT
+
+
+def runs_of(folder: Path) -> list[Run]:
+    """Every run in a folder, by baseline, losses and seed.
+
+    Raises:
+        ValueError: There is none, or a name that says something else.
+    """
+    found = [Run.of(path.parent) for path in sorted(folder.glob(f"*/{WEIGHTS}"))]
+    if not found:
+        raise ValueError(f"efficacy: {folder} must hold folders of trained generators; there is no */{WEIGHTS}")
+    return sorted(found, key=lambda run: (run.baseline, LOSSES.index(run.losses), run.seed))
+
+
+def evaluated(run: Run, pictures: Sequence[Pair], extractor: Extractor, options: Options) -> dict[str, Any]:
+    """The measures of a run; of one that is kept nothing is drawn again."""
+    settings = [run.weights, asdict(options.plan), extractor.about()]
+    kept = options.kept / f"{run.folder.name}-{digest(settings)}.json"
+    if not kept.exists():
+        generator = Generator.load(run.folder)
+        sampler = generator_sampler(generator, generator.noise_width)
+        found = evaluate_sampler(sampler, pictures, extractor, options.plan)["measures"]
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(kept) as temporary:
+            temporary.write_text(json.dumps(found))
+    measures: dict[str, Any] = json.loads(kept.read_text())
+    return measures
+
+
+def floor(pictures: Sequence[Pair], extractor: Extractor, plan: Plan) -> dict[str, float]:
+    """Distances between two sets of real scenes: what no generator can be expected to beat."""
+    others = shapes_pictures(plan.count, 1, seed=plan.seed + 1)
+    one, other = (features_of((pair.read() for pair in part), extractor) for part in (pictures, others))
+    of_subsets = kid(one, other, subset_size=min(KID_SUBSET, plan.count // 2), seed=plan.seed)
+    return {"fid": fid(one, other), "kid": of_subsets["value"], "cmmd": cmmd(one, other)}
+
+
+def measure(options: Options) -> dict[str, Any]:
+    """The record, but for circumstances."""
+    runs, extractor = runs_of(options.runs), open_extractor(options.extractor)
+    pictures = shapes_pictures(options.plan.count, options.plan.paraphrases, seed=options.plan.seed)
+    found = []
+    for run in tqdm(runs, unit="run"):
+        measures = evaluated(run, pictures, extractor, options)
+        about = {"baseline": run.baseline, "losses": run.losses, "seed": run.seed, "weights": run.weights}
+        found.append({**about, "measures": measures})
+    return {
+        "method": METHOD,
+        "plan": asdict(options.plan),
+        "extractor": extractor.about(),
+        "floor": floor(pictures, extractor, options.plan),
+        "results": summarise(found),
+        "runs": found,
+    }
+
+
+def main() -> None:
+    """Command-line entry."""
+    options = tyro.cli(Options, description=__doc__)
+    record = measure(options)
+    record["circumstances"] = circumstances(torch.get_num_threads(), "benchmarks.efficacy.gan_losses")
+    publish(record, table, options.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""How the benchmark of losses for GANs finds runs, evaluates them once, sums up over seeds and shows them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks.efficacy.gan_losses import Options, Run, measure, runs_of
+from benchmarks.efficacy.gan_losses_picture import Picture, sheet
+from benchmarks.efficacy.gan_losses_summary import summarise, table
+from weft.commands.sheets import CAPTION, TILE
+from weft.evaluation import Plan
+from weft.train.gan.config import RECIPES
+from weft.train.gan.generator import Generator, network_of, record_of
+from weft.train.gan.text import Recurrent, Vocabulary
+
+NAMES = ("ssa-none-0", "ssa-f2f,f2r-0", "ssa-none-1", "ssa-f2f,f2r-1", "attn-f2r-0")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Untrained generators, and the folders of checkpoints that stand beside trained ones."""
+    folder = tmp_path_factory.mktemp("runs")
+    for number, name in enumerate(NAMES):
+        torch.manual_seed(number)
+        baseline: Any = name.split("-")[0]
+        record = record_of(baseline, 64, 16, RECIPES[baseline, "cpu"])
+        text = Recurrent(Vocabulary(["a", "red", "circle"], 8), width=16, embedding=8, dropout=0.0)
+        Generator(network_of(record), text, record).save(folder / name)
+        (folder / f"{name}.run").mkdir()
+    return folder
+
+
+def test_runs_are_told_by_their_names(runs: Path) -> None:
+    found = [(run.baseline, run.losses, run.seed) for run in runs_of(runs)]
+    assert found == [
+        ("attn", "f2r", 0),
+        ("ssa", "none", 0),
+        ("ssa", "none", 1),
+        ("ssa", "f2f,f2r", 0),
+        ("ssa", "f2f,f2r", 1),
+    ]
+    assert Run.of(Path("ssa-both-12")) == Run(Path("ssa-both-12"), "ssa", "f2f,f2r", 12)
+
+
+@pytest.mark.parametrize("name", ["ssa", "ssa-none", "ssa-f2x-0", "ssa-none-last"])
+def test_another_name_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"must be named BASELINE-LOSSES-SEED.*; got {name}"):
+        Run.of(Path(name))
+
+
+def test_no_runs(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="must hold folders of trained generators"):
+        runs_of(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_benchmark_of_seconds(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = Options(runs, plan=Plan(count=196, groups=2, paraphrases=2, noises=2), kept=tmp_path / "kept")
+    # the reader is the slow part and tested elsewhere
+    monkeypatch.setattr("weft.evaluation.observing.read", lambda image: [])
+    record = measure(options)
+    assert len(list(options.kept.glob("*.json"))) == len(NAMES)
+    rows = {(row["baseline"], row["losses"]): row for row in record["results"]}
+    assert rows["ssa", "none"]["seeds"] == [0, 1]
+    assert rows["ssa", "f2f,f2r"]["fid"]["difference"]["count"] == 2
+    assert "difference" not in rows["attn", "f2r"]["fid"]
+    # untrained generators are much farther from scenes than other scenes are
+    assert rows["ssa", "none"]["fid"]["mean"] > 3 * record["floor"]["fid"]
+    text = table({**record, "circumstances": {"date": "2026-01-01T00", "commit": "abc"}})
+    assert text.count("\n| ssa |") == 2
+    assert "weights " + record["extractor"]["weights"] in text
+
+    def never(*arguments: Any) -> Any:
+        raise AssertionError("drawn again")
+
+    monkeypatch.setattr(Generator, "load", never)
+    assert measure(options) == json.loads(json.dumps(record))
+
+
+def test_differences_are_taken_seed_by_seed() -> None:
+    def run(losses: str, seed: int, value: float) -> dict[str, Any]:
+        return {"baseline": "ssa", "losses": losses, "seed": seed, "measures": {"fid": {"value": value}}}
+
+    plain, both = summarise([run("none", 0, 10), run("none", 1, 30), run("f2f", 0, 9), run("f2f", 1, 28)])
+    assert plain["fid"] == {"mean": 20, "std": pytest.approx(200**0.5), "count": 2}
+    assert both["fid"]["difference"] == {"mean": -1.5, "std": pytest.approx(0.5**0.5), "count": 2}
+    assert "kid" not in both
+
+
+def test_the_sheet_has_a_row_a_scene_and_run(runs: Path) -> None:
+    found = sheet(Picture(runs, scenes=(0, 2), wordings=3, noises=2))
+    assert isinstance(found, Image.Image)
+    rows = 4  # two scenes, drawn by both runs of seed 0
+    assert found.height == rows * (TILE + 2 * CAPTION)
+    assert found.width == 5 * TILE
+    with pytest.raises(ValueError, match="has no run of attn and seed 7"):
+        sheet(Picture(runs, baseline="attn", seed=7))
