@@ -76,7 +76,7 @@ RECIPES: dict[tuple[Baseline, Size], Recipe] = {
     ("ssa", "cpu"): Recipe(
         8, 8, 32, 4e-4, 8e-4, (0.0, 0.9), Weights(0.05, 0.05), penalty_every=4, hidden=64, mask_width=16
     ),
-    ("attn", "cpu"): Recipe(12, 8, 32, 5e-4, 5e-4, (0.5, 0.999), Weights(1.0, 1.0), stages=2, residuals=1),
+    ("attn", "cpu"): Recipe(12, 8, 32, 5e-4, 2e-4, (0.5, 0.999), Weights(1.0, 1.0), stages=2, residuals=1),
 }
 MATCHING: dict[Size, MatchingRecipe] = {
     "published": MatchingRecipe(),

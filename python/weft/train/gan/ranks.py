@@ -5,11 +5,11 @@ Every process reckons the losses that compare pictures over the pictures of all;
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_gather, all_reduce
 
 
 def is_spread() -> bool:
@@ -21,11 +21,7 @@ def of_all(part: Tensor) -> Tensor:
     """Rows of all processes, one after the other, with gradients to each."""
     if not is_spread():
         return part
-    if part.is_floating_point():
-        return torch.cat(all_gather(part))  # type: ignore[no-untyped-call]
-    parts = [torch.empty_like(part) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, part.contiguous())
-    return torch.cat(parts)
+    return _Gathered.apply(part)  # type: ignore[no-untyped-call]
 
 
 def own_rows(rows: Tensor) -> Tensor:
@@ -47,7 +43,7 @@ class BatchNorm(nn.BatchNorm2d):
             return super().forward(x)
         wide = x.float()
         moments = torch.stack([wide.mean((0, 2, 3)), wide.square().mean((0, 2, 3))])
-        mean, square = all_reduce(moments) / dist.get_world_size()  # type: ignore[no-untyped-call]
+        mean, square = _Summed.apply(moments) / dist.get_world_size()  # type: ignore[no-untyped-call]
         variance = square - mean.square()
         count = dist.get_world_size() * x.numel() // x.shape[1]
         with torch.no_grad():
@@ -56,4 +52,38 @@ class BatchNorm(nn.BatchNorm2d):
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
             if self.num_batches_tracked is not None:
                 self.num_batches_tracked += 1
-        return F.batch_norm(x, mean, variance, self.weight, self.bias, False, 0.0, self.eps)
+        scale = (variance + self.eps).rsqrt() * (1.0 if self.weight is None else self.weight)
+        shift = (0.0 if self.bias is None else self.bias) - mean * scale
+        return (wide * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
+
+
+class _Gathered(torch.autograd.Function):
+    """Rows of all processes; what all of them make of a row comes back to where it is from."""
+
+    @staticmethod
+    def forward(ctx: Any, part: Tensor) -> Tensor:
+        parts = [torch.empty_like(part, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, part.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        summed = gradient.contiguous().clone()
+        dist.all_reduce(summed)
+        return own_rows(summed)
+
+
+class _Summed(torch.autograd.Function):
+    """The sum over processes, and likewise of its gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, part: Tensor) -> Tensor:
+        summed = part.clone()
+        dist.all_reduce(summed)
+        return summed
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        summed = gradient.contiguous().clone()
+        dist.all_reduce(summed)
+        return summed

@@ -25,7 +25,9 @@ class MaskPredictor(nn.Module):
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(conv3(channels, hidden), BatchNorm(hidden), nn.ReLU(), conv1(hidden, 1))
+        self.layers = nn.Sequential(
+            conv3(channels, hidden, bias=False), BatchNorm(hidden), nn.ReLU(), conv1(hidden, 1)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)
@@ -36,7 +38,8 @@ class SsaBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, sentence: int, hidden: int) -> None:
         super().__init__()
-        self.first, self.second = conv3(inputs, outputs), conv3(outputs, outputs)
+        # no biases, which the norms would take away
+        self.first, self.second = conv3(inputs, outputs, bias=False), conv3(outputs, outputs, bias=False)
         self.first_norm = ConditionalNorm(outputs, sentence, hidden)
         self.second_norm = ConditionalNorm(outputs, sentence, hidden)
         self.shortcut = conv1(inputs, outputs) if inputs != outputs else nn.Identity()
