@@ -92,9 +92,9 @@ def table(record: dict[str, Any]) -> str:
     commit = where.get("commit", "?") + ("+" if where.get("dirty") else "")
     ruler = record["runs"][0]["measures"]
     floor = ", ".join(
-        f"{column.heading} {column.factor * record['floor'][name]:.{column.digits}f}"
+        f"{column.heading} {column.factor * ruler[name]['floor']:.{column.digits}f}"
         for name, column in COLUMNS.items()
-        if name in record["floor"]
+        if "floor" in ruler.get(name, ())
     )
     lines = [
         f"{record['method']} on GANs of the shapes world ({where.get('date', '')[:10]}, commit {commit}). "

@@ -71,9 +71,10 @@ def test_a_benchmark_of_seconds(runs: Path, tmp_path: Path, monkeypatch: pytest.
     assert rows["ssa", "f2f,f2r"]["fid"]["difference"]["count"] == 2
     assert "difference" not in rows["attn", "f2r"]["fid"]
     # untrained generators are much farther from scenes than other scenes are
-    assert rows["ssa", "none"]["fid"]["mean"] > 3 * record["floor"]["fid"]
+    assert rows["ssa", "none"]["fid"]["mean"] > 3 * record["runs"][0]["measures"]["fid"]["floor"]
     text = table({**record, "circumstances": {"date": "2026-01-01T00", "commit": "abc"}})
     assert text.count("\n| ssa |") == 2
+    assert "Two sets of real scenes are this far apart: FID " in text
     assert "weights " + record["extractor"]["weights"] in text
 
     def never(*arguments: Any) -> Any:

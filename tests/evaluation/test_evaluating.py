@@ -109,7 +109,8 @@ def test_the_extractor_is_used(pictures: list[Pair], perfect: Any) -> None:
 
     options: Any = {"measures": ("cmmd", "diversity")}
     ours = evaluate_sampler(perfect, pictures, module_extractor(corners, name="corners"), QUICK, **options)
-    assert sum(seen) == QUICK.count + ours["drawn"]
+    # on the real images, on as many others, and on what was drawn
+    assert sum(seen) == 2 * QUICK.count + ours["drawn"]
     theirs = evaluate_sampler(perfect, pictures, judge_extractor(), QUICK, **options)
     assert ours["measures"]["cmmd"]["value"] != theirs["measures"]["cmmd"]["value"]
     assert ours["measures"]["cmmd"]["features"] == 12
@@ -121,6 +122,18 @@ def test_an_extractor_without_texts_retrieves_nothing(pictures: list[Pair], perf
     assert found["retrieval"]["absent"] == "the extractor 'means' embeds no texts"
     assert "embeds no texts" in table(found)
     assert found["fid"]["features"] == 3
+
+
+def test_further_pictures_give_the_floor(pictures: list[Pair], perfect: Any) -> None:
+    options: Any = {"extractor": judge_extractor(), "plan": QUICK, "measures": ("cmmd", "kid")}
+    found = evaluate_sampler(perfect, pictures, **options)["measures"]
+    # two sets of scenes are about as far apart as the truth is from the truth, which is not at all
+    assert abs(found["cmmd"]["floor"]) < 0.5
+    assert found["cmmd"]["floor"] != found["cmmd"]["value"]
+    assert "other real images" in table(found)
+    without = evaluate_sampler(perfect, pictures[:47], **options)["measures"]
+    assert "floor" not in without["cmmd"]
+    assert without["cmmd"]["value"] == found["cmmd"]["value"]
 
 
 def test_too_few_images_are_refused_before_anything_is_drawn(pictures: list[Pair]) -> None:
@@ -152,7 +165,8 @@ def test_kept_images_measure_the_same(tmp_path: Path, pictures: list[Pair], perf
         pair.read().save(real / f"{number:03d}.png")
     drawings, against = read_drawings(tmp_path, who="test"), read_drawings(real, who="test")
     again = evaluate_drawings(drawings, against, extractor, measures=NO_FID)
-    del drawn["measures"]["retrieval"]["real"]
+    # what only captions and further pictures can tell
+    del drawn["measures"]["retrieval"]["real"], drawn["measures"]["kid"]["floor"], drawn["measures"]["cmmd"]["floor"]
     assert again == drawn
 
 
@@ -225,9 +239,9 @@ def folder_of(tmp_path: Path, count: int) -> Path:
     return tmp_path
 
 
-def test_pictures_of_a_folder_are_drawn_at_random_and_cut(tmp_path: Path) -> None:
+def test_pictures_of_a_folder_come_in_random_order_and_cut(tmp_path: Path) -> None:
     chosen = folder_pictures(folder_of(tmp_path, 9), 16, 6, layout="imagefolder", seed=1)
-    assert len(chosen) == len(chosen[:]) == 6
+    assert (len(chosen), len(chosen[2:5])) == (9, 3)
     assert {pair.read().size for pair in chosen} == {(16, 16)}
     names = [pair.captions for pair in chosen]
     assert names != sorted(names)
@@ -235,6 +249,58 @@ def test_pictures_of_a_folder_are_drawn_at_random_and_cut(tmp_path: Path) -> Non
     for pair in chosen:
         number = int(pair.captions[0].split()[1])
         assert pair.read().getpixel((8, 8)) == (number, 0, 0)
+
+
+def cub_of(folder: Path) -> Path:
+    """Four pictures of two classes as CUB has them, each grey with a white box."""
+    names = [f"00{group}.Class/bird_{number}" for group in (1, 2) for number in (0, 1)]
+    for name in names:
+        image = Image.new("RGB", (60, 40), "grey")
+        image.paste("white", (30, 10, 50, 30))
+        (folder / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "text_c10" / name).parent.mkdir(parents=True, exist_ok=True)
+        image.save(folder / "images" / f"{name}.png")
+        (folder / "text_c10" / f"{name}.txt").write_text(f"this is {name}\na bird\n")
+    lists = {
+        "images": [f"{name}.png" for name in names],
+        "image_class_labels": [1, 1, 2, 2],
+        "bounding_boxes": ["30.0 10.0 20.0 20.0"] * 4,
+        "train_test_split": [0] * 4,
+    }
+    for name, rows in lists.items():
+        (folder / f"{name}.txt").write_text("".join(f"{number} {row}\n" for number, row in enumerate(rows, 1)))
+    return folder
+
+
+def coco_of(folder: Path) -> Path:
+    """Three pictures as COCO has them."""
+    for place in ("annotations", "val2014"):
+        (folder / place).mkdir()
+    for number in range(3):
+        Image.new("RGB", (30, 20), "white").save(folder / "val2014" / f"{number}.jpg")
+    said = {
+        "images": [{"id": number, "file_name": f"{number}.jpg"} for number in range(3)],
+        "annotations": [{"image_id": i % 3, "caption": f"caption {i}"} for i in range(6)],
+    }
+    (folder / "annotations" / "captions_val2014.json").write_text(json.dumps(said))
+    return folder
+
+
+@pytest.mark.parametrize("layout", ["auto", "cub"])
+def test_a_folder_as_cub(tmp_path: Path, layout: Any) -> None:
+    found = list(folder_pictures(cub_of(tmp_path), 8, 4, layout=layout))
+    assert sorted(pair.group for pair in found if pair.group is not None) == [1, 1, 2, 2]
+    assert all(pair.captions[1] == "a bird" for pair in found)
+    # the square is that around the box: its middle is white, its corners are not
+    assert all(pair.read().getpixel((4, 4))[0] > 240 for pair in found)
+    assert all(pair.read().getpixel((0, 0))[0] < 200 for pair in found)
+
+
+@pytest.mark.parametrize("layout", ["auto", "coco"])
+def test_a_folder_as_coco(tmp_path: Path, layout: Any) -> None:
+    found = list(folder_pictures(coco_of(tmp_path), 8, 3, layout=layout))
+    assert sorted(pair.captions for pair in found) == [(f"caption {i}", f"caption {i + 3}") for i in range(3)]
+    assert {pair.read().size for pair in found} == {(8, 8)}
 
 
 def test_too_few_pictures_in_a_folder(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def _of_model(options: Evaluate) -> dict[str, Any]:
     sampler, size, what = _sampler(options, device)
     if options.data == SHAPES:
         split: Any = options.split or "train"
-        pictures: Any = shapes_pictures(plan.count, plan.paraphrases, seed=plan.seed, split=split)
+        pictures: Any = shapes_pictures(2 * plan.count, plan.paraphrases, seed=plan.seed, split=split)
         against = f"{plan.count} scenes of the shapes world, split {split}, seed {plan.seed}"
     else:
         wanted = {"layout": options.layout, "split": options.split, "seed": plan.seed}

@@ -39,7 +39,8 @@ def evaluate_sampler(
 
     Args:
         sampler: What draws.
-        pictures: With captions; as many are used as ``plan`` counts.
+        pictures: With captions. The first ``plan.count`` are what is drawn and measured against; as many more, if
+            there are, tell how far apart two sets of real pictures are.
         extractor: Of features.
         plan: What is drawn.
         measures: As of ``measure``.
@@ -54,9 +55,15 @@ def evaluate_sampler(
         As ``requests`` and ``measure``; what can be found out before anything is drawn is.
     """
     asked = requests(pictures, plan)
-    shown = pictures[: plan.count]
-    reals = (pair.read() for pair in shown)
-    real = features_of(reals, extractor, batch_size=_BATCH, report=progress("real images", plan.count))
+    shown, others = pictures[: plan.count], pictures[plan.count : 2 * plan.count]
+    if len(others) < plan.count:
+        others = []
+    report = progress("real images", len(shown) + len(others))
+    real, spare = (
+        features_of((pair.read() for pair in part), extractor, batch_size=_BATCH, report=report) if part else None
+        for part in (shown, others)
+    )
+    assert real is not None
     if "fid" in measures:
         check_enough(real.shape[1], len(real), plan.count)
     images = draw(sampler, asked, batch_size)
@@ -70,6 +77,7 @@ def evaluate_sampler(
         real,
         extractor,
         measures=measures,
+        others=spare,
         real_captions=[pair.captions[0] for pair in shown],
         meanings=[_meaning(number, pair) for number, pair in enumerate(shown)],
         seed=plan.seed,

@@ -33,6 +33,7 @@ def measure(
     extractor: Extractor,
     *,
     measures: Sequence[Measure] = MEASURES,
+    others: Tensor | None = None,
     real_captions: Sequence[str] | None = None,
     meanings: Sequence[Hashable] | None = None,
     seed: int = 0,
@@ -44,6 +45,8 @@ def measure(
         real: [M, D] features of the images they are compared with.
         extractor: That made the features.
         measures: Which. Diversity is never left out where consistency is measured: one is easily had for the other.
+        others: [M', D] features of real images that are none of these: their distances are the "floor", which no
+            sampler can be expected to beat, and of few images most of what FID finds.
         real_captions: Of the first real images, one for each scene: what retrieval achieves on them is its ceiling.
         meanings: Of the first image of each scene, in their order, what its caption says, equal where two say the
             same; what captions of the shapes world name, or the scene, if not given.
@@ -59,9 +62,9 @@ def measure(
     if unknown := set(measures) - set(MEASURES):
         raise ValueError(f"measure: knows {', '.join(MEASURES)}; got {', '.join(sorted(unknown))}")
     found: dict[str, Callable[[], dict[str, Any]]] = {
-        "fid": lambda: _distances("fid", drawn, real),
-        "kid": lambda: _distances("kid", drawn, real, seed),
-        "cmmd": lambda: _distances("cmmd", drawn, real),
+        "fid": lambda: _with_floor("fid", drawn, real, others, seed),
+        "kid": lambda: _with_floor("kid", drawn, real, others, seed),
+        "cmmd": lambda: _with_floor("cmmd", drawn, real, others, seed),
         "captions": lambda: _captions(drawn, seed),
         "retrieval": lambda: _retrieval(drawn, real, extractor, real_captions, meanings, seed),
         "consistency": lambda: _consistency(drawn, seed),
@@ -72,14 +75,19 @@ def measure(
     return {name: {**find(), **about} for name, find in found.items() if name in wanted}
 
 
-def _distances(name: str, drawn: Observed, real: Tensor, seed: int = 0) -> dict[str, Any]:
-    mine = drawn.features[first_of_scenes(drawn.asked)]
-    counts = {"real": len(real), "drawn": len(mine)}
+def _with_floor(name: str, drawn: Observed, real: Tensor, others: Tensor | None, seed: int) -> dict[str, Any]:
+    found = _distance(name, real, drawn.features[first_of_scenes(drawn.asked)], seed)
+    return found if others is None else {**found, "floor": _distance(name, real, others, seed)["value"]}
+
+
+def _distance(name: str, real: Tensor, drawn: Tensor, seed: int) -> dict[str, Any]:
+    counts = {"real": len(real), "drawn": len(drawn)}
     if name == "fid":
-        return {"value": fid(real, mine), **counts}
+        return {"value": fid(real, drawn), **counts}
     if name == "kid":
-        return {**kid(real, mine, subset_size=min(KID_SUBSET, min(len(real), len(mine)) // 2), seed=seed), **counts}
-    return {"value": cmmd(real, mine), "sigma": CMMD_SIGMA, "scale": CMMD_SCALE, "unbiased": True, **counts}
+        subset_size = min(KID_SUBSET, min(len(real), len(drawn)) // 2)
+        return {**kid(real, drawn, subset_size=subset_size, seed=seed), **counts}
+    return {"value": cmmd(real, drawn), "sigma": CMMD_SIGMA, "scale": CMMD_SCALE, "unbiased": True, **counts}
 
 
 def _captions(drawn: Observed, seed: int) -> dict[str, Any]:

@@ -20,16 +20,23 @@ def table(measures: Mapping[str, Row]) -> str:
 
 
 def _fid(row: Row) -> list[tuple[str, str, str]]:
-    return [("FID", f"{row['value']:.2f}", f"{_sides(row)}, {_features(row)}")]
+    return [("FID", f"{row['value']:.2f}", f"{_sides(row)}{_floor(row, 1, 2)}, {_features(row)}")]
 
 
 def _kid(row: Row) -> list[tuple[str, str, str]]:
     of = f"{row['subsets']} subsets of {row['subset_size']}"
-    return [("KID x 1000", f"{1000 * row['value']:.2f} ± {1000 * row['std']:.2f}", f"{_sides(row)}, {of}")]
+    return [
+        (
+            "KID x 1000",
+            f"{1000 * row['value']:.2f} ± {1000 * row['std']:.2f}",
+            f"{_sides(row)}{_floor(row, 1000, 2)}, {of}",
+        )
+    ]
 
 
 def _cmmd(row: Row) -> list[tuple[str, str, str]]:
-    return [("CMMD", f"{row['value']:.3f}", f"{_sides(row)}, sigma {row['sigma']:g}, unbiased, x {row['scale']:g}")]
+    how = f"sigma {row['sigma']:g}, unbiased, x {row['scale']:g}"
+    return [("CMMD", f"{row['value']:.3f}", f"{_sides(row)}{_floor(row, 1, 3)}, {how}")]
 
 
 def _captions(row: Row) -> list[tuple[str, str, str]]:
@@ -69,6 +76,11 @@ def _interval(row: Row) -> str:
 
 def _sides(row: Row) -> str:
     return f"{row['drawn']} drawn, {row['real']} real images"
+
+
+def _floor(row: Row, factor: float, digits: int) -> str:
+    """Between two sets of real images, where that is known."""
+    return f", other real images {factor * row['floor']:.{digits}f}" if "floor" in row else ""
 
 
 def _features(row: Row) -> str:

@@ -63,16 +63,16 @@ class Squares(Sequence[Pair]):
 def folder_pictures(
     folder: Path, size: int, count: int, *, layout: Layout = "auto", split: str | None = None, seed: int = 0
 ) -> Squares:
-    """Some pictures of a folder, drawn at random: the largest square in the middle, or that around a box.
+    """The pictures of a folder in random order: of each the largest square in the middle, or that around a box.
 
     Args:
         folder: As ``weft.train.fit_gan`` takes it.
         size: Pixels of a square, by Pillow's Lanczos filter.
-        count: How many.
+        count: How many there must be.
         layout: How the folder is laid out: "imagefolder" with ``metadata.jsonl`` or a text beside every picture,
             "cub" or "coco"; "auto" looks.
         split: Of CUB and COCO; if not given, "test" of the one and "val" of the other.
-        seed: Of the choice.
+        seed: Of the order.
 
     Raises:
         FileNotFoundError: It is not there.
@@ -95,5 +95,5 @@ def folder_pictures(
         raise ValueError(
             f"evaluate: --count {count} needs as many pictures with captions; {folder} has {len(pictures)}"
         )
-    chosen = np.random.default_rng(seed).permutation(len(pictures))[:count]
+    chosen = np.random.default_rng(seed).permutation(len(pictures))
     return Squares(pictures, tuple(map(int, chosen)))
