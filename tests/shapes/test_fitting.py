@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from diffusers import DiffusionPipeline
+from PIL import Image
 
+from weft.methods.task_prompts import TaskPrompts
 from weft.shapes.fitting import vae
 from weft.shapes.fitting.bank import latent_bank
-from weft.shapes.fitting.config import DiffusionConfig, FlowConfig, TrainConfig, VaeConfig
+from weft.shapes.fitting.config import DiffusionConfig, FlowConfig, InpaintingConfig, TrainConfig, VaeConfig
 from weft.shapes.fitting.diffusion import fit_diffusion, min_snr_weight
 from weft.shapes.fitting.export import assemble
 from weft.shapes.fitting.flow import fit_flow
@@ -105,6 +108,24 @@ def test_bank_is_read_back_and_made_again_when_its_size_changes(tmp_path):
         model.encoder.conv_in.weight.zero_()
     assert torch.equal(latent_bank(model, 0, 4, path).mean, first.mean)
     assert len(latent_bank(model, 0, 6, path).mean) == 6
+
+
+def test_the_inpainting_model_starts_from_the_shipped_one_and_leaves_its_prompts(tmp_path, accelerator):
+    config = InpaintingConfig(steps=2, batch_size=2, decay_steps=1, warmup_steps=1, scenes=8)
+    train(TrainConfig(run=tmp_path, model="inpainting", precision="no", cpu=True, inpainting=config))
+    assert json.loads((tmp_path / "inpainting" / "training.json").read_text())["inpainting"]["last"]["step"] == 2
+    assert not (tmp_path / "vae").exists(), "the autoencoder is the shipped one's"
+    pipe = DiffusionPipeline.from_pretrained(tmp_path / "inpainting")
+    tasks = TaskPrompts.load(tmp_path / "inpainting")
+    picture = Image.new("RGB", (64, 64), (40, 40, 60))
+    mask = Image.fromarray(np.pad(np.full((16, 16), 255, np.uint8), 24))
+    painted = tasks.inpaint(pipe, picture, mask, num_inference_steps=2)
+    assert (np.asarray(painted)[:16] == np.asarray(picture)[:16]).all()
+
+
+def test_an_inpainting_model_that_is_not_finished_is_not_exported(tmp_path):
+    with pytest.raises(FileNotFoundError, match="finish the diffusion stage first"):
+        assemble(tmp_path, "inpainting")
 
 
 @pytest.mark.parametrize(("model", "stage"), [("sd1", "diffusion"), ("sd3", "flow")])

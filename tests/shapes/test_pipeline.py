@@ -8,22 +8,31 @@ import sys
 
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline, StableDiffusionPipeline
+from diffusers import (
+    FlowMatchEulerDiscreteScheduler,
+    StableDiffusion3Pipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionPipeline,
+)
 from diffusers.models.attention_processor import JointAttnProcessor2_0
 
+import weft
 from weft import shapes
 from weft.shapes import load
 from weft.shapes.captions import prompts
 from weft.shapes.fitting.captioned import token_ids_of
 from weft.shapes.measuring import decoded_reader_accuracy, mixed_scenes, quality
 
-MAX_BYTES = {"sd1": 16 * 2**20, "sd3": 12 * 2**20}
-DENOISER = {"sd1": "diffusion", "sd3": "flow"}
+MAX_BYTES = {"sd1": 16 * 2**20, "sd3": 12 * 2**20, "inpainting": 12 * 10**6}
+DENOISER = {"sd1": "diffusion", "sd3": "flow", "inpainting": "inpainting"}
 # how the stock class is told of what is not there
 STOCK = {
     "sd1": ("StableDiffusionPipeline", ""),
     "sd3": ("StableDiffusion3Pipeline", ", text_encoder_3=None, tokenizer_3=None"),
+    "inpainting": ("StableDiffusionInpaintPipeline", ""),
 }
+# what the stock class is given beside a text
+GIVEN = {"inpainting": ", image=Image.new('RGB', (64, 64)), mask_image=Image.new('L', (64, 64), 255)"}
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +45,18 @@ def sd3():
     return shapes.pipeline("sd3")
 
 
+@pytest.fixture(scope="module")
+def inpainting():
+    return shapes.pipeline("inpainting")
+
+
 @pytest.mark.parametrize("model", STOCK)
 def test_stock_diffusers_loads_it_without_code_of_ours(model):
     kind, absent = STOCK[model]
     code = (
-        f"import sys, torch; from diffusers import {kind} as P;"
+        f"import sys, torch; from diffusers import {kind} as P; from PIL import Image;"
         f"p = P.from_pretrained({str(shapes.model_path(model))!r}{absent});"
-        "image = p('a red circle', num_inference_steps=2).images[0];"
+        f"image = p('a red circle', num_inference_steps=2{GIVEN.get(model, '')}).images[0];"
         "assert image.size == (64, 64); assert 'weft' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
@@ -55,10 +69,13 @@ def test_the_folder_is_small_and_tells_how_it_was_made(model):
     assert json.loads((folder / "training.json").read_text())[DENOISER[model]]["last"]["step"] > 1000
 
 
-def test_both_models_have_one_autoencoder_and_one_vocabulary(pipe, sd3):
-    ours, theirs = pipe.vae.state_dict(), sd3.vae.state_dict()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert pipe.tokenizer.get_vocab() == sd3.tokenizer.get_vocab() == sd3.tokenizer_2.get_vocab()
+def test_all_models_have_one_autoencoder_and_one_vocabulary(pipe, sd3, inpainting):
+    ours = pipe.vae.state_dict()
+    for other in (sd3.vae.state_dict(), inpainting.vae.state_dict()):
+        assert all(torch.equal(ours[name], other[name]) for name in ours)
+    vocabulary = pipe.tokenizer.get_vocab()
+    assert all(tokenizer.get_vocab() == vocabulary for tokenizer in (sd3.tokenizer, sd3.tokenizer_2))
+    assert inpainting.tokenizer.get_vocab() == vocabulary
 
 
 def test_parts_are_those_of_sd1(pipe):
@@ -80,6 +97,13 @@ def test_parts_are_those_of_sd3(sd3):
     assert sd3.vae_scale_factor == 4
     assert len(sd3.transformer.attn_processors) == 5
     assert {type(processor) for processor in sd3.transformer.attn_processors.values()} == {JointAttnProcessor2_0}
+
+
+def test_parts_are_those_of_an_inpainting_model(inpainting):
+    assert type(inpainting) is StableDiffusionInpaintPipeline
+    assert inpainting.unet.config.in_channels == 9
+    tasks = weft.TaskPrompts.load(shapes.model_path("inpainting"))
+    assert tasks.widths == (128,) and tasks.dialect == "weft"
 
 
 def test_sampling_sees_the_text_as_training_did(pipe):
@@ -111,7 +135,7 @@ def test_the_mm_dit_draws_what_the_prompt_says(sd3):
     assert quality(sd3, prompts(24, 1, seed=5), **options).correct.value >= 0.4
 
 
-@pytest.mark.parametrize("model", ["sd1", "sd3"])
+@pytest.mark.parametrize("model", STOCK)
 def test_missing_weights_say_how_to_get_them(tmp_path, monkeypatch, model):
     monkeypatch.setitem(load.WEIGHTS, model, tmp_path)
     with pytest.raises(FileNotFoundError, match=f"train one with .*--model {model} --export-to"):
@@ -119,7 +143,7 @@ def test_missing_weights_say_how_to_get_them(tmp_path, monkeypatch, model):
 
 
 def test_an_unknown_model_is_told_the_known_ones():
-    with pytest.raises(ValueError, match=r"`model` must be one of 'sd1', 'sd3'; got 'sdxl'"):
+    with pytest.raises(ValueError, match=r"`model` must be one of 'sd1', 'sd3', 'inpainting'; got 'sdxl'"):
         shapes.pipeline("sdxl")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import overload
 
 import numpy as np
@@ -14,17 +15,30 @@ from .captions import caption, phrase
 from .rendering import coverage, render
 from .world import Split, scene
 
+EMPTY = "empty scene"  # what is said of a background
+
 
 class MaskedScenes(Sequence[MaskedPicture]):
     """Scenes of a seed, each drawn when it is asked for; masks hold every pixel that an object touches."""
 
-    def __init__(self, count: int, seed: int = 0, split: Split = "train", objects: int | None = None) -> None:
+    def __init__(
+        self,
+        count: int,
+        seed: int = 0,
+        split: Split = "train",
+        objects: int | None = None,
+        *,
+        backgrounds: float = 0.0,
+    ) -> None:
         """
         Args:
             count: How many.
             seed, split, objects: As of ``scene``.
+            backgrounds: Share of scenes of which nothing but the background is left. A model that has never seen any
+                puts an object into the hole of a picture that shows none.
         """
         self._count, self._seed, self._split, self._objects = count, seed, split, objects
+        self._backgrounds = backgrounds
 
     def __len__(self) -> int:
         return self._count
@@ -42,6 +56,8 @@ class MaskedScenes(Sequence[MaskedPicture]):
             raise IndexError(f"MaskedScenes: `index` must be below {self._count}; got {index}")
         number = index % self._count
         drawn = scene(self._seed, number, self._split, self._objects)
+        if np.random.default_rng([self._seed, number, 2]).random() < self._backgrounds:
+            return MaskedPicture(Image.fromarray(render(replace(drawn, objects=()))), EMPTY)
         things = tuple(
             MaskedObject(
                 Image.fromarray(coverage(item.shape, item.x, item.y, item.size) > 0), phrase(item.colour, item.shape)

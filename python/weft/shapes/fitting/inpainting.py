@@ -28,7 +28,7 @@ def fit_inpainting(config: InpaintingConfig, seed: int, run: Path, accelerator: 
     pipe = inpainting_pipeline(pipeline("sd1"))
     tasks = fit_task_prompts(
         pipe,
-        MaskedScenes(config.scenes, seed),
+        MaskedScenes(config.scenes, seed, backgrounds=config.backgrounds),
         config=TaskPromptsConfig(
             loop=config,
             trains="unet",
