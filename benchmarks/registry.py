@@ -123,7 +123,9 @@ OPS = {
     "localized_residuals": "benchmarks.cases.localized_residuals",
     "soft_tokens": "benchmarks.cases.soft_tokens",
     "soft_tokens_step": "benchmarks.cases.soft_tokens_step",
+    "gan_step": "benchmarks.cases.gan_step",
     "inpainting": "benchmarks.cases.inpainting",
+    "task_branch": "benchmarks.cases.task_branch",
 }
 
 

@@ -59,7 +59,7 @@ def measured(image: np.ndarray, case: Case) -> dict[str, Any]:
     inside = cv2.dilate(case.hole.astype(np.uint8), np.ones((2 * RIM + 1,) * 2, np.uint8)).astype(bool)
     right = [item for item in new if item.pair == case.asked and _well_formed(item) and _is_in(item, case.hole)]
     change = np.abs(image.astype(int) - case.truth)
-    given = np.abs(image.astype(int) - _as_large(case))[~inside]
+    given = np.abs(image.astype(int) - as_large(case))[~inside]
     return {
         "kept": all(_partner(item, seen) is not None for item in case.staying),
         "nothing_new": not new,
@@ -102,7 +102,7 @@ def _overlap(image: np.ndarray, case: Case, inside: np.ndarray) -> float:
     return float((painted & case.hole).sum() / (painted | (case.hole & free)).sum())
 
 
-def _as_large(case: Case) -> np.ndarray:
+def as_large(case: Case) -> np.ndarray:
     """What was given, as large as what is made of it."""
     if not case.extension:
         return case.image.astype(int)

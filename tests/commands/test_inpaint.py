@@ -13,6 +13,7 @@ from PIL import Image
 
 import weft
 from weft import shapes
+from weft.attach.branch import beside
 from weft.cli import main
 from weft.train.inpainting_unet import inpainting_pipeline
 
@@ -68,6 +69,14 @@ def test_a_task_changes_its_hole_alone(
     assert sorted(path.name for path in out.parent.iterdir()) == ["result.json", "result.png"], "nothing half done"
 
 
+def test_the_embedded_model_needs_no_name(pictures: tuple[Path, Path]) -> None:
+    image, mask = pictures
+    out = image.parent / "embedded.png"
+    run("--image", image, "--mask", mask, "--out", out)
+    assert json.loads(out.with_suffix(".json").read_text())["prompts"]["base_name"] == "shapes inpainting"
+    assert Image.open(out).size == Image.open(image).size
+
+
 def test_outpainting(model: Path, pictures: tuple[Path, Path]) -> None:
     image, _ = pictures
     out = image.parent / "wider.png"
@@ -88,7 +97,7 @@ def test_a_picture_depends_on_its_seed(model: Path, pictures: tuple[Path, Path])
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--mask", "MASK"), "there is no embedded inpainting model; name one"),
+        (("--mask", "MASK", "--model", "embedded-sd3"), "embedded-sd3 does not inpaint; give 'embedded'"),
         ((), "--task removal needs a --mask"),
         (("--mask", "MASK", "--task", "insert"), "needs a --prompt"),
         (("--mask", "MASK", "--fit", "0.5"), "--fit belongs to --task shape"),
@@ -137,3 +146,40 @@ def test_a_text_to_image_model_is_refused(pictures: tuple[Path, Path], capsys) -
     with pytest.raises(SystemExit):
         run("--image", image, "--mask", mask, "--model", folder, "--out", image.parent / "result.png")
     assert "this one has 4, as of a text-to-image model" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def branch(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A text-to-image model, and a folder with a branch that stands beside it and changes what it paints."""
+    folder = tmp_path_factory.mktemp("text-to-image")
+    pipe = shapes.pipeline()
+    pipe.save_pretrained(folder / "model")
+    network = beside(pipe.unet)
+    torch.nn.init.normal_(network.mid.weight, std=0.1)
+    states = {name: torch.randn(77, 128) for name in ("context", "shape", "object", "empty")}
+    weft.TaskBranch(network, states, base_name="random").save(folder / "task_branch.safetensors")
+    return folder / "model", folder
+
+
+def test_a_branch_beside_a_text_to_image_model(branch: tuple[Path, Path], pictures: tuple[Path, Path]) -> None:
+    image, mask = pictures
+    out = image.parent / "result.png"
+    given = ("--image", image, "--mask", mask, "--model", branch[0], "--task-prompts", branch[1], "--out", out)
+    run(*given, "--reuse", 2, "--prompt", "a red star", "--task", "insert")
+    found, before = (np.asarray(Image.open(path)) for path in (out, image))
+    assert not (found != before)[:15].any() and (found != before)[20:40, 20:40].any()
+    settings = json.loads(out.with_suffix(".json").read_text())
+    assert settings["prompts"] == {"base_name": "random", "dialect": "main-v2", "reuse": 2}
+
+
+def test_what_belongs_to_a_branch(model: Path, branch: tuple[Path, Path], pictures: tuple[Path, Path], capsys) -> None:
+    image, mask = pictures
+    given = ("--image", image, "--mask", mask, "--model", model, "--out", image.parent / "result.png")
+    for further, message in (
+        (("--reuse", 2), "--reuse belongs to a branch"),
+        (("--reuse", 0), "--reuse must be at least 1"),
+        (("--task-prompts", branch[1]), "needs the UNet of a text-to-image model, with 4 input channels"),
+    ):
+        with pytest.raises(SystemExit):
+            run(*given, *further)
+        assert message in capsys.readouterr().err

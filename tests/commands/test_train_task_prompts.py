@@ -47,6 +47,13 @@ def test_a_text_to_image_model_becomes_an_inpainting_model(trains: str, tmp_path
     assert paint(tmp_path, "--model", folder).shape == (64, 64, 3)
 
 
+def test_prompts_alone_for_the_embedded_model(tmp_path: Path) -> None:
+    train(tmp_path / "prompts", "--borrowed", 0.5)
+    own, found = (weft.TaskPrompts.load(folder) for folder in (shapes.model_path("inpainting"), tmp_path / "prompts"))
+    assert found.widths == own.widths and found.base_name == "embedded"
+    assert paint(tmp_path, "--task-prompts", tmp_path / "prompts" / "task_prompts.safetensors").any()
+
+
 def test_prompts_alone_for_an_inpainting_model(tmp_path: Path, capsys) -> None:
     model, folder = tmp_path / "model", tmp_path / "prompts"
     inpainting_pipeline(shapes.pipeline()).save_pretrained(model)
@@ -70,7 +77,11 @@ def test_a_run_goes_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((), "is a text-to-image model, whose UNet sees no mask; train it too, with --trains unet or lora"),
+        (("--model", "embedded-sd3"), "embedded-sd3 does not inpaint; give 'embedded'"),
+        (
+            ("--model", str(shapes.model_path())),
+            "is a text-to-image model, whose UNet sees no mask; train it too, with --trains unet or lora",
+        ),
         (("--pictures", "absent"), "pictures must be a folder; there is none at absent"),
         (("--trains", "unet", "--init-word", ""), "'' has no token"),
     ],

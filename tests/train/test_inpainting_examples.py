@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import tiny_pipelines as tiny
@@ -90,14 +91,32 @@ def test_random_holes_may_spare_objects() -> None:
     assert hidden[False] > 4 and hidden[True] == 0
 
 
+def test_random_holes_may_look_like_those_of_objects() -> None:
+    lent = [
+        examples(shares=only("context"), spares_objects=True, borrowed=borrowed).at(number).hole
+        for borrowed in (0.0, 1.0)
+        for number in range(150)
+    ]
+    # boxes and outlines of one object are small, and never two apart
+    parts = [cv2.connectedComponents(hole.astype(np.uint8))[0] - 1 for hole in lent]
+    assert max(parts[:150]) > 1 and max(hole.mean() for hole in lent[150:]) < 0.75
+    assert sum(count > 1 for count in parts[150:]) < sum(count > 1 for count in parts[:150]) / 3
+
+
+def test_a_share_of_none_changes_no_other_draw() -> None:
+    plain, none = (examples(**kwargs) for kwargs in ({}, {"borrowed": 0.0}))
+    assert all((plain.at(number).hole == none.at(number).hole).all() for number in range(40))
+
+
 def test_shares_are_checked() -> None:
     for shares in ({}, {"remove": 1.0}, {"image": -1.0}):
         with pytest.raises(ValueError, match=r"`shares` must be of 'image', 'outpaint', 'context', 'object', 'shape'"):
             Mixture(shares=shares)
     with pytest.raises(ValueError, match="for guidance"):
         Mixture(shares={"object": 1.0})
-    with pytest.raises(ValueError, match="`dropout` must be between 0 and 1; got 2"):
-        Mixture(dropout=2)
+    for name in ("dropout", "borrowed"):
+        with pytest.raises(ValueError, match=f"`{name}` must be between 0 and 1; got 2"):
+            Mixture(**{name: 2})
 
 
 def test_batches(tmp_path: Path) -> None:

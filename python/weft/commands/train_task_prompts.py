@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import weft
 from weft._files import output_folder
-from weft.commands.loading import EMBEDDED
+from weft.commands.loading import EMBEDDED, EMBEDDED_MODELS, load_inpainting, load_pipeline
 from weft.commands.training import prepare
 
 PROMPTS = "task_prompts.safetensors"  # in the folder of a model, where `weft inpaint` looks for it
@@ -31,7 +31,7 @@ class TrainTaskPrompts:
     """Go on from the last checkpoint of the run."""
     model: str = EMBEDDED
     """'embedded', a diffusers folder, or a model id (Stable Diffusion 1.x, 2.x, XL). A text-to-image model is given
-    five more input channels, and needs --trains unet or lora."""
+    five more input channels, and needs --trains unet or lora; the embedded one is one then, and inpaints else."""
     trains: Literal["prompts", "unet", "lora"] = "prompts"
     """prompts alone, for a model that inpaints already; unet, every weight of it, as published; lora, factors for its
     attention, and its first convolution."""
@@ -59,6 +59,9 @@ class TrainTaskPrompts:
     """Every vector begins as its embedding, with some noise."""
     spares_objects: bool = False
     """Random holes leave something of every object, so that the context prompt does not learn to make any."""
+    borrowed: float = 0.0
+    """Share of random holes with the box or the outline of an object of another picture: tasks must then be told by
+    their prompts, not by the looks of holes."""
     resolution: int | None = None
     """Pixels; the model's own if not given."""
     seed: int = 0
@@ -107,7 +110,7 @@ def train_task_prompts(options: TrainTaskPrompts) -> str:
         trains=options.trains,
         prompt_learning_rate=options.prompt_learning_rate,
         init_word=options.init_word,
-        mixture=Mixture(spares_objects=options.spares_objects),
+        mixture=Mixture(spares_objects=options.spares_objects, borrowed=options.borrowed),
         lora_rank=options.lora_rank,
         resolution=options.resolution,
         seed=options.seed,
@@ -117,7 +120,8 @@ def train_task_prompts(options: TrainTaskPrompts) -> str:
         tensorboard=options.tensorboard,
     )
     pictures = _scenes() if options.pictures == SCENES else read_masked_pictures(options.pictures, who=who)
-    made = prepare(options, who=who)
+    inpaints = options.trains == "prompts" and options.model in EMBEDDED_MODELS
+    made = prepare(options, who=who, load=load_inpainting if inpaints else load_pipeline)
     if options.trains == "prompts" and made.pipe.unet.config.in_channels == made.pipe.vae.config.latent_channels:
         raise ValueError(
             f"{who}: --model {options.model} is a text-to-image model, whose UNet sees no mask; train it too, with "

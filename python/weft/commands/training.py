@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from weft.train.accelerator import Precision
 
 T = TypeVar("T")
+Load = Callable[[str, torch.dtype, torch.device], Any]  # as ``loading.load_pipeline``
 
 # of the frozen model, by the precision that it computes in
 WEIGHTS_DTYPE = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -88,8 +90,11 @@ def check_out(out: Path, *, who: str) -> None:
         raise ValueError(f"{who}: --out must be a file that ends in .safetensors; got {out}")
 
 
-def prepare(options: Options, *, who: str) -> Prepared:
+def prepare(options: Options, *, who: str, load: Load = load_pipeline) -> Prepared:
     """Make the folders and load the model.
+
+    Args:
+        load: What makes a pipeline of --model.
 
     Raises:
         OSError: Nothing can be written there; found out before the model is loaded.
@@ -102,6 +107,6 @@ def prepare(options: Options, *, who: str) -> Prepared:
     device = choose_device(options.device)
     # before the model: under `accelerate launch` it makes each process's GPU the current one
     accelerator = make_accelerator(device, options.precision, run, tensorboard=options.tensorboard)
-    pipe = load_pipeline(options.model, WEIGHTS_DTYPE[accelerator.mixed_precision], device)
+    pipe = load(options.model, WEIGHTS_DTYPE[accelerator.mixed_precision], device)
     pipe.set_progress_bar_config(disable=True)
     return Prepared(run, accelerator, pipe)
