@@ -15,6 +15,7 @@ from weft._files import output_folder, whole_file
 from weft.commands.loading import EMBEDDED, choose_device, choose_dtype, load_inpainting
 from weft.methods._inpaint_host import check_host
 from weft.methods._inpaint_pictures import read_masks, read_pictures
+from weft.methods._task_branch_published import is_branch_at
 
 SIDES = ("left", "right", "top", "bottom")
 
@@ -39,10 +40,14 @@ class Inpaint:
     expand: str = ""
     """With outpaint: how far beyond each side, in pixels or as a share below 1, such as left=128,right=0.25."""
     model: str = EMBEDDED
-    """A diffusers folder or a model id of an inpainting model (Stable Diffusion 1.x, 2.x, XL)."""
+    """A diffusers folder or a model id of an inpainting model (Stable Diffusion 1.x, 2.x, XL); for a branch, of a
+    text-to-image model."""
     task_prompts: Path | None = None
     """File of `weft train task-prompts`, or the released folder of PowerPaint v1, whose UNet and text encoder then
-    replace those of the model; if not given, those in the folder of the model."""
+    replace those of the model, or of PowerPaint v2, a branch beside any Stable Diffusion 1.5; if not given, those in
+    the folder of the model."""
+    reuse: int = 1
+    """With a branch: compute it at every so many steps, and use what it found in between."""
     out: Path = Path("inpainted.png")
     """The picture to write; the settings lie beside it as JSON."""
     blend: Literal["feather", "laplacian", "poisson", "hard"] = "feather"
@@ -78,8 +83,7 @@ def inpaint(options: Inpaint) -> Path:
         read_masks(list(options.mask), pictures, who="inpaint")
     device = choose_device(options.device)
     pipe = load_inpainting(options.model, choose_dtype(options.dtype, device), device)
-    check_host(pipe, who="inpaint")
-    tasks = _task_prompts(options, pipe)
+    tasks = _tasks(options, pipe)
     image = tasks.inpaint(
         pipe,
         options.image,
@@ -112,6 +116,8 @@ def _check(options: Inpaint) -> dict[str, float]:
         )
     if options.steps < 1:
         raise ValueError(f"inpaint: --steps must be at least 1; got {options.steps}")
+    if options.reuse < 1:
+        raise ValueError(f"inpaint: --reuse must be at least 1; got {options.reuse}")
     if options.seed < 0:
         raise ValueError(f"inpaint: --seed must not be negative; got {options.seed}")
     outpaints = options.task == "outpaint"
@@ -148,6 +154,20 @@ def _sides(text: str) -> dict[str, float]:
     return sides
 
 
+def _tasks(options: Inpaint, pipe: Any) -> weft.TaskPrompts | weft.TaskBranch:
+    """What tells the tasks: a branch where --task-prompts is one, else prompts."""
+    path = options.task_prompts
+    if path is not None and is_branch_at(path):
+        branch = weft.TaskBranch.load(path, dtype=pipe.unet.dtype)
+        branch.network.to(pipe.unet.device)
+        branch.reuse = options.reuse
+        return branch
+    if options.reuse != 1:
+        raise ValueError("inpaint: --reuse belongs to a branch, such as PowerPaint v2 in --task-prompts")
+    check_host(pipe, who="inpaint")
+    return _task_prompts(options, pipe)
+
+
 def _task_prompts(options: Inpaint, pipe: Any) -> weft.TaskPrompts:
     """From --task-prompts, else from the model's own folder."""
     path = options.task_prompts
@@ -164,9 +184,10 @@ def _task_prompts(options: Inpaint, pipe: Any) -> weft.TaskPrompts:
     return weft.TaskPrompts.load(path, into=pipe if is_release else None)
 
 
-def _sidecar(options: Inpaint, tasks: weft.TaskPrompts) -> dict[str, Any]:
+def _sidecar(options: Inpaint, tasks: weft.TaskPrompts | weft.TaskBranch) -> dict[str, Any]:
+    how = {"placement": tasks.placement} if isinstance(tasks, weft.TaskPrompts) else {"reuse": tasks.reuse}
     return {
         **{name: getattr(options, name) for name in options.__dataclass_fields__},
-        "prompts": {"base_name": tasks.base_name, "dialect": tasks.dialect, "placement": tasks.placement},
+        "prompts": {"base_name": tasks.base_name, "dialect": tasks.dialect, **how},
         "versions": {"weft": weft.__version__, "torch": torch.__version__},
     }

@@ -44,6 +44,12 @@ _EXPECTED = (
 _NOT_LEARNT = "position_ids"
 
 
+def is_branch_at(path: Path) -> bool:
+    """Whether ``path`` is, or holds, a branch, whole or not."""
+    file = path if path.suffix == ".safetensors" and path.is_file() else _file_in(path)
+    return file is not None and is_branch(TensorFile(file, who=WHO))
+
+
 def find(path: Path) -> TensorFile:
     """The file with the branch that ``path`` is or holds.
 
@@ -60,15 +66,21 @@ def find(path: Path) -> TensorFile:
         return _told_apart(TensorFile(path, who=WHO))
     if not path.is_dir():
         raise FileNotFoundError(f"{WHO}: there is nothing at {path}; needs {_EXPECTED}")
-    for name in (OWN, *(f"{folder}/{name}" for folder in (*BRANCH_FOLDERS, ".") for name in WEIGHTS)):
-        if (path / name).is_file():
-            return _told_apart(TensorFile(path / name, who=WHO))
+    file = _file_in(path)
+    if file is not None:
+        return _told_apart(TensorFile(file, who=WHO))
     if any((path / name).is_file() for name in _V1):
         raise ValueError(
             f"{WHO}: {path} is PowerPaint v1: an inpainting UNet and a text encoder, without a branch; load it with "
             "weft.TaskPrompts.load(path, into=pipe)"
         )
     raise FileNotFoundError(f"{WHO}: {path} holds no branch; needs {_EXPECTED}")
+
+
+def _file_in(folder: Path) -> Path | None:
+    """Where a branch is, in a folder of one."""
+    names = (OWN, *(f"{inside}/{name}" for inside in (*BRANCH_FOLDERS, ".") for name in WEIGHTS))
+    return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def read_branch(found: TensorFile, dtype: torch.dtype | None, config: Mapping[str, Any] | None = None) -> Branch:
