@@ -35,7 +35,7 @@ def paint(folder: Path, *options: object) -> np.ndarray:
     return np.asarray(Image.open(out))
 
 
-@pytest.mark.parametrize("trains", ["unet", "lora"])
+@pytest.mark.parametrize("trains", ["unet", "lora", "residuals"])
 def test_a_text_to_image_model_becomes_an_inpainting_model(trains: str, tmp_path: Path, capsys) -> None:
     folder = tmp_path / "model"
     train(folder, "--trains", trains, "--lora-rank", 2, "--learning-rate", 1e-3)
@@ -80,7 +80,7 @@ def test_a_run_goes_on(tmp_path: Path) -> None:
         (("--model", "embedded-sd3"), "embedded-sd3 does not inpaint; give 'embedded'"),
         (
             ("--model", str(shapes.model_path())),
-            "is a text-to-image model, whose UNet sees no mask; train it too, with --trains unet or lora",
+            "is a text-to-image model, whose UNet sees no mask; train it too, with --trains unet, lora or residuals",
         ),
         (("--pictures", "absent"), "pictures must be a folder; there is none at absent"),
         (("--trains", "unet", "--init-word", ""), "'' has no token"),

@@ -106,16 +106,26 @@ def test_the_whole_unet_learns_and_words_do_not(tmp_path: Path) -> None:
     assert is_same(pipe.text_encoder, text)
 
 
-def test_lora_learns_factors_and_the_first_convolution(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("trains", "adapted"), [("lora", "to_q"), ("residuals", "proj_out")])
+def test_factors_are_learnt_and_the_first_convolution(trains: str, adapted: str, tmp_path: Path) -> None:
     pipe = tiny.inpaint(tmp_path)
     unet = state_of(pipe.unet)
-    fitted(pipe, {"trains": "lora", "lora_rank": 2})
+    fitted(pipe, {"trains": trains, "lora_rank": 2})
     after = {name.replace(".base_layer", ""): value for name, value in pipe.unet.state_dict().items()}
     changed = {name for name, value in unet.items() if not torch.equal(value, after[name])}
     assert changed == {"conv_in.weight", "conv_in.bias"}
-    assert any(f"lora_B.{ADAPTER}" in name and bool(value.any()) for name, value in after.items())
+    factors = {name: value for name, value in after.items() if f"lora_B.{ADAPTER}" in name}
+    assert factors and any(bool(value.any()) for value in factors.values())
+    assert {adapted in name for name in factors} == ({True} if trains == "residuals" else {True, False})
     with pytest.raises(ValueError, match="has an adapter 'task_prompts' already"):
-        fitted(pipe, {"trains": "lora"})
+        fitted(pipe, {"trains": trains})
+
+
+def test_the_rank_of_a_residual_is_a_share_of_its_width(tmp_path: Path) -> None:
+    pipe = tiny.inpaint(tmp_path)
+    fitted(pipe, {"trains": "residuals", "rank_share": 0.25})
+    factors = {name: value for name, value in pipe.unet.state_dict().items() if "proj_out.lora_A" in name}
+    assert factors and all(len(value) == value.shape[1] // 4 for value in factors.values())
 
 
 def test_prompts_learn_at_their_own_rate(tmp_path: Path) -> None:
@@ -283,7 +293,8 @@ def test_it_learns(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"trains": "all"}, "`trains` must be 'prompts', 'unet' or 'lora'; got 'all'"),
+        ({"rank_share": 0.0}, "`rank_share` must be above 0 and at most 1; got 0"),
+        ({"trains": "all"}, "`trains` must be one of 'prompts', 'unet', 'lora', 'residuals'; got 'all'"),
         ({"count": 0}, "`count` must be at least 1"),
         ({"count": 15}, "15 learnt vectors do not fit the 16 tokens"),
         ({"init_std": -1.0}, "`init_std` not below it"),

@@ -31,14 +31,14 @@ class TrainTaskPrompts:
     """Go on from the last checkpoint of the run."""
     model: str = EMBEDDED
     """'embedded', a diffusers folder, or a model id (Stable Diffusion 1.x, 2.x, XL). A text-to-image model is given
-    five more input channels, and needs --trains unet or lora; the embedded one is one then, and inpaints else."""
-    trains: Literal["prompts", "unet", "lora"] = "prompts"
+    five more input channels, and needs another --trains; the embedded one is one then, and inpaints else."""
+    trains: Literal["prompts", "unet", "lora", "residuals"] = "prompts"
     """prompts alone, for a model that inpaints already; unet, every weight of it, as published; lora, factors for its
-    attention, and its first convolution."""
+    attention, and its first convolution; residuals, factors for the ends of attention blocks, and that convolution."""
     steps: int = 5000
     """Updates."""
     learning_rate: float | None = None
-    """Of AdamW for the UNet or its LoRA; 1e-5 and 1e-4 if not given."""
+    """Of AdamW for the UNet, its LoRA or residuals; 1e-5, 1e-4 and 1e-3 if not given."""
     prompt_learning_rate: float = 1e-3
     """Of the prompts."""
     batch_size: int = 4
@@ -81,7 +81,7 @@ class TrainTaskPrompts:
 
 
 # of AdamW where nothing else is said: published for the whole UNet; usual for LoRA
-_RATES = {"prompts": 1e-3, "unet": 1e-5, "lora": 1e-4}
+_RATES = {"prompts": 1e-3, "unet": 1e-5, "lora": 1e-4, "residuals": 1e-3}
 
 
 def train_task_prompts(options: TrainTaskPrompts) -> str:
@@ -125,7 +125,7 @@ def train_task_prompts(options: TrainTaskPrompts) -> str:
     if options.trains == "prompts" and made.pipe.unet.config.in_channels == made.pipe.vae.config.latent_channels:
         raise ValueError(
             f"{who}: --model {options.model} is a text-to-image model, whose UNet sees no mask; train it too, with "
-            "--trains unet or lora, or name an inpainting model"
+            "--trains unet, lora or residuals, or name an inpainting model"
         )
     pipe = inpainting_pipeline(made.pipe)
     tasks = fit_task_prompts(
@@ -140,7 +140,7 @@ def train_task_prompts(options: TrainTaskPrompts) -> str:
     made.accelerator.end_training()
     if not made.accelerator.is_main_process:
         return ""
-    if options.trains == "lora":
+    if options.trains in ("lora", "residuals"):
         _fuse(pipe.unet)
     if options.trains != "prompts":
         pipe.unet.to(pipe.text_encoder.dtype)  # it was trained in fp32

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from accelerate import Accelerator
 
 from weft.attach.base_model import base_model
 from weft.attach.learnt_words import embeddings_of, token_limit
+from weft.attach.projections import find_projections
 from weft.methods._inpaint_host import check_host
 from weft.methods._task_prompts_recipes import COUNT, NAMES, PromptName
 from weft.methods._task_prompts_text import Vectors
@@ -26,10 +27,11 @@ from weft.train.randomness import torch_generator
 from weft.train.task_prompts_objective import TaskPromptsObjective
 from weft.train.task_prompts_validation import task_validation
 
-Trained = Literal["prompts", "unet", "lora"]
+Trained = Literal["prompts", "unet", "lora", "residuals"]
 
-ADAPTER = "task_prompts"  # name of the LoRA among the UNet's adapters
-ADAPTED = ("to_q", "to_k", "to_v", "to_out.0")  # layers that it changes
+ADAPTER = "task_prompts"  # name of the factors among the UNet's adapters
+# layers that get factors: the projections of the attention, or those that end its blocks
+ADAPTED: dict[Trained, tuple[str, ...]] = {"lora": ("to_q", "to_k", "to_v", "to_out.0"), "residuals": ("proj_out",)}
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ class TaskPromptsConfig:
     )
     # "prompts": 3 x 10 vectors; "unet": them and every weight of the UNet, as published (learning rate 1e-5, decay
     # 1e-2, clipped at 1, 500 steps of warm-up, 25 000 steps of 1024 pictures); "lora": them, the first convolution,
-    # and factors for the attention's projections. Weights, gradients and AdamW's state of the UNet take 12.8 GiB for
+    # and factors for the attention's projections; "residuals": the same with factors for ``proj_out`` alone, as those
+    # of ``fit_residual``. Weights, gradients and AdamW's state of the UNet take 12.8 GiB for
     # the whole of Stable Diffusion 1.5 and 38.3 GiB for XL's, beside activations; with LoRA of rank 16 on half
     # precision 1.6 and 5.1 GiB (counted, not measured): a card of 24 GB takes all of 1.5, and LoRA of XL
     trains: Trained = "prompts"
@@ -53,6 +56,7 @@ class TaskPromptsConfig:
     init_std: float = 0.02  # of the noise on it, so that vectors differ from the start; published: 0
     mixture: Mixture = field(default_factory=Mixture)
     lora_rank: int = 16
+    rank_share: float = 0.05  # rank of a residual's layer, as a share of its width
     resolution: int | None = None  # pixels; None: the model's own
     seed: int = 0
     precision: Precision = "auto"  # compute; what is trained stays fp32. auto: bf16 or fp16 on a GPU, none on a CPU
@@ -76,8 +80,9 @@ def fit_task_prompts(
 
     Args:
         pipe: An inpainting pipeline of diffusers (Stable Diffusion 1.x, 2.x, XL); ``weft.train.inpainting_pipeline``
-            makes one of a text-to-image pipeline. With ``trains`` = "unet" or "lora" its UNet is changed in place:
-            keep it with ``pipe.save_pretrained``.
+            makes one of a text-to-image pipeline. Unless ``trains`` is "prompts" its UNet is changed in place: keep it
+            with ``pipe.save_pretrained``, or the factors with ``pipe.unet.save_lora_adapter`` beside its first
+            convolution.
         pictures: A folder with ``metadata.jsonl`` (rows of ``file_name``, ``text``, and ``objects``, a list of
             ``mask`` and ``text``), or a sequence of ``weft.train.MaskedPicture``.
         config: Numbers; None for the defaults.
@@ -94,7 +99,7 @@ def fit_task_prompts(
         FileNotFoundError: Pictures that are not there.
         ValueError: No pictures, a UNet that does not see masks, an option out of range, or a checkpoint of another
             run.
-        ImportError: ``trains`` = "lora" without peft.
+        ImportError: ``trains`` = "lora" or "residuals" without peft.
         weft.train.Diverged: The loss is not finite; the last good checkpoint is kept.
         weft.train.Interrupted: Ctrl-C or SIGTERM with ``folder``; the checkpoint has been written.
 
@@ -193,14 +198,14 @@ def _stream(config: TaskPromptsConfig, *key: int) -> torch.Generator:
 @contextmanager
 def _trained_part(unet: Any, config: TaskPromptsConfig) -> Iterator[None]:
     """What of the UNet learns asks for gradients meanwhile, in fp32; all else does not."""
-    if config.trains == "lora":
-        _add_adapter(unet, config.lora_rank)
+    if config.trains in ADAPTED:
+        _add_adapter(unet, config)
     elif config.trains == "unet" and unet.dtype != torch.float32:
         unet.to(torch.float32)
     with frozen(unet, config.gradient_checkpointing):
         for name, parameter in unet.named_parameters():
             learns = config.trains == "unet" or (
-                config.trains == "lora" and (ADAPTER in name or name.startswith("conv_in."))
+                config.trains in ADAPTED and (ADAPTER in name or name.startswith("conv_in."))
             )
             parameter.requires_grad_(learns)
             if learns:
@@ -208,7 +213,7 @@ def _trained_part(unet: Any, config: TaskPromptsConfig) -> Iterator[None]:
         yield
 
 
-def _add_adapter(unet: Any, rank: int) -> None:
+def _add_adapter(unet: Any, config: TaskPromptsConfig) -> None:
     from peft import LoraConfig
 
     if ADAPTER in getattr(unet, "peft_config", {}):
@@ -216,8 +221,19 @@ def _add_adapter(unet: Any, rank: int) -> None:
             f"fit_task_prompts: the UNet has an adapter {ADAPTER!r} already; load the pipeline anew, or fuse and "
             "unload it first"
         )
+    ranks = {}
+    if config.trains == "residuals":
+        ranks = {info.name: max(round(config.rank_share * info.width), 1) for info in find_projections(unet)}
     unet.add_adapter(
-        LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=list(ADAPTED)), ADAPTER
+        LoraConfig(
+            r=config.lora_rank,
+            lora_alpha=config.lora_rank,
+            rank_pattern=ranks,
+            alpha_pattern=ranks,  # factors count as they are, whatever their rank
+            init_lora_weights="gaussian",
+            target_modules=list(ranks or ADAPTED[config.trains]),
+        ),
+        ADAPTER,
     )
 
 
@@ -229,8 +245,11 @@ def _take(objective: TaskPromptsObjective, average: dict[str, torch.Tensor]) -> 
 
 
 def _check(config: TaskPromptsConfig, folder: Path | None, pipe: Any) -> None:
-    if config.trains not in ("prompts", "unet", "lora"):
-        raise ValueError(f"fit_task_prompts: `trains` must be 'prompts', 'unet' or 'lora'; got {config.trains!r}")
+    if config.trains not in get_args(Trained):
+        known = ", ".join(map(repr, get_args(Trained)))
+        raise ValueError(f"fit_task_prompts: `trains` must be one of {known}; got {config.trains!r}")
+    if not 0 < config.rank_share <= 1:
+        raise ValueError(f"fit_task_prompts: `rank_share` must be above 0 and at most 1; got {config.rank_share}")
     for name in ("count", "lora_rank"):
         if getattr(config, name) < 1:
             raise ValueError(f"fit_task_prompts: `{name}` must be at least 1; got {getattr(config, name)}")
