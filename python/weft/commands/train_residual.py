@@ -10,6 +10,7 @@ import torch
 import tyro
 
 import weft
+from weft.commands.distribution import DistributionOptions, distribution_of
 from weft.commands.loading import EMBEDDED
 from weft.commands.training import RunOptions, check_out, config_of, prepare
 
@@ -53,7 +54,7 @@ class _Residual:
 
 
 @dataclass(frozen=True)
-class TrainResidual(RunOptions, _Residual):
+class TrainResidual(RunOptions, DistributionOptions, _Residual):
     """Teach a frozen model one object from a few pictures (Personalized Residuals); the file is a LoRA as well."""
 
 
@@ -64,7 +65,8 @@ def train_residual(options: TrainResidual) -> str:
     from weft.train.residual import ResidualConfig, fit_residual
 
     check_out(options.out, who="train residual")
-    config = config_of(ResidualConfig, options, loop=config_of(LoopConfig, options))
+    loop = config_of(LoopConfig, options)
+    config = config_of(ResidualConfig, options, loop=loop, distribution=distribution_of(options))
     images = read_images(options.images)
     made = prepare(options, who="train residual")
     residual = fit_residual(

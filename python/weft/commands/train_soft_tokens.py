@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 import weft
+from weft.commands.distribution import DistributionOptions, distribution_of
 from weft.commands.loading import EMBEDDED, EMBEDDED_MODELS
 from weft.commands.training import RunOptions, check_out, config_of, prepare
 
@@ -90,7 +91,7 @@ class _SoftTokens:
 
 
 @dataclass(frozen=True)
-class TrainSoftTokens(RunOptions, _SoftTokens):
+class TrainSoftTokens(RunOptions, DistributionOptions, _SoftTokens):
     """Learn a few tokens by which a frozen model follows its prompts more closely (SoftREPA)."""
 
 
@@ -101,7 +102,8 @@ def train_soft_tokens(options: TrainSoftTokens) -> str:
     from weft.train.soft_tokens_config import SoftTokensConfig
 
     check_out(options.out, who="train soft-tokens")
-    config = config_of(SoftTokensConfig, options, loop=config_of(LoopConfig, options, weight_decay=1e-4))
+    loop = config_of(LoopConfig, options, weight_decay=1e-4)
+    config = config_of(SoftTokensConfig, options, loop=loop, distribution=distribution_of(options))
     made = prepare(options, who="train soft-tokens")
     soft = fit_soft_tokens(
         made.pipe,

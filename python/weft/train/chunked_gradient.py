@@ -36,6 +36,11 @@ class ChunkedGradient:
             if part is not None:
                 total += part / self._scale
 
+    def add_known(self, slopes: Sequence[Tensor]) -> None:
+        """Add the derivatives of a term that somebody else has differentiated, in the order of ``leaves``."""
+        for total, part in zip(self._found, slopes, strict=True):
+            total += part
+
     def total(self, value: Tensor) -> Tensor:
         """``value``, which is what the terms add up to, with their derivatives for its own."""
         if not self.is_wanted:

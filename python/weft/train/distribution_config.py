@@ -19,7 +19,9 @@ class DistributionConfig:
     """
 
     losses: tuple[Loss, ...] = ()
-    weight: float = 1.0  # of all of them, beside the objective; each has one of its own
+    # of all of them, beside the objective; each has one of its own. With this the gradient of fake-to-real at the
+    # start is about as large as that of soft tokens' objective on the embedded model
+    weight: float = 0.3
     # what generates: "x0", the clean pictures predicted from noisy ones; "chain", a short chain from noise alone
     through: Through = "x0"
     # x0: noise between these shares of the schedule. With less the picture shows through, with more it is a guess

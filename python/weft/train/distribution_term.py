@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -12,21 +13,21 @@ from torch.utils.checkpoint import checkpoint
 
 from weft.attach.source import denoiser_of
 from weft.methods.distribution_losses import Features, Loss, distribution_loss, features_of
-from weft.train.chunked_gradient import differentiated
 from weft.train.diffusion import TextStates, encode_captions
 from weft.train.distribution_config import DistributionConfig
 from weft.train.distribution_views import Views
-from weft.train.feature_sources import DecodedPictures, Denoise, DenoiserFeatures
+from weft.train.feature_sources import DecodedPictures, DenoiserFeatures
 from weft.train.noising import Noising
+from weft.train.short_chain import Denoise, ShortChain
 
 
 class DistributionTerm:
     """The losses of what a denoiser makes of noisy pictures or of noise, under one caption of each or two.
 
     Of a batch the generated pictures of one view are told from one another, and the real ones are its clean latents.
-    Pictures of one caption, as far as it is the first view's, are no negatives of each other. Features are
-    differentiated first, down to the generated latents and no further: sources stay as they are, and memory is that of
-    features of a chunk, and then of a chunk of the denoiser.
+    Pictures of one caption, as far as it is the first view's, are no negatives of each other. Latents are generated
+    without gradients first; then features are differentiated down to them and no further, so that sources stay as they
+    are, and at last every pass of the denoiser by itself. Memory is that of features of a chunk, or of one pass.
     """
 
     def __init__(
@@ -36,11 +37,12 @@ class DistributionTerm:
         source: Features,
         vae: Any,
         *,
+        bare: Callable[[], AbstractContextManager[None]] = nullcontext,
         accelerator: Any,
         rows_at_once: int | None = None,
     ) -> None:
-        """``source`` gives features of latents; losses with features of their own see what ``vae`` decodes."""
-        self._config, self._noising = config, noising
+        """``source`` gives features of latents, where ``bare``; other losses see what ``vae`` decodes."""
+        self._config, self._noising, self._bare = config, noising, bare
         self._rows_at_once, self._accelerator = rows_at_once, accelerator
         seen = {own: self._by_rows_of(DecodedPictures(vae, own)) for loss in config.losses if (own := loss.features)}
         self._losses: list[Loss] = [
@@ -50,81 +52,100 @@ class DistributionTerm:
         self._group = torch.distributed.group.WORLD if accelerator.num_processes > 1 else None
 
     def __call__(
-        self, denoise: Denoise, latents: Tensor, text: TextStates, alike: Tensor, views: Views
-    ) -> dict[str, Tensor]:
-        """The weighted loss, with a gradient to what ``denoise`` is made of, and each loss by its name without.
+        self,
+        denoise: Denoise,
+        leaves: Sequence[Tensor],
+        latents: Tensor,
+        text: TextStates,
+        alike: Tensor,
+        views: Views,
+    ) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """The weighted loss and each loss by its name; and derivatives of the first.
 
         Args:
             denoise: The denoiser with what is being trained.
+            leaves: Of what that is made; without gradients (``torch.no_grad``) they get none.
             latents: [B, C, h, w] fp32, clean.
             text: B captions, of the first view.
             alike: int64 [B, n], numbers of the picture and, where they differ, of its caption.
             views: What generation begins from.
 
         Returns:
-            "distribution", and "f2f" and "f2r" as far as they are asked for; zeros where all pictures of a batch are
-            one, or have one caption, and nothing can be told apart.
+            "distribution", and "f2f" and "f2r" as far as they are asked for, all without gradient, zeros where all
+            pictures of a batch are one, or have one caption, and nothing can be told apart; and derivatives of
+            "distribution" by the leaves.
         """
+        slopes = [torch.zeros_like(leaf) for leaf in leaves]
         if not self._can_be_told_apart(alike):
-            return dict.fromkeys(("distribution", *(loss.name for loss in self._losses)), latents.new_zeros(()))
-        generated = [self._generated(denoise, latents, text, views, number) for number in range(views.views)]
-        leaves = [view.detach().requires_grad_() for view in generated]
-        with torch.enable_grad():
-            found = self._loss_of(leaves, latents, alike)
-        loss = self._config.weight * found.pop("loss")
+            return dict.fromkeys(
+                ("distribution", *(loss.name for loss in self._losses)), latents.new_zeros(())
+            ), slopes
+        chain = self._chain(views)
+        drawn = []  # of every view the chunks: states of the chain, and their captions
+        for number in range(views.views):
+            start, said = self._start(latents, views, number), views.text_of(number, text)
+            texts = [said.part(rows) for rows in self._chunks(torch.arange(len(latents), device=latents.device))]
+            drawn.append(
+                [(chain.run(denoise, *each), each[1]) for each in zip(self._chunks(start), texts, strict=True)]
+            )
+        with self._bare():
+            generated = [torch.cat([states[-1] for states, _ in view]) for view in drawn]
+            found, wanted = self._differentiated(generated, latents, alike)
         if torch.is_grad_enabled():
-            scaler = self._accelerator.scaler
-            scale = 1.0 if scaler is None else float(scaler.get_scale())  # lest fp16 gradients of features vanish
-            slopes = torch.autograd.grad(scale * loss, leaves)
-            loss = differentiated(loss.detach(), generated, [slope / scale for slope in slopes])
-        return {"distribution": loss, **found}
+            for view, slope in zip(drawn, wanted, strict=True):
+                for (states, said), part in zip(view, self._chunks(slope), strict=True):
+                    for total, more in zip(slopes, chain.slopes(denoise, states, said, part, leaves), strict=True):
+                        total += more / self._scale
+        return found, slopes
 
-    def _loss_of(self, generated: list[Tensor], latents: Tensor, alike: Tensor) -> dict[str, Tensor]:
-        first, second = generated[0], generated[1] if len(generated) > 1 else None
-        features = features_of(self._losses, self._source, first, second, latents)
-        classes = alike[:, 1] if alike.shape[1] > 1 else None
-        return distribution_loss(self._losses, *features, images=alike[:, 0], classes=classes, group=self._group)
+    def _differentiated(
+        self, generated: list[Tensor], latents: Tensor, alike: Tensor
+    ) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """The losses, and derivatives of the weighted one by the clean latents of each view, times ``_scale``."""
+        views = [view.requires_grad_() for view in generated]
+        with torch.enable_grad():
+            second = views[1] if len(views) > 1 else None
+            features = features_of(self._losses, self._source, views[0], second, latents)
+            classes = alike[:, 1] if alike.shape[1] > 1 else None
+            found = distribution_loss(self._losses, *features, images=alike[:, 0], classes=classes, group=self._group)
+            loss = self._config.weight * found.pop("loss")
+            slopes = torch.autograd.grad(self._scale * loss, views)
+        return {"distribution": loss.detach(), **found}, list(slopes)
 
-    def _generated(self, denoise: Denoise, latents: Tensor, text: TextStates, views: Views, number: int) -> Tensor:
-        """Clean latents [B, C, h, w] of a view."""
-        noise, said = views.noise_of(number), views.text_of(number, text)
-
-        def clean(rows: Tensor) -> Tensor:
-            if self._config.through == "chain":
-                return self._drawn(denoise, noise[rows], said.part(rows))
-            timestep = self._noising.timestep(views.drawn)
-            times = timestep.expand(len(rows))
-            noisy = self._noising.noisy(latents[rows], noise[rows], times)
-            return self._noising.split(noisy, denoise(noisy, timestep, said.part(rows)), times)[0]
-
-        return self._by_rows(clean, len(latents), latents.device)
-
-    def _drawn(self, denoise: Denoise, noise: Tensor, text: TextStates) -> Tensor:
-        """Clean latents at the end of a chain of DDIM steps, evenly apart, that begins at noise."""
+    def _chain(self, views: Views) -> ShortChain:
+        if self._config.through == "x0":
+            return ShortChain(self._noising, [views.drawn])
         count, last = self._config.chain_steps, self._noising.times - 1
-        clean = torch.zeros_like(noise)
-        for step in range(count):
-            drawn = torch.tensor([round(last * (count - step) / count)], device=noise.device)
-            times = self._noising.timestep(drawn).expand(len(noise))
-            noisy = noise if step == 0 else self._noising.noisy(clean, noise, times)
-            clean, noise = self._noising.split(noisy, denoise(noisy, times[:1], text), times)
-        return clean
+        steps = [round(last * (count - step) / count) for step in range(count)]
+        return ShortChain(self._noising, [torch.full_like(views.drawn, step) for step in steps])
+
+    def _start(self, latents: Tensor, views: Views, number: int) -> Tensor:
+        """What a view begins from, [B, C, h, w]: noisy pictures, or noise alone."""
+        noise = views.noise_of(number)
+        if self._config.through == "chain":
+            return noise
+        return self._noising.noisy(latents, noise, self._noising.timestep(views.drawn).expand(len(latents)))
+
+    @property
+    def _scale(self) -> float:
+        """What fp16 gradients are multiplied by, lest they vanish."""
+        scaler = self._accelerator.scaler
+        return 1.0 if scaler is None else float(scaler.get_scale())
+
+    def _chunks(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Rows of ``x`` that come in one pass."""
+        return torch.split(x, self._rows_at_once or len(x))
 
     def _by_rows_of(self, source: Features) -> Features:
-        """``source``, some rows at a time."""
+        """``source``, some rows at a time; each chunk is computed again for its gradient."""
 
         def features(latents: Tensor) -> Tensor:
-            found = self._by_rows(lambda rows: source(latents[rows]), len(latents), latents.device)
-            return found.float()
+            chunks = self._chunks(latents)
+            if len(chunks) == 1:
+                return source(latents).float()
+            return torch.cat([checkpoint(source, chunk, use_reentrant=False) for chunk in chunks]).float()
 
         return features
-
-    def _by_rows(self, function: Callable[[Tensor], Tensor], count: int, device: torch.device) -> Tensor:
-        """What ``function`` gives for rows by their numbers; each chunk is computed again for its gradient."""
-        rows, at_once = torch.arange(count, device=device), self._rows_at_once or count
-        if at_once >= count:
-            return function(rows)
-        return torch.cat([checkpoint(function, chunk, use_reentrant=False) for chunk in torch.split(rows, at_once)])
 
     def _can_be_told_apart(self, alike: Tensor) -> bool:
         """Whether there are several pictures, and several captions; the same on every process."""
@@ -136,7 +157,8 @@ def distribution_term(
     pipe: Any,
     config: DistributionConfig,
     noising: Noising,
-    bare: Denoise,
+    denoise: Denoise,
+    bare: Callable[[], AbstractContextManager[None]],
     *,
     accelerator: Any,
     rows_at_once: int | None = None,
@@ -148,13 +170,13 @@ def distribution_term(
         pipe: Its text encoder says nothing, and its autoencoder decodes where losses look at pictures.
         config: Checked.
         noising: Of its denoiser.
-        bare: The denoiser without what is being trained.
-        accelerator: Its processes are told from one another too.
+        denoise: Runs that; while ``bare`` lasts without what is being trained.
+        accelerator: Pictures of its processes are told from one another too.
         rows_at_once: Pictures in one pass; None for all.
         text_length: As of ``encode_captions``.
     """
     if not config.losses:
         return None
-    empty = encode_captions(pipe, [""], text_length)
-    source = DenoiserFeatures(denoiser_of(pipe)[1], bare, noising, empty)
-    return DistributionTerm(config, noising, source, pipe.vae, accelerator=accelerator, rows_at_once=rows_at_once)
+    source = DenoiserFeatures(denoiser_of(pipe)[1], denoise, noising, encode_captions(pipe, [""], text_length))
+    options = {"accelerator": accelerator, "rows_at_once": rows_at_once}
+    return DistributionTerm(config, noising, source, pipe.vae, bare=bare, **options)

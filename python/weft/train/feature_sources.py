@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,9 +11,7 @@ from torch import Tensor
 from weft.methods.distribution_losses import Features
 from weft.train.diffusion import TextStates
 from weft.train.noising import Noising
-
-# latents [P, C, h, w] noisy, timestep [1], P captions -> predictions [P, C, h, w] fp32
-Denoise = Callable[[Tensor, Tensor, TextStates], Tensor]
+from weft.train.short_chain import Denoise
 
 # of the schedule, where the denoiser looks. On the embedded model the features of one picture know those of another
 # with the same two objects elsewhere among 60 in 87 of 100 cases, at 0.1 as at 0.3; averages know 48, and those of the
@@ -28,8 +25,8 @@ class DenoiserFeatures:
 
         f_c = (mean over pixels of max(+-x_c, 0)^4)^(1/4),   x the output of the first up block
 
-    The picture has no noise added, the text is empty, and nothing that is being trained has a part in it. A joint
-    attention has no such block: there it is the middle one of all, and pixels are its tokens.
+    The picture has no noise added and the text is empty. What is being trained must have no part in it, nor in its
+    backward pass. A joint attention has no such block: there it is the middle one of all, and pixels are its tokens.
 
     Source:
         States of a denoiser as features: DIFT (arXiv:2306.03881), there of a later block, for points. The mean of
@@ -37,7 +34,7 @@ class DenoiserFeatures:
     """
 
     def __init__(self, model: Any, denoise: Denoise, noising: Noising, empty: TextStates) -> None:
-        """``denoise`` runs ``model`` as it was before training; ``empty`` is one caption that says nothing."""
+        """``denoise`` runs ``model``; ``empty`` is one caption that says nothing."""
         self._layer = model.up_blocks[0] if hasattr(model, "up_blocks") else _middle(model.transformer_blocks)
         self._denoise, self._noising, self._empty = denoise, noising, empty
 

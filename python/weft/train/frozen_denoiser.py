@@ -92,17 +92,16 @@ class FrozenDenoiser:
         """Predictions [P, C, h, w] fp32 of what a sampler has on its way, each with its own caption.
 
         Args:
-            tokens: As of ``predict``; None for the model as it was.
+            tokens: As of ``predict``; None for what the control shows by itself.
             latents: [P, C, h, w], noisy, of any float dtype; of square pictures that nothing was cut off.
             timestep: [1].
             text: P captions.
         """
         time_ids = plain_time_ids(latents)
         pictures = NoisyPictures(latents.to(self._model.dtype), latents[:0], timestep, time_ids)
-        if tokens is not None:
-            return self.predict(tokens, pictures, text)
-        with self._control.hiding():
-            return self._run(self._model, pictures, text).float()
+        return (
+            self._run(self._model, pictures, text).float() if tokens is None else self.predict(tokens, pictures, text)
+        )
 
     def errors(self, tokens: Tensor, pictures: NoisyPictures, text: TextStates) -> Tensor:
         """Mean squared errors [R, C] fp32 of R pictures under each of C captions."""

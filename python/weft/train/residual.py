@@ -148,7 +148,9 @@ def fit_residual(
         objective = ResidualObjective(
             unet, projections, scheduler, text, init=config.init, rank_share=config.rank_share, seed=config.seed
         )
-        objective.term = distribution_term(pipe, config.distribution, noising, objective.bare, accelerator=accelerator)
+        objective.term = distribution_term(
+            pipe, config.distribution, noising, objective.generate, objective.bare, accelerator=accelerator
+        )
         batch_at = latent_batches(
             latents,
             scheduler.config.num_train_timesteps,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from weft.attach.projections import GatedProjections, ProjectionInfo, ProjectionTerms
+from weft.train.chunked_gradient import differentiated
 from weft.train.diffusion import TextStates, denoising_target, plain_time_ids
 from weft.train.distribution_term import DistributionTerm
 from weft.train.distribution_views import Views
@@ -89,21 +92,25 @@ class ResidualObjective(nn.Module):
         pictures, noise_of_views, drawn, captions = more
         others = self._text(captions)
         views = Views(noise_of_views, drawn, others.states, pooled_of(others))
-        found = self.term(self._generate, latents, own, pictures, views)
-        return {"loss": loss + found["distribution"], "denoising": loss.detach(), **found}
+        leaves = [*self.down, *self.up]
+        found, slopes = self.term(self.generate, leaves, latents, own, pictures, views)
+        added = differentiated(found["distribution"], leaves, slopes)
+        return {"loss": loss + added, "denoising": loss.detach(), **found}
 
-    def bare(self, latents: Tensor, timestep: Tensor, text: TextStates) -> Tensor:
-        """What the model without the factors predicts of ``latents`` [P, C, h, w] at ``timestep`` [1], fp32."""
+    @contextmanager
+    def bare(self) -> Iterator[None]:
+        """Meanwhile the model has no factors."""
         kept = {name: projection.terms for name, projection in self._projections.items()}
         try:
             for projection in self._projections.values():
                 projection.terms = None
-            return self._generate(latents, timestep, text)
+            yield
         finally:
             for name, terms in kept.items():
                 self._projections[name].terms = terms
 
-    def _generate(self, latents: Tensor, timestep: Tensor, text: TextStates) -> Tensor:
+    def generate(self, latents: Tensor, timestep: Tensor, text: TextStates) -> Tensor:
+        """Predictions [P, C, h, w] fp32 of what a sampler has on its way, at ``timestep`` [1], under P captions."""
         return self._predict(latents, timestep.expand(len(latents)), text, plain_time_ids(latents))
 
     def _predict(self, noisy: Tensor, timesteps: Tensor, text: TextStates, time_ids: Tensor) -> Tensor:

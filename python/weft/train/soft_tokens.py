@@ -154,6 +154,7 @@ def fit_soft_tokens(
             config.distribution,
             noising,
             partial(denoiser.generate, None),
+            control.hiding,
             accelerator=accelerator,
             rows_at_once=config.rows_at_once,
             text_length=layout.text_length,

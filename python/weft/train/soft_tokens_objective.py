@@ -55,9 +55,10 @@ class SoftTokensObjective(nn.Module):
             def denoise(latents: Tensor, timestep: Tensor, text: TextStates) -> Tensor:
                 return self._denoiser.generate(self.bank.shown(float(timestep), bank), latents, timestep, text)
 
-            more = self.term(denoise, batch.latents, batch.text(), batch.alike, views)
-            gradient.add(more["distribution"])
-            found |= {name: value.detach() for name, value in more.items()}
+            leaves = list(gradient.leaves.values())
+            more, slopes = self.term(denoise, leaves, batch.latents, batch.text(), batch.alike, views)
+            gradient.add_known(slopes)
+            found |= more
             found["loss"] = found["loss"] + found["distribution"]
         return {**found, "loss": gradient.total(found["loss"])}
 
