@@ -37,6 +37,8 @@ OPS = [
 ]
 TRAIN = [
     "Diverged",
+    "GanConfig",
+    "Generator",
     "Interrupted",
     "LoopConfig",
     "MaskedObject",
@@ -46,6 +48,7 @@ TRAIN = [
     "SoftTokensConfig",
     "TaskPromptsConfig",
     "encode_pairs",
+    "fit_gan",
     "fit_residual",
     "fit_soft_tokens",
     "fit_task_prompts",

@@ -23,26 +23,21 @@ def found(baseline: Any, rows: slice) -> dict[str, Tensor]:
     from accelerate import Accelerator
 
     from weft.train.gan.batches import GanBatches
-    from weft.train.gan.fit import _game
-    from weft.train.gan.generator import network_of, record_of
-    from weft.train.gan.matching import Matching, MatchingObjective
-    from weft.train.gan.matching_stage import _built
-    from weft.train.gan.objective import GanObjective
+    from weft.train.gan.fit import objective_of
+    from weft.train.gan.matching import MatchingObjective
+    from weft.train.gan.matching_stage import untrained
     from weft.train.gan.pictures import read_pictures
-    from weft.train.gan.text import Vocabulary
 
     Accelerator(cpu=True)
     config = gans.config(baseline, losses="f2f,f2r", dropout=0.0)
     pictures = read_pictures(gans.scenes(), 64, crop=False, flip=False, split="train")
-    matching: Matching = _built(
-        config.chosen_matching, Vocabulary.of(pictures.captions(), 18), None, None, length=18, seed=0
-    )
-    torch.manual_seed(0)
-    network, game = network_of(record_of(baseline, 64, 8, config.chosen)), _game(config, 8)
-    for module in (network, game.discriminator):
-        for name, parameter in module.named_parameters():
-            if name.endswith("gamma"):
-                torch.nn.init.constant_(parameter, 0.5)
+    matching = untrained(pictures, config.chosen_matching, length=18, seed=0)
+    objective = objective_of(config, matching)
+    matching.requires_grad_()
+    network = objective.generator
+    for name, parameter in objective.named_parameters():
+        if name.endswith("gamma"):
+            torch.nn.init.constant_(parameter, 0.5)
     batch = [part[rows] for part in GanBatches(pictures, matching.text.numbers, 4, network.noise_width)(0)[:-1]]  # type: ignore[arg-type]
     batch.append(torch.zeros(1, dtype=torch.int64))
     values: dict[str, Tensor] = {}
@@ -53,15 +48,6 @@ def found(baseline: Any, rows: slice) -> dict[str, Tensor]:
     values |= {f"matching {name}": value.detach() for name, value in losses.items()}
     values |= {f"matching {name}": value.grad for name, value in learner.named_parameters()}  # type: ignore[misc]
 
-    objective = GanObjective(
-        network,
-        game,
-        matching,
-        players=config.players(),
-        turns=config.turns(),
-        weights=config.chosen.weights,
-        losses=config.chosen_losses(),
-    )
     for turn in config.turns():
         own = dict(getattr(objective, turn.player).named_parameters())
         losses = objective(turn.name, *batch)

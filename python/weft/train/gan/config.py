@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from weft.methods.distribution_losses import FakeToFake, FakeToReal, Features, Pairing, losses_named
 from weft.train.accelerator import Precision
@@ -131,6 +131,15 @@ class GanConfig:
     def chosen_matching(self) -> MatchingRecipe:
         """That of the matching model."""
         return self.matching or MATCHING[self.size]
+
+    def record(self, text_width: int) -> dict[str, Any]:
+        """What makes the generator again, as ``weft.train.gan.generator.network_of`` takes it."""
+        return {
+            "baseline": self.baseline,
+            "resolution": self.resolution,
+            "text_width": text_width,
+            "recipe": asdict(self.chosen),
+        }
 
     def loop(self) -> LoopConfig:
         """Of the game; players have rates of their own."""

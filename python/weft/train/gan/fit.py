@@ -15,7 +15,8 @@ from weft.train.gan.attn import AttnDiscriminator
 from weft.train.gan.batches import GanBatch, GanBatches
 from weft.train.gan.config import WHO, GanConfig
 from weft.train.gan.games import AttnGame, Game, SsaGame
-from weft.train.gan.generator import Generator, averaged, network_of, record_of
+from weft.train.gan.generator import Generator, averaged, network_of
+from weft.train.gan.matching import Matching
 from weft.train.gan.matching_stage import matching_stage
 from weft.train.gan.objective import GENERATOR, GanObjective
 from weft.train.gan.pictures import read_pictures
@@ -75,7 +76,7 @@ def fit_gan(
     folder = None if folder is None else Path(folder)
     config.check(folder)
     found = read_pictures(pictures, config.resolution, crop=config.crop, flip=config.flip, split=config.split)
-    losses, recipe = config.chosen_losses(), config.chosen
+    losses = config.chosen_losses()
     if any(loss.class_mask for loss in losses) and found[0].group is None:
         raise ValueError(f"{WHO}: `class_mask` needs pictures with classes, as CUB has; these have none")
     if accelerator is None:
@@ -95,26 +96,13 @@ def fit_gan(
         log_every=config.log_every,
     )
 
-    record = record_of(config.baseline, config.resolution, matching.text.width, recipe)  # type: ignore[arg-type]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        network, game = network_of(record), _game(config, matching.text.width)  # type: ignore[arg-type]
-    objective = GanObjective(
-        network,
-        game,
-        matching,
-        players=config.players(),
-        turns=config.turns(),
-        weights=recipe.weights,
-        losses=losses,
-        source=config.features,
-        both_views=config.both_views,
-    )
+    objective = objective_of(config, matching)
+    network, record = objective.generator, config.record(matching.text.width)  # type: ignore[arg-type]
     batches = GanBatches(
         found,
         matching.text.numbers,  # type: ignore[arg-type]
         config.batch_size,
-        network.noise_width,
+        network.noise_width,  # type: ignore[arg-type]
         seed=config.seed,
         process=accelerator.process_index,
     )
@@ -157,6 +145,25 @@ def fit_gan(
     for tracker in accelerator.trackers:
         tracker.finish()
     return generator(average)
+
+
+def objective_of(config: GanConfig, matching: Matching, kind: type[GanObjective] = GanObjective) -> GanObjective:
+    """What learns, as its training begins: parameters follow from the seed."""
+    width: int = matching.text.width  # type: ignore[assignment]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        network, game = network_of(config.record(width)), _game(config, width)
+    return kind(
+        network,
+        game,
+        matching,
+        players=config.players(),
+        turns=config.turns(),
+        weights=config.chosen.weights,
+        losses=config.chosen_losses(),
+        source=config.features,
+        both_views=config.both_views,
+    )
 
 
 def _game(config: GanConfig, sentence: int) -> Game:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -162,11 +161,6 @@ def network_of(record: dict[str, Any]) -> SsaGenerator | AttnGenerator:
         residuals=recipe.residuals,
         style_blocks=recipe.style_blocks,
     )
-
-
-def record_of(baseline: Baseline, resolution: int, text_width: int, recipe: Recipe) -> dict[str, Any]:
-    """As ``network_of`` takes it."""
-    return {"baseline": baseline, "resolution": resolution, "text_width": text_width, "recipe": asdict(recipe)}
 
 
 @torch.no_grad()

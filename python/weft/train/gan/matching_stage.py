@@ -103,6 +103,11 @@ def matching_stage(
     return matching.requires_grad_(False).eval()
 
 
+def untrained(pictures: Pictures, recipe: MatchingRecipe, *, length: int, seed: int) -> Matching:
+    """Our own encoders for the words of ``pictures``, as training them begins."""
+    return _built(recipe, Vocabulary.of(pictures.captions(), length), None, None, length, seed)
+
+
 def _built(recipe: MatchingRecipe, vocabulary: Vocabulary, text: Any, vision: Any, length: int, seed: int) -> Matching:
     """With parameters that follow from the seed."""
     with torch.random.fork_rng(devices=[]):
