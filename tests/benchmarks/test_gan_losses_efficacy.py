@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from benchmarks.efficacy.gan_losses_picture import Picture, sheet
 from benchmarks.efficacy.gan_losses_summary import summarise, table
 from weft.commands.sheets import CAPTION, TILE
 from weft.evaluation import Plan
-from weft.train.gan.config import RECIPES
-from weft.train.gan.generator import Generator, network_of, record_of
+from weft.train.gan.config import RECIPES, GanConfig
+from weft.train.gan.generator import Generator, network_of
 from weft.train.gan.text import Recurrent, Vocabulary
 
 NAMES = ("ssa-none-0", "ssa-f2f,f2r-0", "ssa-none-1", "ssa-f2f,f2r-1", "attn-f2r-0")
@@ -29,7 +30,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, name in enumerate(NAMES):
         torch.manual_seed(number)
         baseline: Any = name.split("-")[0]
-        record = record_of(baseline, 64, 16, RECIPES[baseline, "cpu"])
+        recipe = replace(RECIPES[baseline, "cpu"], generator_width=2, hidden=8)
+        record = GanConfig(baseline, recipe=recipe).record(text_width=16)
         text = Recurrent(Vocabulary(["a", "red", "circle"], 8), width=16, embedding=8, dropout=0.0)
         Generator(network_of(record), text, record).save(folder / name)
         (folder / f"{name}.run").mkdir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,12 +90,12 @@ def test_a_folder_of_captioned_pictures_is_drawn_from(folder: Path, tmp_path: Pa
 @pytest.fixture(scope="module")
 def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained one, as ``weft train gan`` keeps it."""
-    from weft.train.gan.config import RECIPES
-    from weft.train.gan.generator import Generator, network_of, record_of
+    from weft.train.gan.config import RECIPES, GanConfig
+    from weft.train.gan.generator import Generator, network_of
     from weft.train.gan.text import Recurrent, Vocabulary
 
     torch.manual_seed(0)
-    record = record_of("ssa", 64, 16, RECIPES["ssa", "cpu"])
+    record = GanConfig(recipe=replace(RECIPES["ssa", "cpu"], generator_width=2, hidden=8)).record(text_width=16)
     text = Recurrent(Vocabulary(["a", "red", "blue", "ring", "circle"], 8), width=16, embedding=8, dropout=0.0)
     folder = tmp_path_factory.mktemp("generator")
     Generator(network_of(record), text, record).save(folder)

@@ -32,7 +32,7 @@ NAMES: tuple[Name, ...] = ("fid", "kid", "cmmd", "captions", "retrieval", "consi
 @dataclass(frozen=True)
 class Evaluate:
     """Measure how good images are: close to real ones, as their captions say, alike where they should be, and not
-    where they should not. Nothing is downloaded.
+    where they should not. No measure downloads anything.
     """
 
     model: str | None = None
@@ -154,10 +154,17 @@ def _of_images(options: Evaluate) -> dict[str, Any]:
     drawings = read_drawings(options.images, who="evaluate: --images", captioned=captioned)
     against = None if options.against is None else read_drawings(options.against, who="evaluate: --against")
     extractor = open_extractor(options.extractor, choose_device(options.device))
-    real: Sequence[Any] = shapes_pictures(options.count, 1, seed=options.seed) if against is None else against
+    scenes = shapes_pictures(2 * options.count, 1, seed=options.seed) if against is None else []
+    real: Sequence[Any] = against or scenes[: options.count]
     with _progress() as progress:
         found = evaluate_drawings(
-            drawings, real, extractor, measures=options.measures, seed=options.seed, progress=progress
+            drawings,
+            real,
+            extractor,
+            others=scenes[options.count :],
+            measures=options.measures,
+            seed=options.seed,
+            progress=progress,
         )
     return {
         "what": f"{len(drawings)} images of {options.images}",

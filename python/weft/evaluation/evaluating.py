@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+from PIL import Image
+from torch import Tensor
 
 from weft.evaluation.distances import check_enough
 from weft.evaluation.drawings import Drawing, write_drawings
@@ -18,6 +21,19 @@ from weft.train.pairs import Pair
 
 Progress = Callable[[str, int], Report]  # a stage and how many images it has, to what counts them
 _BATCH = 64  # images that an extractor sees at a time
+
+
+class Readable(Protocol):
+    """An image that is read when it is asked for."""
+
+    def read(self) -> Image.Image: ...
+
+
+def _features(images: Sequence[Readable], extractor: Extractor, report: Report) -> Tensor | None:
+    """[N, D], or None of no images."""
+    if not images:
+        return None
+    return features_of((one.read() for one in images), extractor, batch_size=_BATCH, report=report)
 
 
 def _silent(stage: str, images: int) -> Report:
@@ -59,10 +75,7 @@ def evaluate_sampler(
     if len(others) < plan.count:
         others = []
     report = progress("real images", len(shown) + len(others))
-    real, spare = (
-        features_of((pair.read() for pair in part), extractor, batch_size=_BATCH, report=report) if part else None
-        for part in (shown, others)
-    )
+    real, spare = (_features(part, extractor, report) for part in (shown, others))
     assert real is not None
     if "fid" in measures:
         check_enough(real.shape[1], len(real), plan.count)
@@ -92,9 +105,10 @@ def _meaning(number: int, pair: Pair) -> Hashable:
 
 def evaluate_drawings(
     drawings: Sequence[Drawing],
-    against: Sequence[Drawing],
+    against: Sequence[Readable],
     extractor: Extractor,
     *,
+    others: Sequence[Readable] = (),
     measures: Sequence[Measure] = MEASURES,
     seed: int = 0,
     progress: Progress = _silent,
@@ -103,7 +117,8 @@ def evaluate_drawings(
 
     Args:
         drawings: Where none has a caption, only distances are measured.
-        against: Captions of these are not read.
+        against: Real images.
+        others: Real images that are none of these; as of ``measure``.
         extractor, measures, seed, progress: As above.
 
     Returns, raises:
@@ -112,11 +127,15 @@ def evaluate_drawings(
     captioned = all(one.request is not None for one in drawings)
     asked = [one.request or Request(number, "", 0) for number, one in enumerate(drawings)]
     chosen: Sequence[Measure] = measures if captioned else [one for one in measures if one in ("fid", "kid", "cmmd")]
-    reals = (one.read() for one in against)
-    real = features_of(reals, extractor, batch_size=_BATCH, report=progress("real images", len(against)))
+    report = progress("real images", len(against) + len(others))
+    real, spare = (_features(part, extractor, report) for part in (against, others))
+    assert real is not None
     if "fid" in measures:
         check_enough(real.shape[1], len(real), len(first_of_scenes(asked)))
     images = (one.read() for one in drawings)
     report, reads = progress("drawn images", len(drawings)), not READ.isdisjoint(chosen)
     observed = observe(images, asked, extractor, batch_size=_BATCH, with_reader=reads, report=report)
-    return {"drawn": len(asked), "measures": measure(observed, real, extractor, measures=chosen, seed=seed)}
+    return {
+        "drawn": len(asked),
+        "measures": measure(observed, real, extractor, measures=chosen, others=spare, seed=seed),
+    }
