@@ -12,8 +12,9 @@ import statistics
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -41,6 +42,8 @@ class Options:
         images: How many are made of each, with noise of their own.
         steps: Of the sampler; those of the shape if not given.
         threads: Threads of torch and of weft.
+        clock: "wall", or "cpu" for the time in which this process computes, with one thread: what can be had on a
+            machine that others use too.
         gate: Run the tests first, and measure nothing if they fail.
         out: Folder of the results, or "-" to keep none.
     """
@@ -51,11 +54,14 @@ class Options:
     images: int = 4
     steps: int | None = None
     threads: int = torch.get_num_threads()
+    clock: Literal["wall", "cpu"] = "wall"
     gate: bool = True
     out: str = str(ROOT / "benchmarks" / "results")
 
 
-def measured(painting: Painting, reuse: tuple[int, ...], images: int) -> dict[str, dict[str, Any]]:
+def measured(
+    painting: Painting, reuse: tuple[int, ...], images: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, dict[str, Any]]:
     """By way: seconds of every image, and for those with a branch the relative error of their latents.
 
     ``share`` is that error over what the branch changes altogether: 1 would be as far off as no branch at all.
@@ -65,10 +71,10 @@ def measured(painting: Painting, reuse: tuple[int, ...], images: int) -> dict[st
     latents: dict[str, list[Tensor]] = {name: [] for name in ways}
     for image in range(-1, images):  # the first one is for warming up and not counted
         for name in reversed(ways) if image % 2 else ways:
-            start = time.perf_counter()
+            start = clock()
             found = _image(painting, ways[name], image + 1)
             if image >= 0:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
                 latents[name].append(found)
     whole = {}
     for name in ways:
@@ -99,6 +105,9 @@ def text(found: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     options = tyro.cli(Options, description=Options.__doc__)
+    if options.clock == "cpu" and options.threads != 1:
+        # threads that wait for one another count as busy
+        sys.exit(f"benchmarks: `clock` cpu needs `threads` 1; got {options.threads}")
     benchmark = registry.load(OP)
     if options.gate and not passes_gate(benchmark):
         sys.exit(f"benchmarks: the tests of {OP} fail, so its speed means nothing; --no-gate shows it anyway")
@@ -106,11 +115,19 @@ def main() -> None:
     (shape,) = registry.select("shape", benchmark.shapes, (options.shape,))
     painting = benchmark.make_inputs(shape, benchmark.dtypes[options.dtype])
     painting.steps = options.steps or painting.steps
-    found = measured(painting, options.reuse, options.images)
+    clock = {"wall": time.perf_counter, "cpu": time.process_time}[options.clock]
+    found = measured(painting, options.reuse, options.images, clock)
     print(text(found))
     if options.out != "-":
         around = {"run": uuid.uuid4().hex[:12], "gate": options.gate, **circumstances(options.threads, __spec__.name)}
-        line = {"op": OP, "shape": shape.name, "dtype": options.dtype, "steps": painting.steps, "is_trained": False}
+        line = {
+            "op": OP,
+            "clock": options.clock,
+            "shape": shape.name,
+            "dtype": options.dtype,
+            "steps": painting.steps,
+            "is_trained": False,
+        }
         write([json.loads(json.dumps({**line, "ways": found, **around}))], f"{OP}_reuse", options.out)
         print(f"written to {results_path(f'{OP}_reuse', options.out)}")
 
