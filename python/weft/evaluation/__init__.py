@@ -17,11 +17,11 @@ _HOMES = {
     "judge": ("Judge",),
     "measuring": ("measure",),
     "observing": ("Observed", "observe"),
-    "planning": ("Plan", "Request", "requests"),
+    "planning": ("Captioned", "Plan", "Request", "requests"),
     "retrieval": ("RPrecision", "r_precision"),
     "said": ("objects_of", "prompt_of"),
     "samplers": ("Sampler", "draw", "generator_sampler", "pipeline_sampler"),
-    "scenes": ("Squares", "folder_pictures", "shapes_pictures"),
+    "scenes": ("Square", "Squares", "folder_pictures", "shapes_pictures"),
     "spreading": ("spread",),
     "reporting": ("table",),
 }

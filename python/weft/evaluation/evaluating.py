@@ -14,10 +14,9 @@ from weft.evaluation.drawings import Drawing, write_drawings
 from weft.evaluation.extractors import Extractor
 from weft.evaluation.measuring import MEASURES, READ, Measure, measure
 from weft.evaluation.observing import Report, features_of, observe
-from weft.evaluation.planning import Plan, Request, first_of_scenes, requests
+from weft.evaluation.planning import Captioned, Plan, Request, first_of_scenes, requests
 from weft.evaluation.said import objects_of
 from weft.evaluation.samplers import Sampler, draw
-from weft.train.pairs import Pair
 
 Progress = Callable[[str, int], Report]  # a stage and how many images it has, to what counts them
 _BATCH = 64  # images that an extractor sees at a time
@@ -42,7 +41,7 @@ def _silent(stage: str, images: int) -> Report:
 
 def evaluate_sampler(
     sampler: Sampler,
-    pictures: Sequence[Pair],
+    pictures: Sequence[Captioned],
     extractor: Extractor,
     plan: Plan,
     *,
@@ -98,7 +97,7 @@ def evaluate_sampler(
     return {"drawn": len(asked), "measures": found}
 
 
-def _meaning(number: int, pair: Pair) -> Hashable:
+def _meaning(number: int, pair: Captioned) -> Hashable:
     """What tells its first caption from others: the objects it names, the class of the picture, or the picture."""
     return objects_of(pair.captions[0]) or (("picture", number) if pair.group is None else ("class", pair.group))
 

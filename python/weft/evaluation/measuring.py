@@ -85,7 +85,7 @@ def _distance(name: str, real: Tensor, drawn: Tensor, seed: int) -> dict[str, An
     if name == "fid":
         return {"value": fid(real, drawn), **counts}
     if name == "kid":
-        subset_size = min(KID_SUBSET, min(len(real), len(drawn)) // 2)
+        subset_size = max(2, min(KID_SUBSET, len(real) // 2, len(drawn) // 2))
         return {**kid(real, drawn, subset_size=subset_size, seed=seed), **counts}
     return {"value": cmmd(real, drawn), "sigma": CMMD_SIGMA, "scale": CMMD_SCALE, "unbiased": True, **counts}
 

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from weft.train.pairs import Pair
+from PIL import Image
 
 _NOISES_OF_A_SCENE = 1000  # seeds of noise set apart for each scene
 _SCENES_OF_A_SEED = 1_000_003
+
+
+class Captioned(Protocol):
+    """A real picture to evaluate on, such as ``weft.train.pairs.Pair``."""
+
+    @property
+    def captions(self) -> tuple[str, ...]: ...
+    @property
+    def group(self) -> int | None: ...
+    def read(self) -> Image.Image: ...
 
 
 @dataclass(frozen=True)
@@ -53,7 +64,7 @@ class Request:
     noise: int
 
 
-def requests(pictures: Sequence[Pair], plan: Plan) -> list[Request]:
+def requests(pictures: Sequence[Captioned], plan: Plan) -> list[Request]:
     """Every image of ``plan``: first one of each scene, in their order, then those of the groups.
 
     Raises:
@@ -67,7 +78,7 @@ def requests(pictures: Sequence[Pair], plan: Plan) -> list[Request]:
     return first + [more for number in range(min(plan.groups, plan.count)) for more in _group(pictures, number, plan)]
 
 
-def _group(pictures: Sequence[Pair], number: int, plan: Plan) -> Iterator[Request]:
+def _group(pictures: Sequence[Captioned], number: int, plan: Plan) -> Iterator[Request]:
     """The further images of a scene."""
     first, *others = pictures[number].captions
     for caption in others[: plan.paraphrases - 1]:

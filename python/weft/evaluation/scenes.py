@@ -38,12 +38,39 @@ def shapes_pictures(count: int, captions: int, *, seed: int = 0, split: Split = 
 
 
 @dataclass(frozen=True, eq=False)
-class Squares(Sequence[Pair]):
-    """Pictures of a folder, cut to squares when they are asked for.
+class Square:
+    """A picture of a folder, read and cut when its pixels are asked for.
+
+    Attributes:
+        pictures: All of the folder, and how they are cut.
+        place: Of this one.
+    """
+
+    pictures: Pictures
+    place: int
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        return tuple(self.pictures.pairs[self.place].captions)
+
+    @property
+    def group(self) -> int | None:
+        """Number of its class; None where it has none."""
+        group: int | None = self.pictures.pairs[self.place].group
+        return group
+
+    def read(self) -> Image.Image:
+        """RGB. Raises FileNotFoundError or ValueError where it cannot be read."""
+        return Image.fromarray(self.pictures[self.place].pixels)
+
+
+@dataclass(frozen=True, eq=False)
+class Squares(Sequence[Square]):
+    """Pictures of a folder in an order of their own.
 
     Attributes:
         pictures: All of them.
-        chosen: Places of those that are meant, in their order.
+        chosen: Places of those that are meant.
     """
 
     pictures: Pictures
@@ -55,9 +82,7 @@ class Squares(Sequence[Pair]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return replace(self, chosen=self.chosen[index])
-        picture = self.pictures[self.chosen[index]]
-        name = f"picture {self.chosen[index]}"
-        return Pair(Image.fromarray(picture.pixels), picture.captions, name, group=picture.group)
+        return Square(self.pictures, self.chosen[index])
 
 
 def folder_pictures(
