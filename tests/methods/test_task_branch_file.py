@@ -19,6 +19,7 @@ from torch import Tensor
 
 import weft
 from weft.attach.branch import UNTOLD, Branch, empty_branch, told_by
+from weft.methods._task_branch_published import is_branch_at
 
 BRANCH_FILE = "PowerPaint_Brushnet/diffusion_pytorch_model.safetensors"
 TEXT_FILE = "PowerPaint_Brushnet/pytorch_model.bin"
@@ -279,6 +280,18 @@ def test_the_first_version_is_told(network: Branch, tmp_path: Path) -> None:
     for path in (second, second / BRANCH_FILE):
         with pytest.raises(ValueError, match=r"is PowerPaint v2: a BrushNet branch .* load it with weft\.TaskBranch"):
             weft.TaskPrompts.load(path)
+
+
+def test_what_is_known_as_a_branch(network: Branch, tmp_path: Path) -> None:
+    """Whole or not, so that what loads it can say what is wrong."""
+    folder = released(network, tmp_path / "v2")
+    paths = (folder, folder / "PowerPaint_Brushnet", folder / BRANCH_FILE)
+    assert all(is_branch_at(path) for path in paths)
+    changed(folder / BRANCH_FILE, lambda t: t.pop("conv_in_condition.bias"))
+    assert all(is_branch_at(path) for path in paths)
+    save_file({"conv_in.weight": torch.ones(16, 4, 3, 3)}, tmp_path / "diffusion_pytorch_model.safetensors")
+    others = (folder / TEXT_FILE, tmp_path, tmp_path / "diffusion_pytorch_model.safetensors", tmp_path / "absent")
+    assert not any(is_branch_at(path) for path in others)
 
 
 def test_other_things(network: Branch, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import fields, replace
@@ -150,9 +149,9 @@ class InpaintingTasks(Control):
 
     # --- for those that carry the prompts ---------------------------------------------------------------------------
 
-    @abstractmethod
     def _said(self, recipe: Recipe, texts: list[str], negatives: list[str], fit: float) -> Arguments:
-        """The arguments of a pipeline that say a recipe, with the user's texts."""
+        """The arguments of a pipeline that say a recipe, with the user's texts; every carrier has its own."""
+        raise NotImplementedError
 
     def _paint(self, run: Callable[..., Any], **arguments: Any) -> Any:
         """One call of the pipeline itself; arguments as it takes them."""
