@@ -37,18 +37,17 @@ from benchmarks.efficacy.trials import Sampling, noise
 from weft.methods.distribution_losses import losses_named
 from weft.shapes.load import pipeline
 from weft.train import LoopConfig
-from weft.train.distribution_config import DistributionConfig
+from weft.train.distribution_config import DistributionConfig, Through
 
 MODEL = "sd1"
 OUT = ROOT / "benchmarks" / "results" / "distribution_losses_efficacy_shapes.json"
-# chosen by the size of gradients at the start: fake-to-real's is then near the objective's own
-WEIGHT = 0.3
-DISTRIBUTIONS: dict[str, DistributionConfig | None] = {
+# through what, and which losses
+TERMS: dict[str, tuple[str, Through] | None] = {
     TOKENS: None,
-    "F2F, x0": DistributionConfig(losses_named("f2f"), WEIGHT),
-    "F2R, x0": DistributionConfig(losses_named("f2r"), WEIGHT),
-    "F2F + F2R, x0": DistributionConfig(losses_named("f2f,f2r"), WEIGHT),
-    "F2F + F2R, chain": DistributionConfig(losses_named("f2f,f2r"), WEIGHT, through="chain"),
+    "F2F, x0": ("f2f", "x0"),
+    "F2R, x0": ("f2r", "x0"),
+    "F2F + F2R, x0": ("f2f,f2r", "x0"),
+    "F2F + F2R, chain": ("f2f,f2r", "chain"),
 }
 
 
@@ -59,6 +58,8 @@ class Options:
     Attributes:
         variants: Which; all unless given. The base is always drawn.
         steps: Of training, the same for all.
+        weight: Of the losses beside the objective. With 0.3 the gradient of fake-to-real is about the objective's own
+            at the start.
         taught: Scenes that are taught.
         prompts: Of two objects, for each of the two kinds of pictures.
         each: Pictures of a prompt: wordings under one noise, noises under one wording.
@@ -70,6 +71,7 @@ class Options:
 
     variants: tuple[str, ...] = ()
     steps: int = 300
+    weight: float = 0.3
     taught: int = 2000
     prompts: int = 96
     each: int = 4
@@ -92,16 +94,17 @@ class Options:
         )
         options: list[tuple[str, Any]] = [("blocks", ("down_blocks", "mid_block")), ("time_buckets", 10)]
         options += [("negatives", 1), ("gamma_plus", 3.0)]
-        if (distribution := DISTRIBUTIONS[name]) is not None:
-            options.append(("distribution", distribution))
+        if (term := TERMS[name]) is not None:
+            losses, through = term
+            options.append(("distribution", DistributionConfig(losses_named(losses), self.weight, through)))
         return Lesson("agsm", loop, self.taught, tuple(options))
 
 
 def measure(pipe: DiffusionPipeline, options: Options) -> tuple[dict[str, dict[str, Readings]], dict[str, float]]:
     """What is read in the pictures of every variant and trial, and the seconds that teaching took."""
-    if unknown := set(options.variants) - set(DISTRIBUTIONS):
-        raise ValueError(f"efficacy: `variants` must be of {', '.join(DISTRIBUTIONS)}; got {', '.join(unknown)}")
-    names = options.variants or tuple(DISTRIBUTIONS)
+    if unknown := set(options.variants) - set(TERMS):
+        raise ValueError(f"efficacy: `variants` must be of {', '.join(TERMS)}; got {', '.join(unknown)}")
+    names = options.variants or tuple(TERMS)
     found: dict[str, dict[str, Readings]] = {}
     seconds = {}
     total = (1 + len(names)) * sum(trial.prompts * trial.each for trial in options.trials)
@@ -156,9 +159,9 @@ def table(record: dict[str, Any]) -> str:
         f"Fake-to-fake and fake-to-real beside the objective of soft tokens (AGSM), {options['steps']} steps of 8 "
         f"pictures on the shapes model; held-out prompts of two objects, {options['sampler_steps']} steps, guidance "
         f"{Sampling.guidance:g}, the same noise for all ({where.get('date', '')[:10]}, commit {commit}). Means over "
-        f"prompts with 95 % intervals; in parentheses what differs from *{TOKENS}*, prompt by prompt. Spread is the "
-        "root mean square distance of two pictures in small copies: under one noise less of it is consistency, under "
-        "several less of it is a loss of diversity.",
+        f"prompts with 95 % intervals; the losses weigh {options['weight']:g} beside the objective; in parentheses "
+        f"what differs from *{TOKENS}*, prompt by prompt. Spread is the root mean square distance of two pictures in "
+        "small copies: under one noise less of it is consistency, under several less of it is a loss of diversity.",
         "",
         "Teaching took " + ", ".join(f"{name} {taken:.0f} s" for name, taken in record["seconds"].items()),
         "",

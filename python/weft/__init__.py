@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from weft import ops, train
     from weft.attach import Attachment, attach
     from weft.methods.attention_maps import AttentionMaps
+    from weft.methods.distribution_losses import FakeToFake, FakeToReal
     from weft.methods.localized_residuals import LocalizedResiduals
     from weft.methods.maskdiffusion import MaskDiffusion
     from weft.methods.residual import Residual
@@ -28,6 +29,8 @@ __version__ = "0.1.0"
 _LAZY = {
     "Attachment": "weft.attach",
     "AttentionMaps": "weft.methods.attention_maps",
+    "FakeToFake": "weft.methods.distribution_losses",
+    "FakeToReal": "weft.methods.distribution_losses",
     "LocalizedResiduals": "weft.methods.localized_residuals",
     "MaskDiffusion": "weft.methods.maskdiffusion",
     "Residual": "weft.methods.residual",
@@ -42,6 +45,8 @@ __all__ = [
     "Attachment",
     "AttentionMaps",
     "BackendUnavailableError",
+    "FakeToFake",
+    "FakeToReal",
     "LocalizedResiduals",
     "MaskDiffusion",
     "Residual",

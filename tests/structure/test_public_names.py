@@ -14,6 +14,8 @@ NAMES = [
     "Attachment",
     "AttentionMaps",
     "BackendUnavailableError",
+    "FakeToFake",
+    "FakeToReal",
     "LocalizedResiduals",
     "MaskDiffusion",
     "Residual",
@@ -36,6 +38,7 @@ OPS = [
     "regions",
 ]
 TRAIN = [
+    "DistributionConfig",
     "Diverged",
     "GanConfig",
     "Generator",

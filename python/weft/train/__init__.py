@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from weft.train.checkpoint import Diverged, Interrupted
+    from weft.train.distribution_config import DistributionConfig
     from weft.train.encoded_pairs import encode_pairs
     from weft.train.gan.config import GanConfig
     from weft.train.gan.fit import fit_gan
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from weft.train.task_prompts import TaskPromptsConfig, fit_task_prompts
 
 _HOMES = {
+    "DistributionConfig": "distribution_config",
     "Diverged": "checkpoint",
     "GanConfig": "gan.config",
     "Generator": "gan.generator",
@@ -44,6 +46,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "DistributionConfig",
     "Diverged",
     "GanConfig",
     "Generator",
