@@ -177,10 +177,39 @@ def test_text_and_vision_of_others(tmp_path: Path, accelerator: Accelerator) -> 
     noise = torch.randn(1, generator.noise_width)
     assert torch.equal(loaded(["a red circle"], noise), generator(["a red circle"], noise))
     accelerator.free_memory()
-    with pytest.raises(
-        ValueError, match="is of other encoders: text pretrained, vision pretrained; these are text own"
-    ):
+    said = "is another: `text` was 'pretrained', is 'own'; `vision` was 'pretrained', is 'own'; choose another folder"
+    with pytest.raises(ValueError, match=said):
         run(accelerator, gans.config(matching_folder=tmp_path / "run" / "matching"))
+
+
+def test_a_vision_model_of_a_folder(tmp_path: Path, accelerator: Accelerator) -> None:
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = CLIPVisionModel(CLIPVisionConfig(**sizes, image_size=32, patch_size=16))
+    model.save_pretrained(tmp_path / "vision")
+    (tmp_path / "vision" / "preprocessor_config.json").write_text('{"image_mean": [0, 0, 0], "image_std": [1, 1, 1]}')
+    run(accelerator, gans.config(losses="f2r", steps=1), vision=tmp_path / "vision")
+    with pytest.raises(FileNotFoundError, match="`vision` must be a folder; there is none at"):
+        run(accelerator, gans.config(), vision=tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="`vision` must be a folder with a vision model of transformers"):
+        run(accelerator, gans.config(), vision=tmp_path)
+
+
+@pytest.mark.parametrize("baseline", BASELINES)
+def test_half_precision_computes_and_what_is_trained_stays_whole(fresh_state: None, baseline: Any) -> None:
+    accelerator = Accelerator(cpu=True, mixed_precision="bf16")
+    generator = run(accelerator, gans.config(baseline, losses="f2f,f2r"))
+    assert {value.dtype for value in generator.network.parameters()} == {torch.float32}
+    assert generator(["a red circle"]).isfinite().all()
+
+
+def test_a_cached_matching_model_of_other_pictures_is_refused(tmp_path: Path, accelerator: Accelerator) -> None:
+    run(accelerator, gans.config(steps=1), tmp_path)
+    accelerator.free_memory()
+    (tmp_path / "checkpoint.pt").unlink()
+    with pytest.raises(ValueError, match=r"the matching model in .*matching is another: `pictures` was"):
+        run(accelerator, gans.config(steps=1), tmp_path, pictures=gans.scenes(14))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(

@@ -69,6 +69,7 @@ def test_cub(cub: Path) -> None:
         ("bounding_boxes.txt", "1 2 3\n", "must be a number and 4 more; got '1 2 3'"),
         ("text_c10/001.Auk/a_1.txt", "\n", "every picture needs captions; 001.Auk/a_1.jpg has none"),
         ("text_c10/001.Auk/a_1.txt", None, "names 001.Auk/a_1.jpg; there is no .*a_1.txt"),
+        ("images/001.Auk/a_1.jpg", "no picture", "must be one; 001.Auk/a_1.jpg: cannot be read as a picture"),
         ("images/001.Auk/a_1.jpg", None, "names 001.Auk/a_1.jpg; there is no .*a_1.jpg"),
     ],
 )

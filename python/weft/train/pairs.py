@@ -80,7 +80,8 @@ def read_pairs(
         name = image.name if isinstance(image, Path) else f"row {number}"
         texts, negatives = (_texts(column) for column in columns)
         short = tuple(text for text in texts if fits(text))
-        reason = _reason(image, smallest) or ("" if short else "its caption is too long" if texts else "no caption")
+        without = "" if short else "its caption is too long" if texts else "no caption"
+        reason = why_unusable(image, smallest) or without
         if both := set(texts) & set(negatives):
             reason = reason or f"{min(both)!r} is both a caption and a negative of it"
         if reason:
@@ -102,7 +103,7 @@ def read_pairs(
     return tuple(found)
 
 
-def _reason(image: Any, smallest: int) -> str:
+def why_unusable(image: Any, smallest: int = 1) -> str:
     """Why a picture cannot be used; empty if it can. Of a file only the head is read."""
     if image is None or (isinstance(image, Path) and not image.is_file()):
         return "no picture"

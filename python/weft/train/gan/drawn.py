@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 
@@ -21,10 +20,6 @@ class Text:
     words: Tensor
     sentence: Tensor
     padding: Tensor
-
-    def detach(self) -> Text:
-        """Without a way back to the encoder."""
-        return Text(self.words.detach(), self.sentence.detach(), self.padding)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +42,3 @@ class Drawn:
     def detach(self) -> Drawn:
         """Without a way back to the generator."""
         return Drawn(tuple(image.detach() for image in self.images))
-
-    def joined(self, other: Drawn) -> Drawn:
-        """Both batches as one."""
-        pairs = zip(self.images, other.images, strict=True)
-        return Drawn(tuple(torch.cat(pair) for pair in pairs))

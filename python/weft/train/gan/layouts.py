@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from weft.train.pairs import Pair
+from weft.train.pairs import Pair, why_unusable
 
 WHO = "fit_gan"
 # lists of classes that share none; where they lie beside the pictures they decide, otherwise the set's own split does
@@ -110,6 +110,8 @@ def _box(rest: list[str]) -> tuple[float, float, float, float]:
 def _checked(pair: Pair) -> Pair:
     if not pair.captions:
         raise ValueError(f"{WHO}: every picture needs captions; {pair.name} has none")
+    if reason := why_unusable(pair.image):
+        raise ValueError(f"{WHO}: every picture must be one; {pair.name}: {reason}")
     return pair
 
 

@@ -52,32 +52,22 @@ def matching_stage(
     Raises:
         ValueError: A folder that holds none, or one of other encoders.
     """
-    if given is not None and not (given / WEIGHTS).is_file():
-        raise ValueError(f"{WHO}: `matching_folder` must hold {WEIGHTS}; there is none in {given}")
-    ready = given if given is not None else folder if folder is not None and (folder / WEIGHTS).is_file() else None
-    if ready is not None:
-        record = json.loads((ready / RECORD).read_text())
-        kinds = {"text": _kind(text), "vision": _kind(vision)}
-        if any(record[name] != kind for name, kind in kinds.items()):
-            raise ValueError(f"{WHO}: {ready} is of other encoders: {_kinds(record)}; these are {_kinds(kinds)}")
-        recipe = MatchingRecipe(**{**record["recipe"], "gammas": Gammas(**record["recipe"]["gammas"])})
-        vocabulary = Vocabulary(record["words"], record["length"])
-        matching = _built(recipe, vocabulary, text, vision, record["length"], seed)
-        missing, unexpected = matching.load_state_dict(load_file(ready / WEIGHTS), strict=False)
-        if unexpected or [key for key in missing if not _is_frozen(key)]:
-            raise ValueError(f"{WHO}: {ready / WEIGHTS} does not fit {RECORD} beside it")
-        return matching.to(accelerator.device).requires_grad_(False).eval()
-
-    vocabulary = Vocabulary.of(pictures.captions() if text is None else (), length)
-    matching = _built(recipe, vocabulary, text, vision, length, seed)
-    identity = {
+    identity: dict[str, Any] = {
         "pictures": pictures.digest(),
         "recipe": asdict(recipe),
         "text": _kind(text),
         "vision": _kind(vision),
-        "length": length,
         "seed": seed,
     }
+    if given is not None:
+        if not (given / WEIGHTS).is_file():
+            raise ValueError(f"{WHO}: `matching_folder` must hold {WEIGHTS}; there is none in {given}")
+        return _loaded(given, ("text", "vision"), identity, text, vision).to(accelerator.device)
+    if folder is not None and (folder / WEIGHTS).is_file():
+        return _loaded(folder, tuple(identity), identity, text, vision).to(accelerator.device)
+
+    vocabulary = Vocabulary.of(pictures.captions() if text is None else (), length)
+    matching = _built(recipe, vocabulary, text, vision, length, seed)
     fit(
         "matching",
         MatchingObjective(matching),
@@ -93,12 +83,16 @@ def matching_stage(
         accelerator,
         folder,
         resume=resume,
-        identity=identity,
+        identity={**identity, "length": length},
     )
     accelerator.free_memory()  # the game has optimizers of its own
     if folder is not None and accelerator.is_main_process:
         # its own length, which is that of the longest caption: longer rows would round otherwise
-        _save(matching, {**identity, "words": list(vocabulary.words), "length": vocabulary.length}, folder)
+        _save(
+            matching,
+            {**identity, "words": list(vocabulary.words), "length": vocabulary.length if text is None else length},
+            folder,
+        )
     accelerator.wait_for_everyone()
     return matching.requires_grad_(False).eval()
 
@@ -126,6 +120,27 @@ def _built(recipe: MatchingRecipe, vocabulary: Vocabulary, text: Any, vision: An
         return Matching(encoder, images, recipe.gammas)
 
 
+def _loaded(folder: Path, alike: tuple[str, ...], identity: dict[str, Any], text: Any, vision: Any) -> Matching:
+    """The frozen model that ``_save`` has written.
+
+    Args:
+        alike: What must be as ``identity`` says.
+    """
+    record = json.loads((folder / RECORD).read_text())
+    expected = json.loads(json.dumps(identity))  # as it was written
+    other = [name for name in alike if record.get(name) != expected[name]]
+    if other:
+        said = "; ".join(f"`{name}` was {record.get(name)!r}, is {expected[name]!r}" for name in other)
+        raise ValueError(f"{WHO}: the matching model in {folder} is another: {said}; choose another folder")
+    recipe = MatchingRecipe(**{**record["recipe"], "gammas": Gammas(**record["recipe"]["gammas"])})
+    vocabulary = Vocabulary(record["words"], record["length"])
+    matching = _built(recipe, vocabulary, text, vision, record["length"], record["seed"])
+    missing, unexpected = matching.load_state_dict(load_file(folder / WEIGHTS), strict=False)
+    if unexpected or [key for key in missing if not _is_frozen(key)]:
+        raise ValueError(f"{WHO}: {folder / WEIGHTS} does not fit {RECORD} beside it")
+    return matching.requires_grad_(False).eval()
+
+
 def _save(matching: Matching, record: dict[str, Any], folder: Path) -> None:
     tensors = {key: value for key, value in matching.state_dict().items() if not _is_frozen(key)}
     with whole_file(folder / RECORD) as path:
@@ -141,7 +156,3 @@ def _is_frozen(key: str) -> bool:
 
 def _kind(given: Any) -> str:
     return "own" if given is None else "pretrained"
-
-
-def _kinds(record: Any) -> str:
-    return ", ".join(f"{name} {record[name]}" for name in ("text", "vision"))
