@@ -61,3 +61,16 @@ def test_a_schedule_is_the_scheduler_s(kind: str, tmp_path: Path) -> None:
 def test_there_must_be_one_shift(scheduler: Any) -> None:
     with pytest.raises(ValueError, match="`shifted_time` needs a flow-matching scheduler with one shift"):
         noising_of(SimpleNamespace(scheduler=scheduler), shifted=True)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample", "flow"])
+def test_a_right_prediction_is_taken_apart_into_picture_and_noise(kind: str, tmp_path: Path) -> None:
+    pipe = tiny.sd1(tmp_path)
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, prediction_type=kind)
+    noising = Flow() if kind == "flow" else noising_of(pipe)
+    latents, noise = (part.double() for part in pair())
+    timestep = noising.timestep(torch.tensor([1, 300, 900]))
+    noisy = noising.noisy(latents, noise, timestep)
+    clean, found = noising.split(noisy, noising.target(latents, noise, timestep), timestep)
+    torch.testing.assert_close(clean, latents, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found, noise, atol=1e-4, rtol=1e-4)
