@@ -34,7 +34,7 @@ class TrainGan:
     """Of the networks: cpu learns the shapes world on one core."""
     resolution: Literal[64, 128, 256] = 64
     """Pixels."""
-    steps: int = 2500
+    steps: int = 1500
     """Updates of the generator."""
     batch_size: int = 16
     """Pictures on one device in one step."""

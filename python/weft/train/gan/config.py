@@ -97,7 +97,7 @@ class GanConfig:
     recipe: Recipe | None = None  # None: that of ``RECIPES`` for baseline and size
     matching: MatchingRecipe | None = None  # None: that of ``MATCHING`` for the size
     matching_folder: str | Path | None = None  # of a matching model that is already trained; None trains one first
-    steps: int = 2500
+    steps: int = 1500  # seven minutes of one core for ssa, four for attn; losses over views take up to twice that
     batch_size: int = 16  # pictures of one forward pass on one process; published: ssa 24, attn 20
     accumulation: int = 1  # passes a step
     decay_steps: int = 0  # of the learning rates at the end, to zero

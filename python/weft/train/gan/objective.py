@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -187,6 +187,6 @@ class GanObjective(nn.Module):
         return lambda images: source(images[-1])
 
 
-def _mean(values: object) -> Tensor:
-    found = list(values)  # type: ignore[call-overload]
+def _mean(values: Iterable[Tensor]) -> Tensor:
+    found = list(values)
     return found[0] if len(found) == 1 else torch.stack(found).mean()
