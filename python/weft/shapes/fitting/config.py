@@ -84,15 +84,15 @@ class FlowConfig(CaptionedConfig):
 class InpaintingConfig(StageConfig):
     """A wider UNet and the task prompts, trained together; they start from the shipped text-to-image model."""
 
-    steps: int = 8800
+    steps: int = 12_200
     batch_size: int = 8
     learning_rate: float = 5e-4  # of the prompts, ``TaskPromptsConfig.prompt_learning_rate``
     warmup_steps: int = 100
-    decay_steps: int = 2200
+    decay_steps: int = 2000
     average_decay: float = 0.998
     checkpoint_every: int = 100
     scenes: int = 20_000
-    backgrounds: float = 0.2  # share of scenes without objects
+    backgrounds: float = 0.35  # share of scenes without objects
     borrowed: float = 0.6  # share of holes in "context" that look as those of objects
     # removal, context and outpainting all speak the context prompt: it gets nearly half of the samples
     shares: Mapping[Recipe, float] = field(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 from diffusers import AutoencoderKL, DiffusionPipeline, StableDiffusion3Pipeline, StableDiffusionPipeline
-
-from weft.methods.task_prompts import TaskPrompts
 
 from ..load import PROMPTS, Model, open_pipeline
 from ..model import build_flow_scheduler, build_scheduler, build_text_encoder, build_transformer, build_unet
@@ -99,7 +98,7 @@ def export(run: Path, target: Path, model: Model = "sd1") -> None:
         getattr(pipe, name).half()
     pipe.save_pretrained(target, safe_serialization=True)
     if model == "inpainting":
-        TaskPrompts.load(_finished_inpainting(run)).save(target / PROMPTS)
+        shutil.copyfile(_finished_inpainting(run) / PROMPTS, target / PROMPTS)
     for folder in target.glob("text_encoder*"):
         config = json.loads((folder / "config.json").read_text())
         config = {key: value for key, value in config.items() if key != "torch_dtype"} | {"dtype": "float32"}
