@@ -36,7 +36,6 @@ _WORDS = {"prompts": _NO_PROMPT, "against": _NO_PROMPT}
 VARIANTS: Mapping[Task, Mapping[str, Mapping[str, Any]]] = {
     "removal": {
         LEARNT: {},
-        "learnt, without the words": {"words": ""},
         "learnt, nothing against it": {"against": _NO_PROMPT},
         "fixed words": {**_WORDS, "words": "empty scene blur"},
     },
@@ -46,7 +45,7 @@ VARIANTS: Mapping[Task, Mapping[str, Mapping[str, Any]]] = {
         **{f"learnt, fit {fit:g}": {"fit": fit} for fit in (0.75, 0.5, 0.25, 0.0)},
         "fixed words": _WORDS,
     },
-    "context": {LEARNT: {}, "fixed words": {**_WORDS, "words": "empty scene"}, "nothing said": _WORDS},
+    "context": {LEARNT: {}, "fixed words": {**_WORDS, "words": "empty scene"}},
     "outpaint": {
         LEARNT: {},
         "learnt, nothing against it": {"against": _NO_PROMPT},
@@ -71,8 +70,8 @@ class Options:
 
     tasks: tuple[Task, ...] = TASKS
     pictures: int = 304
-    steps: int = 20
-    guidance: float = 4.0
+    steps: int = 15
+    guidance: float = 3.0
     seed: int = 5000
     model: Path | None = None
     kept: Path = ROOT / "runs" / "efficacy" / "task_prompts"

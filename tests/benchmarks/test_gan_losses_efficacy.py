@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks.efficacy import gan_runs
 from benchmarks.efficacy.gan_losses import Options, Run, measure, runs_of
 from benchmarks.efficacy.gan_losses_picture import Picture, sheet
 from benchmarks.efficacy.gan_losses_summary import summarise, table
 from weft.commands.sheets import CAPTION, TILE
 from weft.evaluation import Plan
-from weft.train.gan.config import RECIPES, GanConfig
+from weft.train.gan.config import RECIPES, GanConfig, MatchingRecipe
 from weft.train.gan.generator import Generator, network_of
 from weft.train.gan.text import Recurrent, Vocabulary
 
@@ -104,3 +106,19 @@ def test_the_sheet_has_a_row_a_scene_and_run(runs: Path) -> None:
     assert found.width == 5 * TILE
     with pytest.raises(ValueError, match="has no run of attn and seed 7"):
         sheet(Picture(runs, baseline="attn", seed=7))
+
+
+def test_a_series_of_runs_shares_one_matching_model_and_leaves_finished_ones_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = functools.partial(
+        gan_runs.GanConfig, batch_size=2, matching=MatchingRecipe(width=16, steps=1, batch_size=4)
+    )
+    monkeypatch.setattr(gan_runs, "GanConfig", tiny)
+    options = gan_runs.Options(("attn",), ("none", "f2f,f2r"), (0,), steps=1, scenes=8, captions=2, folder=tmp_path)
+    first, second = (gan_runs.train(options, "attn", losses, 0) for losses in options.losses)
+    assert not (tmp_path / "checkpoints" / second.name / "matching").exists()
+    assert [run.losses for run in runs_of(tmp_path)] == ["none", "f2f,f2r"]
+    written = (first / gan_runs.WEIGHTS).stat().st_mtime_ns
+    assert gan_runs.train(options, "attn", "none", 0) == first
+    assert (first / gan_runs.WEIGHTS).stat().st_mtime_ns == written
