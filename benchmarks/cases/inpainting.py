@@ -50,13 +50,12 @@ class Painting:
     def call(self, **arguments: Any) -> Image.Image:
         """Paint once."""
         generator = torch.Generator().manual_seed(0)
-        size = {"height": self.picture.height, "width": self.picture.width} if "height" in arguments else {}
         return self.pipe(
             image=self.picture,
             mask_image=self.mask,
             num_inference_steps=self.steps,
             generator=generator,
-            **{**arguments, **size},
+            **arguments,
         ).images[0]
 
 
@@ -101,7 +100,9 @@ def tasks_with(**paste_back: Any) -> Callable[[Painting], Call]:
 
 
 def prepare_stock(painting: Painting) -> Call:
-    return lambda: painting.call(prompt=PROMPT, negative_prompt="", guidance_scale=10.0, height=0)
+    # without them the pipeline makes a picture of the model's own size
+    size = {"height": painting.picture.height, "width": painting.picture.width}
+    return lambda: painting.call(prompt=PROMPT, negative_prompt="", guidance_scale=10.0, **size)
 
 
 def verify(painting: Painting, provider: Provider, found: Image.Image) -> None:

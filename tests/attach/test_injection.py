@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import weft
+from weft import shapes
 from weft.attach import Control, Step
 from weft.attach.generation import DenoiserCall
 from weft.attach.injection import Injection, places, widths
@@ -36,6 +37,21 @@ class Adding(Control):
 @torch.no_grad()
 def noise(unet: Any, sample: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
     return unet(sample, timestep, encoder_hidden_states=text).sample
+
+
+class Around(Adding):
+    """Stands around the calls as well."""
+
+    is_attached: bool | None = None
+
+    def around_calls(self, pipeline: Any) -> Any:
+        return lambda run, arguments: run(**arguments)
+
+    def attached(self, layers: Any) -> None:
+        self.is_attached = True
+
+    def detached(self) -> None:
+        self.is_attached = False
 
 
 def random_residuals(unet: Any, batch: int = 2, side: int = 16) -> list[Tensor]:
@@ -174,6 +190,16 @@ def test_what_is_refused() -> None:
         noise(unet, *given)
     with pytest.raises(ValueError, match=r"a UNet of Stable Diffusion alone; Linear has not"):
         Injection(torch.nn.Linear(2, 2))
+
+
+def test_a_model_without_places_is_left_as_it_was() -> None:
+    pipe = shapes.pipeline("sd3")
+    stock, control = type(pipe), Around(None)
+    attachment = weft.attach(pipe)
+    with pytest.raises(ValueError, match="a UNet of Stable Diffusion alone"):
+        attachment.add(control)
+    assert type(pipe) is stock and control.is_attached is False and not attachment.controls
+    attachment.detach()
 
 
 def test_beside_a_compiled_unet() -> None:

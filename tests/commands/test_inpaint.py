@@ -101,12 +101,16 @@ def test_a_picture_depends_on_its_seed(model: Path, pictures: tuple[Path, Path])
         ((), "--task removal needs a --mask"),
         (("--mask", "MASK", "--task", "insert"), "needs a --prompt"),
         (("--mask", "MASK", "--fit", "0.5"), "--fit belongs to --task shape"),
+        (("--mask", "MASK", "--task", "shape", "--prompt", "a", "--fit", "2"), "--fit must be between 0 and 1; got 2"),
+        (("--mask", "MASK", "--guidance-scale", "nan"), "--guidance-scale must be finite; got nan"),
+        (("--mask", "MASK", "--task-prompts", "./absent"), "there is nothing at --task-prompts absent"),
         (("--mask", "MASK", "--expand", "left=4"), "has no --expand"),
         (("--mask", "MASK", "--task", "outpaint", "--expand", "left=4"), "needs no --mask"),
         (("--task", "outpaint"), "needs --expand, such as left=128,right=0.25"),
         (("--task", "outpaint", "--expand", "up=4"), "--expand must look like"),
         (("--mask", "MASK", "--out", "result.jpg"), "--out must end in .png"),
         (("--mask", "MASK", "--steps", "0"), "--steps must be at least 1"),
+        (("--mask", "MASK", "--model", "./absent"), "--model: must be 'embedded', a diffusers folder or"),
         (("--mask", "MASK", "--model", "./absent"), "absent is not there"),
     ],
 )
@@ -119,6 +123,15 @@ def test_errors_are_one_line(arguments: tuple[str, ...], message: str, pictures:
     assert error.value.code == 2
     said = capsys.readouterr().err.strip()
     assert message in said and said.startswith("weft: error:") and "\n" not in said
+
+
+def test_a_folder_is_no_picture_to_write(pictures: tuple[Path, Path], capsys) -> None:
+    image, mask = pictures
+    out = image.parent / "folder.png"
+    out.mkdir()
+    with pytest.raises(SystemExit):
+        run("--image", image, "--mask", mask, "--out", out)
+    assert "--out must be a file" in capsys.readouterr().err and not list(out.iterdir())
 
 
 @pytest.mark.parametrize(

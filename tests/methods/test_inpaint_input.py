@@ -89,6 +89,11 @@ def test_files(tmp_path: Path) -> None:
         read_pictures(tmp_path / "cut.png", who=WHO)
     with pytest.raises(ValueError, match=r"needs at least one picture"):
         read_pictures([], who=WHO)
+    masks = [tmp_path / "hole.png", tmp_path / "small.png"]
+    inpainting.box_mask().save(masks[0])
+    inpainting.box_mask(size=(32, 64)).save(masks[1])
+    with pytest.raises(ValueError, match=r"the mask .*small\.png must be as large as the picture"):
+        read_masks(masks, read_pictures(PICTURE, who=WHO), who=WHO)
 
 
 @pytest.mark.parametrize(
@@ -171,6 +176,10 @@ def test_wrong_tasks() -> None:
         tasks.inpaint(pipe, PICTURE)
     with pytest.raises(ValueError, match=r"'outpaint' needs no `mask`"):
         tasks.inpaint(pipe, PICTURE, inpainting.box_mask(), "outpaint", left=4)
+    with pytest.raises(TypeError, match=r"'removal' has no option 'fit', 'lefft'; it has 'against', .*'words_lead'"):
+        tasks.inpaint(pipe, PICTURE, inpainting.box_mask(), fit=0.5, lefft=4)
+    with pytest.raises(ValueError, match=r"`left` must be whole pixels, or a share below 1 of the picture; got inf"):
+        tasks.inpaint(pipe, PICTURE, task="outpaint", left=float("inf"))
 
 
 @pytest.mark.parametrize(

@@ -386,6 +386,7 @@ def test_what_is_refused(pipe: Any, tmp_path: Any) -> None:
         ({"reuse": 0}, r"`reuse` must be a whole number of steps from 1 on; got 0"),
         ({"start": -1}, r"`start` must be a whole number of steps from 0 on; got -1"),
         ({"start": 3, "until": 2}, r"`until` must be a step from `start` on, or None; got 2"),
+        ({"scale": float("nan")}, r"`scale` must be finite; got nan"),
         ({"surroundings": "kept"}, r"`surroundings` must be 'free' or 'held'; got 'kept'"),
         ({"dialect": "main-v1"}, r"`dialect` must be one of 'main-v2', 'dev'; got 'main-v1'"),
         ({"states": {}}, r"`states` must have the texts 'context', 'shape', 'object', 'empty'"),

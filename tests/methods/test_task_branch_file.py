@@ -89,7 +89,7 @@ def test_own_file_that_is_damaged_or_another(network: Branch, tmp_path: Path) ->
     with pytest.raises(ValueError, match="has no state of the text 'empty'"):
         weft.TaskBranch.load(path)
     weft.TaskPrompts(inpainting.vectors(32)).save(path)
-    with pytest.raises(ValueError, match=r"is no branch: it has no conv_in_condition"):
+    with pytest.raises(ValueError, match=r"is no branch but task prompts of weft; load it with weft\.TaskPrompts"):
         weft.TaskBranch.load(path)
 
 
@@ -292,6 +292,17 @@ def test_what_is_known_as_a_branch(network: Branch, tmp_path: Path) -> None:
     save_file({"conv_in.weight": torch.ones(16, 4, 3, 3)}, tmp_path / "diffusion_pytorch_model.safetensors")
     others = (folder / TEXT_FILE, tmp_path, tmp_path / "diffusion_pytorch_model.safetensors", tmp_path / "absent")
     assert not any(is_branch_at(path) for path in others)
+    (folder / BRANCH_FILE).unlink()
+    assert is_branch_at(folder), "what was not fetched whole is named too"
+
+
+def test_the_configuration_beside_a_branch(network: Branch, tmp_path: Path) -> None:
+    """What no tensor tells is as it says, zero and false too; a null says nothing."""
+    folder = released(network, tmp_path / "v2")
+    said = {"norm_num_groups": network.config["norm_num_groups"], "flip_sin_to_cos": False, "act_fn": None}
+    (folder / "PowerPaint_Brushnet" / "config.json").write_text(json.dumps(said))
+    found = weft.TaskBranch.load(folder).network.config
+    assert (found["flip_sin_to_cos"], found["act_fn"]) == (False, UNTOLD["act_fn"])
 
 
 def test_other_things(network: Branch, tmp_path: Path) -> None:

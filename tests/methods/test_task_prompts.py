@@ -84,6 +84,11 @@ def test_every_value_can_be_replaced(pipe: Any) -> None:
         assert given["guidance_scale"] == 3.0
         with pytest.raises(TypeError, match=r"has no option `blur`; it has 'prompts', 'against', 'words'"):
             tasks.removal(blur="")
+        for prompts in ("context", ("remove", "context"), ("context",)):
+            with pytest.raises(ValueError, match=r"`prompts` must be two of 'context', 'shape', 'object', None"):
+                tasks.removal(prompts=prompts)
+        with pytest.raises(ValueError, match=r"`guidance_scale` must be finite; got nan"):
+            tasks.removal(guidance_scale=float("nan"))
 
 
 @pytest.mark.parametrize(("dialect", "quality"), [("weft", ""), ("main-v1", QUALITY_WORDS), ("dev", "")])
@@ -121,8 +126,9 @@ def test_long_text_is_cut_and_the_task_is_not(pipe: Any, placement: Any, task: s
 
 def test_a_word_without_end_is_cut_by_letters(pipe: Any) -> None:
     tasks = inpainting.tasks()
-    with weft.attach(pipe, tasks), pytest.warns(UserWarning, match=r"cut off: 'q+'"):
+    with weft.attach(pipe, tasks), pytest.warns(UserWarning, match=r"cut off: 'q+'") as told:
         tasks.insert("q" * 200)
+    assert told[0].filename == __file__, "it is told of the line that asked for the task"
 
 
 def test_the_released_placement_cuts_the_task_and_warns(pipe: Any) -> None:

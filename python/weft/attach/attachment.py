@@ -187,16 +187,17 @@ class Attachment:
         try:
             around = control.around_calls(self._pipeline)
             control.attached(self._layers())
+            if control.injects:
+                self._injector.take_over(self.model)
             if around is not None:
                 self._call.take_over(self._pipeline, around)
                 self._surrounding = control
         except BaseException:
             control.detached()  # it must not believe that it is attached
+            self._leave_unused()
             raise
         if control.projects:
             self._projector.take_over(self.model)
-        if control.injects:
-            self._injector.take_over(self.model)
         self.controls = (*self.controls, control)
 
     def remove(self, control: Control) -> None:
@@ -209,10 +210,7 @@ class Attachment:
             raise ValueError(f"Attachment.remove: {control!r} is not attached here")
         self.controls = tuple(mine for mine in self.controls if mine is not control)
         self._active = [mine for mine in self._active if mine is not control]
-        if not any(mine.projects for mine in self.controls):
-            self._projector.give_back()
-        if not any(mine.injects for mine in self.controls):
-            self._injector.give_back()
+        self._leave_unused()
         if control is self._surrounding:
             self._leave_calls()
         control.detached()
@@ -277,6 +275,13 @@ class Attachment:
         ]
         if self._pipeline is not None and hasattr(self._pipeline, "encode_prompt"):
             self._listener = PromptListener(self._pipeline, self._tracker.announce)
+
+    def _leave_unused(self) -> None:
+        """Give back what was taken over for controls that are no longer there."""
+        if not any(mine.projects for mine in self.controls):
+            self._projector.give_back()
+        if not any(mine.injects for mine in self.controls):
+            self._injector.give_back()
 
     def _leave_calls(self) -> None:
         self._surrounding = None

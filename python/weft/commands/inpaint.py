@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,7 +14,7 @@ import tyro
 import weft
 from weft._files import output_folder, whole_file
 from weft.commands.loading import EMBEDDED, choose_device, choose_dtype, load_inpainting
-from weft.methods._inpaint_host import check_host
+from weft.methods._inpaint_host import check_host, check_host_of_branch
 from weft.methods._inpaint_pictures import read_masks, read_pictures
 from weft.methods._task_branch_published import is_branch_at
 
@@ -81,9 +82,12 @@ def inpaint(options: Inpaint) -> Path:
     pictures = read_pictures(options.image, who="inpaint")
     if options.mask:
         read_masks(list(options.mask), pictures, who="inpaint")
+    has_branch = options.task_prompts is not None and is_branch_at(options.task_prompts)
+    if options.reuse != 1 and not has_branch:
+        raise ValueError("inpaint: --reuse belongs to a branch, such as PowerPaint v2 in --task-prompts")
     device = choose_device(options.device)
     pipe = load_inpainting(options.model, choose_dtype(options.dtype, device), device)
-    tasks = _tasks(options, pipe)
+    tasks = _branch(options, pipe) if has_branch else _task_prompts(options, pipe)
     image = tasks.inpaint(
         pipe,
         options.image,
@@ -114,6 +118,10 @@ def _check(options: Inpaint) -> dict[str, float]:
         raise ValueError(
             f"inpaint: --out must end in .png, which keeps the pixels outside the hole as they are; got {options.out}"
         )
+    if options.out.is_dir():
+        raise IsADirectoryError(f"inpaint: --out must be a file; {options.out} is a folder")
+    if options.task_prompts is not None and not options.task_prompts.exists():
+        raise FileNotFoundError(f"inpaint: there is nothing at --task-prompts {options.task_prompts}")
     if options.steps < 1:
         raise ValueError(f"inpaint: --steps must be at least 1; got {options.steps}")
     if options.reuse < 1:
@@ -131,6 +139,10 @@ def _check(options: Inpaint) -> dict[str, float]:
         raise ValueError(f"inpaint: --task {options.task} {said}")
     if options.fit is not None and options.task != "shape":
         raise ValueError("inpaint: --fit belongs to --task shape")
+    if options.fit is not None and not 0 <= options.fit <= 1:
+        raise ValueError(f"inpaint: --fit must be between 0 and 1; got {options.fit}")
+    if options.guidance_scale is not None and not math.isfinite(options.guidance_scale):
+        raise ValueError(f"inpaint: --guidance-scale must be finite; got {options.guidance_scale}")
     if options.task in ("insert", "shape") and not options.prompt.strip():
         raise ValueError(f"inpaint: --task {options.task} needs a --prompt, what to put into the hole")
     return _sides(options.expand) if outpaints else {}
@@ -154,22 +166,19 @@ def _sides(text: str) -> dict[str, float]:
     return sides
 
 
-def _tasks(options: Inpaint, pipe: Any) -> weft.TaskPrompts | weft.TaskBranch:
-    """What tells the tasks: a branch where --task-prompts is one, else prompts."""
-    path = options.task_prompts
-    if path is not None and is_branch_at(path):
-        branch = weft.TaskBranch.load(path, dtype=pipe.unet.dtype)
-        branch.network.to(pipe.unet.device)
-        branch.reuse = options.reuse
-        return branch
-    if options.reuse != 1:
-        raise ValueError("inpaint: --reuse belongs to a branch, such as PowerPaint v2 in --task-prompts")
-    check_host(pipe, who="inpaint")
-    return _task_prompts(options, pipe)
+def _branch(options: Inpaint, pipe: Any) -> weft.TaskBranch:
+    """From --task-prompts, where the pipeline computes."""
+    check_host_of_branch(pipe, who="inpaint")
+    assert options.task_prompts is not None
+    branch = weft.TaskBranch.load(options.task_prompts, dtype=pipe.unet.dtype)
+    branch.network.to(pipe.unet.device)
+    branch.reuse = options.reuse
+    return branch
 
 
 def _task_prompts(options: Inpaint, pipe: Any) -> weft.TaskPrompts:
     """From --task-prompts, else from the model's own folder."""
+    check_host(pipe, who="inpaint")
     path = options.task_prompts
     if path is None:
         folder = Path(str(getattr(pipe, "name_or_path", "") or options.model)).expanduser()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,7 @@ def load_pipeline(model: str, dtype: torch.dtype, device: torch.device) -> Any:
         return shapes.pipeline(EMBEDDED_MODELS[model], dtype, device)
     from diffusers import AutoPipelineForText2Image
 
-    return _open(AutoPipelineForText2Image, model, dtype).to(device)
+    return _open(AutoPipelineForText2Image, model, dtype, EMBEDDED_MODELS).to(device)
 
 
 def load_inpainting(model: str, dtype: torch.dtype, device: torch.device) -> Any:
@@ -80,11 +81,11 @@ def load_inpainting(model: str, dtype: torch.dtype, device: torch.device) -> Any
         )
     from diffusers import AutoPipelineForInpainting
 
-    return _open(AutoPipelineForInpainting, model, dtype).to(device)
+    return _open(AutoPipelineForInpainting, model, dtype, (EMBEDDED,)).to(device)
 
 
-def _open(kind: Any, model: str, dtype: torch.dtype) -> Any:
-    """The pipeline of class ``kind`` that diffusers makes of a folder or a model id."""
+def _open(kind: Any, model: str, dtype: torch.dtype, shipped: Iterable[str]) -> Any:
+    """The pipeline of class ``kind`` that diffusers makes of a folder or a model id; ``shipped`` are named beside."""
     folder = Path(model).expanduser()
     looks_like_path = folder.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1
     if folder.exists() or looks_like_path:
@@ -93,7 +94,7 @@ def _open(kind: Any, model: str, dtype: torch.dtype) -> Any:
                 "has no model_index.json" if folder.is_dir() else "is a file" if folder.exists() else "is not there"
             )
             raise ValueError(
-                f"--model: must be {' or '.join(map(repr, EMBEDDED_MODELS))}, a diffusers folder or a model id such "
+                f"--model: must be {' or '.join(map(repr, shipped))}, a diffusers folder or a model id such "
                 f"as owner/name; {folder} {found}"
             )
         model = str(folder)

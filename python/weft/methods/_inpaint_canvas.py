@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -29,7 +30,7 @@ def extended(
     height, width = picture.shape[:2]
     lengths = {"left": width, "right": width, "top": height, "bottom": height}
     for side, reach in sides.items():
-        if not reach >= 0 or (reach >= 1 and reach != int(reach)):
+        if not 0 <= reach < math.inf or (reach >= 1 and reach != int(reach)):
             raise ValueError(f"{who}: `{side}` must be whole pixels, or a share below 1 of the picture; got {reach}")
     left, right, top, bottom = (
         round(sides[side] * lengths[side]) if sides[side] < 1 else int(sides[side]) for side in SIDES

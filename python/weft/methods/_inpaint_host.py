@@ -24,8 +24,9 @@ def check_host(pipe: Any, *, who: str) -> None:
     if channels != wanted:
         raise ValueError(
             f"{who}: needs a UNet made for inpainting, with {wanted} input channels (latents, mask, masked picture); "
-            f"this one has {channels}, as of a text-to-image model; load an inpainting checkpoint, or train one from "
-            "this with weft.train.fit_task_prompts"
+            f"this one has {channels}, as of a text-to-image model; load an inpainting checkpoint, or make one of "
+            "this: weft.train.inpainting_pipeline widens it and weft.train.fit_task_prompts trains it, as does "
+            "`weft train task-prompts`"
         )
 
 
@@ -99,6 +100,6 @@ def check_not_in_the_way(arguments: Mapping[str, Any], *, who: str) -> None:
     for name in _IN_THE_WAY:
         if arguments.get(name) is not None:
             raise ValueError(
-                f"{who}: `{name}` cannot be used where weft cuts the picture and pastes it back; leave it out, or set "
-                "`paste_back` to None"
+                f"{who}: `{name}` cannot be used where weft cuts the picture and pastes it back, or shows it to a "
+                "branch; leave it out, or for task prompts alone set `paste_back` to None"
             )

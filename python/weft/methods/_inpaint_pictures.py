@@ -57,27 +57,27 @@ def read_masks(masks: Any, pictures: Sequence[Pixels], *, who: str) -> list[list
 
 
 def _hole(mask: Any, picture: Pixels, who: str) -> Hole:
-    grey = np.asarray(_rgb(mask, "the mask", who))
+    grey, name = np.asarray(_rgb(mask, "the mask", who)), _named(mask, "the mask")
     (height, width), (rows, columns) = picture.shape[:2], grey.shape[:2]
     if (rows, columns) != (height, width):
         raise ValueError(
-            f"{who}: the mask must be as large as the picture, {width} x {height} pixels; it has {columns} x {rows}; "
+            f"{who}: {name} must be as large as the picture, {width} x {height} pixels; it has {columns} x {rows}; "
             "draw it over the picture, or resize it with Image.Resampling.NEAREST"
         )
     if not (grey[..., :1] == grey).all():
         raise ValueError(
-            f"{who}: the mask must be black and white, white where to paint; this one has colours; are picture and "
-            "mask exchanged?"
+            f"{who}: {name} must be black and white, white where to paint; this one has colours; are picture and mask "
+            "exchanged?"
         )
     hole: Hole = grey[..., 0] >= THRESHOLD
     if not hole.any():
         raise ValueError(
-            f"{who}: the mask must be white where to paint; this one is black everywhere (its largest grey level is "
+            f"{who}: {name} must be white where to paint; this one is black everywhere (its largest grey level is "
             f"{grey.max()}, {THRESHOLD} is needed)"
         )
     if hole.all():
         raise ValueError(
-            f"{who}: the mask must leave something of the picture; this one is white everywhere; to make a whole "
+            f"{who}: {name} must leave something of the picture; this one is white everywhere; to make a whole "
             "picture use a text-to-image pipeline; if the mask is the wrong way round, invert it"
         )
     return hole
@@ -85,7 +85,7 @@ def _hole(mask: Any, picture: Pixels, who: str) -> Hole:
 
 def _rgb(image: Any, what: str, who: str) -> Image.Image:
     """``image`` in RGB without any loss."""
-    image = _opened(image, what, who)
+    image, what = _opened(image, what, who), _named(image, what)
     # a camera's turn, and transparency, are not pixels yet
     image = ImageOps.exif_transpose(image)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
@@ -103,6 +103,11 @@ def _rgb(image: Any, what: str, who: str) -> Image.Image:
             "convert it first, with .convert('RGB')"
         )
     return image.convert("RGB")
+
+
+def _named(image: Any, what: str) -> str:
+    """``what`` it is, with its file where it has one."""
+    return f"{what} {image}" if isinstance(image, (str, Path)) else what
 
 
 def _opened(image: Any, what: str, who: str) -> Image.Image:

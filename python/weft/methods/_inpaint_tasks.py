@@ -123,6 +123,7 @@ class InpaintingTasks(Control):
             The picture; a list of them where there are several.
 
         Raises:
+            TypeError: An option that neither of these has.
             As the task's method, ``weft.attach`` and the pipeline.
         """
         who = f"{type(self).__name__}.inpaint"
@@ -135,6 +136,13 @@ class InpaintingTasks(Control):
         method = getattr(self, task)
         known = {*inspect.signature(method).parameters, *_RECIPE_OPTIONS} - {"changes"}
         of_task = {name: options.pop(name) for name in known if name in options}
+        # pipelines take any name, and do nothing with those that they do not have
+        unknown = options.keys() - inspect.signature(type(pipe).__call__).parameters.keys()
+        if unknown:
+            raise TypeError(
+                f"{who}: {task!r} has no option {', '.join(map(repr, sorted(unknown)))}; it has "
+                f"{', '.join(map(repr, sorted(known)))}, those of PasteBack, and those of the pipeline"
+            )
         with ExitStack() as undo:
             if self._pipe is not pipe:
                 undo.enter_context(attach(pipe, self))

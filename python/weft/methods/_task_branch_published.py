@@ -27,7 +27,7 @@ from weft.methods._task_prompts_published import (
     is_branch,
     read,
 )
-from weft.methods._task_prompts_recipes import BRANCH_DIALECTS
+from weft.methods._task_prompts_recipes import BRANCH_DIALECTS, NAMES
 from weft.methods._tensor_file import PickledFile, TensorFile
 
 WHO = "TaskBranch.load"
@@ -46,6 +46,8 @@ _NOT_LEARNT = "position_ids"
 
 def is_branch_at(path: Path) -> bool:
     """Whether ``path`` is, or holds, a branch, whole or not."""
+    if any((path / folder).is_dir() for folder in BRANCH_FOLDERS):
+        return True
     file = path if path.suffix == ".safetensors" and path.is_file() else _file_in(path)
     return file is not None and is_branch(TensorFile(file, who=WHO))
 
@@ -100,7 +102,8 @@ def read_branch(found: TensorFile, dtype: torch.dtype | None, config: Mapping[st
         )
     if config is None:
         beside = _json(found.path.parent / "config.json")
-        untold = {name: beside.get(name) or value for name, value in UNTOLD.items()}
+        # a null says as little as a missing name, a zero or false does not
+        untold = {name: value if beside.get(name) is None else beside[name] for name, value in UNTOLD.items()}
         try:
             config = {**untold, **told_by(shapes)}
         except KeyError as error:
@@ -124,11 +127,10 @@ def read_states(found: TensorFile, dialect: str | None) -> tuple[dict[StateName,
     """
     text = _text_encoder(found.path)
     known = read(text, dialect, dialects=BRANCH_DIALECTS, who=WHO)
-    weights = _weights(text, known)
     told = _json(text.path.parent / "config.json") if text.path.parent.name == _TEXT_FOLDER else {}
-    width = weights[BARE_TABLE].shape[1]
-    texts = [*known.vectors.values(), torch.zeros(0, width)]
     try:
+        weights = _weights(text, known)
+        texts = [*known.vectors.values(), torch.zeros(0, weights[BARE_TABLE].shape[1])]
         states = states_of(weights, texts, told)
     except KeyError as error:
         raise ValueError(f"{WHO}: {text.path} is damaged: it lacks {error.args[0]}") from error
@@ -180,6 +182,8 @@ def _told_apart(found: TensorFile) -> TensorFile:
             f"{WHO}: {found.path} is a text encoder; needs the branch beside which it lies, or for PowerPaint v1 "
             "weft.TaskPrompts"
         )
+    if any(name.startswith(f"{NAMES[0]}.") for name in found.shapes):
+        raise ValueError(f"{WHO}: {found.path} is no branch but task prompts of weft; load it with weft.TaskPrompts")
     raise ValueError(f"{WHO}: {found.path} is no branch: it has no {BRANCH[0]}; needs {_EXPECTED}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -38,6 +39,9 @@ class Recipe:
         quality_words: After the user's negative text; None for what the dialect does.
         guidance_scale: Classifier-free guidance weight; its unconditional rows are the negative prompt.
 
+    Raises:
+        ValueError: Prompts that there are not, or a weight that is not finite.
+
     Source:
         Zhuang et al. 2024, arXiv:2312.03594; words, negatives and weights as in the released demo.
     """
@@ -48,6 +52,18 @@ class Recipe:
     words_lead: bool = True
     quality_words: str | None = ""
     guidance_scale: float = 7.5
+
+    def __post_init__(self) -> None:
+        known = (*NAMES, None)
+        for name in ("prompts", "against"):
+            pair = getattr(self, name)
+            if isinstance(pair, str) or len(pair) != 2 or any(one not in known for one in pair):
+                raise ValueError(
+                    f"Recipe: `{name}` must be two of {', '.join(map(repr, known))}, the first and what it is mixed "
+                    f"with; got {pair!r}"
+                )
+        if not math.isfinite(self.guidance_scale):
+            raise ValueError(f"Recipe: `guidance_scale` must be finite; got {self.guidance_scale}")
 
 
 _REMOVAL = Recipe(("context",) * 2, ("object",) * 2, words="empty scene blur", guidance_scale=10.0)
@@ -114,6 +130,7 @@ def changed(recipe: Recipe, changes: Mapping[str, Any], *, who: str) -> Recipe:
 
     Raises:
         TypeError: A value that a recipe does not have.
+        ValueError: As ``Recipe``.
     """
     known = [field.name for field in dataclasses.fields(Recipe)]
     for name in changes:

@@ -13,6 +13,8 @@ from torch import Tensor
 from weft.attach.learnt_words import LearntText, encode, token_count, token_limit
 from weft.methods._task_prompts_recipes import Placement, PromptName, Recipe
 
+_CALLER = 7  # of a task's method, from where a text is prepared
+
 Vectors = tuple[Tensor, ...]  # one [n, C] for each text encoder
 
 
@@ -42,8 +44,11 @@ class Speaker:
             quality_words: After the negatives.
         """
         rows = max(len(texts), len(negatives))
-        said = [self._prepared(recipe.words, text, recipe.prompts, " ", leads=recipe.words_lead) for text in texts]
-        unsaid = [self._prepared(quality_words, text, recipe.against, ", ", leads=False) for text in negatives]
+        said, unsaid = [], []  # in loops: the level at which a warning is told must not depend on Python's version
+        for text in texts:
+            said.append(self._prepared(recipe.words, text, recipe.prompts, " ", leads=recipe.words_lead))
+        for text in negatives:
+            unsaid.append(self._prepared(quality_words, text, recipe.against, ", ", leads=False))
         pairs = [
             tuple((words[row % len(words)], name) for name in prompts)
             for words, prompts in ((said, recipe.prompts), (unsaid, recipe.against))
@@ -81,7 +86,7 @@ class Speaker:
             warnings.warn(
                 f"TaskPrompts: {whole[:60]!r} leaves no room for all {count} vectors of the task; cut off, as "
                 "the released code does; write less, or choose the placement 'after'",
-                stacklevel=6,
+                stacklevel=_CALLER,
             )
             return whole
         kept = shortened(text, lambda part: token_count(self.pipe, joined(part)) <= limit)
@@ -93,7 +98,7 @@ class Speaker:
         warnings.warn(
             f"TaskPrompts: the text encoder has {limit} tokens beside the task; cut off: "
             f"{text[len(kept) :].strip()!r}",
-            stacklevel=6,
+            stacklevel=_CALLER,
         )
         return joined(kept)
 

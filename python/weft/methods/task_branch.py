@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -223,6 +224,8 @@ class TaskBranch(InpaintingTasks):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{WHO}: `{name}` must be a whole number of steps from {least} on; got {value!r}")
+        if not math.isfinite(self.scale):
+            raise ValueError(f"{WHO}: `scale` must be finite; got {self.scale}")
         if self.until is not None and (not isinstance(self.until, int) or self.until < self.start):
             raise ValueError(f"{WHO}: `until` must be a step from `start` on, or None; got {self.until!r}")
         if self.surroundings not in get_args(Surroundings):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from weft.methods._task_prompts_recipes import PromptName
 from weft.train import inpainting_masks as masks
 from weft.train.diffusion import encode_views
 from weft.train.images import View
@@ -18,12 +19,11 @@ from weft.train.inpainting_masks import Hole
 from weft.train.inpainting_pictures import MaskedPicture
 from weft.train.randomness import torch_generator
 
-Recipe = Literal["image", "outpaint", "context", "object", "shape"]
-PromptName = Literal["context", "shape", "object"]
+Kind = Literal["image", "outpaint", "context", "object", "shape"]
 
-OF_OBJECTS: tuple[Recipe, ...] = ("object", "shape")
+OF_OBJECTS: tuple[Kind, ...] = ("object", "shape")
 REMEMBERED = 4096  # texts of the samples made last
-DRAWS = 8  # of a random hole, before one that hides a whole object is taken after all
+DRAWS = 8  # of a random hole; when all of them hide a whole object, it is cut out of the last
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Mixture:
             a model may tell tasks by the looks of holes, and need no prompts.
     """
 
-    shares: Mapping[Recipe, float] = field(
+    shares: Mapping[Kind, float] = field(
         default_factory=lambda: {"image": 0.1, "outpaint": 0.1, "context": 0.2, "object": 0.3, "shape": 0.3}
     )
     context_caption: float = 0.2
@@ -56,7 +56,7 @@ class Mixture:
     borrowed: float = 0.0
 
     def __post_init__(self) -> None:
-        known = Recipe.__args__  # type: ignore[attr-defined]
+        known = get_args(Kind)
         if not self.shares or set(self.shares) - set(known) or min(self.shares.values()) < 0:
             raise ValueError(
                 f"Mixture: `shares` must be of {', '.join(map(repr, known))}, none below 0; got {dict(self.shares)}"
@@ -133,7 +133,7 @@ class Examples:
             kind = "context"  # the object lies outside the square
         return self._of_picture(kind, picture, pixels, rng)
 
-    def _kind(self, picture: MaskedPicture, rng: np.random.Generator) -> Recipe:
+    def _kind(self, picture: MaskedPicture, rng: np.random.Generator) -> Kind:
         shares = {
             kind: share
             for kind, share in self.mixture.shares.items()
@@ -142,14 +142,14 @@ class Examples:
         weights = np.array(list(shares.values()))
         return list(shares)[int(rng.choice(len(shares), p=weights / weights.sum()))]
 
-    def _of_object(self, kind: Recipe, pixels: Any, thing: Hole, caption: str, rng: np.random.Generator) -> Example:
+    def _of_object(self, kind: Kind, pixels: Any, thing: Hole, caption: str, rng: np.random.Generator) -> Example:
         text = "" if rng.random() < self.mixture.caption_dropout else caption
         if kind == "object":
             return Example(pixels, masks.box(thing, rng), Said(text, "object"))
         hole = masks.grown(thing, rng)
         return Example(pixels, hole, Said(text, "shape", masks.fit(thing, hole)))
 
-    def _of_picture(self, kind: Recipe, picture: MaskedPicture, pixels: Any, rng: np.random.Generator) -> Example:
+    def _of_picture(self, kind: Kind, picture: MaskedPicture, pixels: Any, rng: np.random.Generator) -> Example:
         nothing, with_caption = rng.random() < self.mixture.dropout, rng.random() < self.mixture.context_caption
         if kind == "image":
             hole, text = masks.everything(self.size), picture.caption
@@ -173,16 +173,15 @@ class Examples:
     def _hole(
         self, picture: MaskedPicture, draw: Callable[[int, np.random.Generator], Hole], rng: np.random.Generator
     ) -> Hole:
-        hole = draw(self.size, rng)
         if not self.mixture.spares_objects:
-            return hole
+            return draw(self.size, rng)
         things = [picture.mask(number, self.size) for number in range(len(picture.objects))]
         for _ in range(DRAWS):
+            hole = draw(self.size, rng)
             hidden = [thing for thing in things if thing.any() and not (thing & ~hole).any()]
             if not hidden:
                 return hole
-            hole = draw(self.size, rng)
-        left = hole & ~np.any([*hidden, np.zeros_like(hole)], axis=0)
+        left = hole & ~np.any(hidden, axis=0)
         return left if left.any() else hole
 
 

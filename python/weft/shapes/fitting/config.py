@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from weft.train.config import LoopConfig
-from weft.train.inpainting_examples import Recipe
+from weft.train.inpainting_examples import Kind
 
 from ..load import Model
 
@@ -95,7 +95,7 @@ class InpaintingConfig(StageConfig):
     backgrounds: float = 0.35  # share of scenes without objects
     borrowed: float = 0.6  # share of holes in "context" that look as those of objects
     # removal, context and outpainting all speak the context prompt: it gets nearly half of the samples
-    shares: Mapping[Recipe, float] = field(
+    shares: Mapping[Kind, float] = field(
         default_factory=lambda: {"image": 0.05, "outpaint": 0.15, "context": 0.3, "object": 0.25, "shape": 0.25}
     )
 
