@@ -80,6 +80,13 @@ def test_prompts_alone(build: Any, tmp_path: Path) -> None:
         assert tasks.removal(words="")["prompt_embeds"].isfinite().all()
 
 
+def test_batches_without_prompts_teach_nothing(tmp_path: Path) -> None:
+    pipe = tiny.inpaint(tmp_path / "pipe")
+    tasks = fitted(pipe, {"mixture": Mixture(shares={"context": 1.0}, dropout=1.0)})
+    start = starting_vectors(pipe, CONFIG)
+    assert all(torch.equal(tasks.vectors[name][0], start[name][0]) for name in NAMES)
+
+
 def test_the_number_of_parameters_is_the_papers() -> None:
     pipe = inpainting_pipeline(shapes.pipeline())
     pipe.unet.requires_grad_(False)

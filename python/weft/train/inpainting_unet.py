@@ -18,8 +18,12 @@ def inpainting_pipeline(pipe: Any) -> Any:
         pipe: A Stable Diffusion 1.x, 2.x or XL pipeline of diffusers.
 
     Raises:
-        ValueError: A UNet with another number of channels.
+        ValueError: No UNet, or one with another number of channels.
     """
+    if getattr(pipe, "unet", None) is None:
+        raise ValueError(
+            f"train: needs a pipeline of Stable Diffusion 1.x, 2.x or XL; {type(pipe).__name__} has no UNet"
+        )
     latent = pipe.vae.config.latent_channels
     channels, wanted = pipe.unet.config.in_channels, 2 * latent + 1
     if channels == wanted:

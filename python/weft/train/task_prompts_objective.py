@@ -87,7 +87,11 @@ class TaskPromptsObjective(nn.Module):
         with torch.no_grad():
             error = (predicted - target).square().mean(1, keepdim=True)
             in_hole = (error * mask).sum() / mask.sum().clamp(min=1)
-        return {"loss": F.mse_loss(predicted, target), "in_hole": in_hole}
+        loss = F.mse_loss(predicted, target)
+        if torch.is_grad_enabled() and not loss.requires_grad:
+            # no sample of the batch has a prompt and nothing else learns: it teaches nothing, and must not end the run
+            loss = loss + torch.stack([moved.sum() for moved in self.moved.values()]).sum() * 0.0
+        return {"loss": loss, "in_hole": in_hole}
 
     def conditioning(self, said: list[Said]) -> tuple[Tensor, Tensor | None]:
         """States [B, Nk, C] and, for SDXL, pooled [B, Cp]; gradients reach the first prompt of each alone.
