@@ -6,6 +6,7 @@ makes only those.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -108,7 +109,7 @@ def pictures(
 ) -> np.ndarray:
     """The pictures of a variant, from those that are kept where they are."""
     changes = VARIANTS[task][variant]
-    settings = digest([changes, options.steps, options.guidance, options.seed, str(options.model)])
+    settings = digest([changes, options.steps, options.guidance, options.seed, _weights(options)])
     options.kept.mkdir(parents=True, exist_ok=True)
     return keep(
         len(cases),
@@ -117,6 +118,12 @@ def pictures(
         options.kept / f"{task}-{re.sub(r'[^a-z0-9]+', '-', variant)}-{settings}.npy",
         report,
     )
+
+
+def _weights(options: Options) -> list[str]:
+    """Digests of what paints."""
+    folder = options.model or model_path("inpainting")
+    return [hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in sorted(folder.rglob("*.safetensors"))]
 
 
 def measure(pipe: Any, tasks: weft.TaskPrompts, options: Options) -> dict[Task, dict[str, dict[str, Readings]]]:

@@ -300,6 +300,7 @@ def test_it_learns(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"offset_noise": -1.0}, "`offset_noise` must be at least 0; got -1"),
         ({"rank_share": 0.0}, "`rank_share` must be above 0 and at most 1; got 0"),
         ({"trains": "all"}, "`trains` must be one of 'prompts', 'unet', 'lora', 'residuals'; got 'all'"),
         ({"count": 0}, "`count` must be at least 1"),

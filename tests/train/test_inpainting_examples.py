@@ -218,3 +218,11 @@ def test_data_that_are_refused(tmp_path: Path) -> None:
     (folder / "metadata.jsonl").write_text('{"file_name": "absent.png"}')
     with pytest.raises(FileNotFoundError, match=r"there is no file .*absent\.png"):
         read_masked_pictures(folder, who=WHO)
+
+
+def test_offset_noise_is_one_number_a_channel() -> None:
+    pipe = shapes.pipeline()
+    plain, offset = (MaskedBatches(pipe, examples(), 4, 1000, offset_noise=amount)(8) for amount in (0.0, 0.3))
+    added = offset[2] - plain[2]
+    assert (added - added[..., :1, :1]).abs().max() < 1e-6 and added[..., 0, 0].unique().numel() == added.shape[0] * 4
+    assert all(torch.equal(a, b) for place, (a, b) in enumerate(zip(plain, offset, strict=True)) if place != 2)

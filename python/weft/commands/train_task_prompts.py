@@ -62,6 +62,8 @@ class TrainTaskPrompts:
     borrowed: float = 0.0
     """Share of random holes with the box or the outline of an object of another picture: tasks must then be told by
     their prompts, not by the looks of holes."""
+    offset_noise: float = 0.0
+    """Further noise of whole channels, such as 0.1: the colour of a hole then comes from around it."""
     resolution: int | None = None
     """Pixels; the model's own if not given."""
     seed: int = 0
@@ -112,6 +114,7 @@ def train_task_prompts(options: TrainTaskPrompts) -> str:
         init_word=options.init_word,
         mixture=Mixture(spares_objects=options.spares_objects, borrowed=options.borrowed),
         lora_rank=options.lora_rank,
+        offset_noise=options.offset_noise,
         resolution=options.resolution,
         seed=options.seed,
         precision=options.precision,

@@ -195,6 +195,9 @@ class MaskedBatches:
         size: Samples in a batch.
         timesteps: Of the training schedule.
         process: Number of this one.
+        offset_noise: Standard deviation of a further noise that is one number for a whole channel of a sample.
+            Without, what is left of a picture in the noisiest latents tells its mean colour, and a model that trusts
+            it instead of the surroundings of the hole is misled by pure noise, most of all in plain pictures.
     """
 
     pipe: Any
@@ -202,6 +205,7 @@ class MaskedBatches:
     size: int
     timesteps: int
     process: int = 0
+    offset_noise: float = 0.0
 
     def __call__(self, samples: int) -> tuple[Tensor, ...]:
         """The arguments of ``TaskPromptsObjective.forward``."""
@@ -221,6 +225,8 @@ class MaskedBatches:
         latents, masked = (encoded.mean + encoded.std * posterior).chunk(2)
         noise = torch.randn(latents.shape, generator=generator)
         times = torch.randint(self.timesteps, (self.size,), generator=generator)
+        if self.offset_noise:
+            noise += self.offset_noise * torch.randn(*noise.shape[:2], 1, 1, generator=generator)
         return torch.tensor(list(numbers)), latents, noise, times, cells, masked, encoded.time_ids[: self.size]
 
 

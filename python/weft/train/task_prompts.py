@@ -57,6 +57,7 @@ class TaskPromptsConfig:
     mixture: Mixture = field(default_factory=Mixture)
     lora_rank: int = 16
     rank_share: float = 0.05  # rank of a residual's layer, as a share of its width
+    offset_noise: float = 0.0  # of whole channels, see ``MaskedBatches``; 0.1 keeps holes in plain pictures plain
     resolution: int | None = None  # pixels; None: the model's own
     seed: int = 0
     precision: Precision = "auto"  # compute; what is trained stays fp32. auto: bf16 or fp16 on a GPU, none on a CPU
@@ -146,6 +147,7 @@ def fit_task_prompts(
                 config.loop.batch_size,
                 scheduler.config.num_train_timesteps,
                 accelerator.process_index,
+                config.offset_noise,
             ),
             config.loop,
             accelerator,
@@ -253,6 +255,8 @@ def _check(config: TaskPromptsConfig, folder: Path | None, pipe: Any) -> None:
     for name in ("count", "lora_rank"):
         if getattr(config, name) < 1:
             raise ValueError(f"fit_task_prompts: `{name}` must be at least 1; got {getattr(config, name)}")
+    if not config.offset_noise >= 0:
+        raise ValueError(f"fit_task_prompts: `offset_noise` must be at least 0; got {config.offset_noise}")
     if not config.prompt_learning_rate > 0 or config.init_std < 0:
         raise ValueError(
             "fit_task_prompts: `prompt_learning_rate` must be above 0 and `init_std` not below it; got "

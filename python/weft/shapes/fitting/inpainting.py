@@ -32,6 +32,7 @@ def fit_inpainting(config: InpaintingConfig, seed: int, run: Path, accelerator: 
         config=TaskPromptsConfig(
             loop=config,
             trains="unet",
+            offset_noise=config.offset_noise,
             mixture=Mixture(shares=dict(config.shares), spares_objects=True, borrowed=config.borrowed),
             seed=seed,
         ),
