@@ -83,6 +83,7 @@ def test_a_run_goes_on(tmp_path: Path) -> None:
             "is a text-to-image model, whose UNet sees no mask; train it too, with --trains unet, lora or residuals",
         ),
         (("--model", "embedded-sd3", "--trains", "unet"), "StableDiffusion3Pipeline has no UNet"),
+        (("--learning-rate", "0"), "`learning_rate` must be above 0; got 0"),
         (("--pictures", "absent"), "pictures must be a folder; there is none at absent"),
         (("--trains", "unet", "--init-word", ""), "'' has no token"),
     ],

@@ -113,6 +113,13 @@ def test_the_whole_unet_learns_and_words_do_not(tmp_path: Path) -> None:
     assert is_same(pipe.text_encoder, text)
 
 
+def test_a_run_does_not_go_on_with_another_mixture(tmp_path: Path) -> None:
+    pipe = tiny.inpaint(tmp_path)
+    fitted(pipe, {}, folder=tmp_path / "run")
+    with pytest.raises(ValueError, match="of another run: `mixture` was"):
+        fitted(pipe, {"mixture": Mixture(borrowed=0.5)}, folder=tmp_path / "run", resume=True)
+
+
 @pytest.mark.parametrize(("trains", "adapted"), [("lora", "to_q"), ("residuals", "proj_out")])
 def test_factors_are_learnt_and_the_first_convolution(trains: str, adapted: str, tmp_path: Path) -> None:
     pipe = tiny.inpaint(tmp_path)

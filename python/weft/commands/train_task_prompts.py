@@ -31,7 +31,8 @@ class TrainTaskPrompts:
     """Go on from the last checkpoint of the run."""
     model: str = EMBEDDED
     """'embedded', a diffusers folder, or a model id (Stable Diffusion 1.x, 2.x, XL). A text-to-image model is given
-    five more input channels, and needs another --trains; the embedded one is one then, and inpaints else."""
+    five more input channels, and needs another --trains; 'embedded' is the shipped one then, with "prompts" the
+    shipped inpainting model."""
     trains: Literal["prompts", "unet", "lora", "residuals"] = "prompts"
     """prompts alone, for a model that inpaints already; unet, every weight of it, as published; lora, factors for its
     attention, and its first convolution; residuals, factors for the ends of attention blocks, and that convolution."""
@@ -99,7 +100,7 @@ def train_task_prompts(options: TrainTaskPrompts) -> str:
     config = TaskPromptsConfig(
         loop=LoopConfig(
             steps=options.steps,
-            learning_rate=options.learning_rate or _RATES[options.trains],
+            learning_rate=_RATES[options.trains] if options.learning_rate is None else options.learning_rate,
             batch_size=options.batch_size,
             accumulation=options.accumulation,
             warmup_steps=options.warmup_steps,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -158,6 +158,9 @@ def fit_task_prompts(
                 "pictures": digest(found),
                 "resolution": size,
                 "trains": config.trains,
+                "ranks": [config.lora_rank, config.rank_share],
+                "mixture": asdict(config.mixture),
+                "offset_noise": config.offset_noise,
                 "count": config.count,
                 "init": [config.init_word, config.init_std],
                 "seed": config.seed,
