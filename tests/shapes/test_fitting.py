@@ -17,7 +17,7 @@ from weft.methods.task_prompts import TaskPrompts
 from weft.shapes.fitting import vae
 from weft.shapes.fitting.bank import latent_bank
 from weft.shapes.fitting.config import DiffusionConfig, FlowConfig, InpaintingConfig, TrainConfig, VaeConfig
-from weft.shapes.fitting.diffusion import fit_diffusion, min_snr_weight
+from weft.shapes.fitting.diffusion import fit_diffusion
 from weft.shapes.fitting.export import assemble
 from weft.shapes.fitting.flow import fit_flow
 from weft.shapes.model import build_vae
@@ -31,12 +31,6 @@ def accelerator():
     AcceleratorState._reset_state(reset_partial_state=True)
     yield Accelerator(cpu=True)
     AcceleratorState._reset_state(reset_partial_state=True)
-
-
-def test_min_snr_weight_caps_the_signal_to_noise_ratio():
-    alphas_cumprod = torch.tensor([0.9, 0.5, 0.1])
-    assert min_snr_weight(alphas_cumprod, 5.0).tolist() == pytest.approx([5 / 9, 1.0, 1.0])
-    assert min_snr_weight(alphas_cumprod, 0.0).tolist() == [1.0, 1.0, 1.0]
 
 
 def test_a_failed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):

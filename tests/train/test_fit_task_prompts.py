@@ -20,7 +20,7 @@ import weft
 from weft import shapes
 from weft.attach.learnt_words import LearntText, encode
 from weft.methods._task_prompts_recipes import NAMES
-from weft.train.diffusion import training_scheduler
+from weft.train.diffusion import min_snr_weight, training_scheduler
 from weft.train.inpainting_examples import Examples, MaskedBatches, Mixture, Said
 from weft.train.inpainting_unet import inpainting_pipeline, widened
 from weft.train.loop import LoopConfig
@@ -241,11 +241,15 @@ def test_the_loss_is_that_of_the_stock_channels(tmp_path: Path) -> None:
     numbers, latents, noise, times, mask, masked, _ = batch
     with torch.no_grad():
         losses = made(*batch)
+        made.snr_gamma = 0.01
+        weighted = made(*batch)
         noisy = training_scheduler(pipe).add_noise(latents, noise, times)
         states, _ = made.conditioning([made._said(int(number)) for number in numbers])
         predicted = pipe.unet(torch.cat([noisy, mask, masked], 1), times, states).sample
     error = (predicted - noise).square()
     assert torch.allclose(losses["loss"], error.mean())
+    weight = min_snr_weight(made.scheduler, times, 0.01)
+    assert torch.allclose(weighted["loss"], (weight * error.mean((1, 2, 3))).mean()) and weight.min() < 1
     assert torch.allclose(losses["in_hole"], (error.mean(1, keepdim=True) * mask).sum() / mask.sum())
 
 
@@ -308,6 +312,8 @@ def test_it_learns(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"offset_noise": -1.0}, "`offset_noise` must be at least 0; got -1"),
+        ({"snr_gamma": -1.0}, "`snr_gamma` must be at least 0; got -1"),
+        ({"timestep_power": 0.0}, "`timestep_power` must be above 0; got 0"),
         ({"rank_share": 0.0}, "`rank_share` must be above 0 and at most 1; got 0"),
         ({"trains": "all"}, "`trains` must be one of 'prompts', 'unet', 'lora', 'residuals'; got 'all'"),
         ({"count": 0}, "`count` must be at least 1"),

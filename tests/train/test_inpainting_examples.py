@@ -226,3 +226,9 @@ def test_offset_noise_is_one_number_a_channel() -> None:
     added = offset[2] - plain[2]
     assert (added - added[..., :1, :1]).abs().max() < 1e-6 and added[..., 0, 0].unique().numel() == added.shape[0] * 4
     assert all(torch.equal(a, b) for place, (a, b) in enumerate(zip(plain, offset, strict=True)) if place != 2)
+
+
+def test_a_power_below_one_draws_noisier_times() -> None:
+    pipe = shapes.pipeline()
+    even, noisy = (MaskedBatches(pipe, examples(), 32, 1000, timestep_power=power)(0)[3] for power in (1.0, 0.5))
+    assert torch.allclose(noisy / 1000, (even / 1000).sqrt(), atol=0.05) and noisy.max() < 1000

@@ -263,3 +263,18 @@ def denoising_target(scheduler: DDPMScheduler, latents: Tensor, noise: Tensor, t
     if scheduler.config.prediction_type == "v_prediction":
         return scheduler.get_velocity(latents, noise, timesteps)
     return noise if scheduler.config.prediction_type == "epsilon" else latents
+
+
+def min_snr_weight(scheduler: Any, timesteps: Tensor, gamma: float) -> Tensor:
+    """Loss weights [B] that count an error of the clean picture ``min(snr, gamma)`` times; ones for ``gamma`` = 0.
+
+    Source:
+        Hang et al. 2023, arXiv:2303.09556, section 3.4.
+    """
+    if gamma == 0:
+        return torch.ones(len(timesteps), device=timesteps.device)
+    kept = scheduler.alphas_cumprod.to(timesteps.device)[timesteps]
+    snr = kept / (1.0 - kept)
+    # by how much an error of what is predicted is larger than that of the clean picture, squared
+    scale = {"epsilon": snr, "v_prediction": snr + 1.0, "sample": torch.ones_like(snr)}
+    return snr.clamp(max=gamma) / scale[scheduler.config.prediction_type]

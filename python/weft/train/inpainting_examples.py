@@ -198,6 +198,7 @@ class MaskedBatches:
         offset_noise: Standard deviation of a further noise that is one number for a whole channel of a sample.
             Without, what is left of a picture in the noisiest latents tells its mean colour, and a model that trusts
             it instead of the surroundings of the hole is misled by pure noise, most of all in plain pictures.
+        timestep_power: Times are ``timesteps * u ** timestep_power`` with u uniform; below one favours high noise.
     """
 
     pipe: Any
@@ -206,6 +207,7 @@ class MaskedBatches:
     timesteps: int
     process: int = 0
     offset_noise: float = 0.0
+    timestep_power: float = 1.0
 
     def __call__(self, samples: int) -> tuple[Tensor, ...]:
         """The arguments of ``TaskPromptsObjective.forward``."""
@@ -224,7 +226,8 @@ class MaskedBatches:
         posterior = torch.randn(encoded.mean.shape, generator=generator)
         latents, masked = (encoded.mean + encoded.std * posterior).chunk(2)
         noise = torch.randn(latents.shape, generator=generator)
-        times = torch.randint(self.timesteps, (self.size,), generator=generator)
+        shares = torch.rand(self.size, generator=generator) ** self.timestep_power
+        times = (shares * self.timesteps).long().clamp(max=self.timesteps - 1)
         if self.offset_noise:
             noise += self.offset_noise * torch.randn(*noise.shape[:2], 1, 1, generator=generator)
         return torch.tensor(list(numbers)), latents, noise, times, cells, masked, encoded.time_ids[: self.size]

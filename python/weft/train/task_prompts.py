@@ -58,6 +58,8 @@ class TaskPromptsConfig:
     lora_rank: int = 16
     rank_share: float = 0.05  # rank of a residual's layer, as a share of its width
     offset_noise: float = 0.0  # of whole channels, see ``MaskedBatches``; 0.1 keeps holes in plain pictures plain
+    timestep_power: float = 1.0  # below one favours high noise, where holes get their colour, see ``MaskedBatches``
+    snr_gamma: float = 0.0  # min-SNR weighting; 0 weighs all timesteps alike, as published
     resolution: int | None = None  # pixels; None: the model's own
     seed: int = 0
     precision: Precision = "auto"  # compute; what is trained stays fp32. auto: bf16 or fp16 on a GPU, none on a CPU
@@ -123,7 +125,12 @@ def fit_task_prompts(
     examples = Examples(found, size, config.mixture, config.seed)
     with frozen(pipe.text_encoder), _trained_part(pipe.unet, config):
         objective = TaskPromptsObjective(
-            pipe, scheduler, start, examples.said, rate=config.prompt_learning_rate / config.loop.learning_rate
+            pipe,
+            scheduler,
+            start,
+            examples.said,
+            rate=config.prompt_learning_rate / config.loop.learning_rate,
+            snr_gamma=config.snr_gamma,
         )
         draw = None
         if config.validate_every is not None and folder is not None:
@@ -148,6 +155,7 @@ def fit_task_prompts(
                 scheduler.config.num_train_timesteps,
                 accelerator.process_index,
                 config.offset_noise,
+                config.timestep_power,
             ),
             config.loop,
             accelerator,
@@ -160,7 +168,7 @@ def fit_task_prompts(
                 "trains": config.trains,
                 "ranks": [config.lora_rank, config.rank_share],
                 "mixture": asdict(config.mixture),
-                "offset_noise": config.offset_noise,
+                "noise": [config.offset_noise, config.timestep_power, config.snr_gamma],
                 "count": config.count,
                 "init": [config.init_word, config.init_std],
                 "seed": config.seed,
@@ -258,8 +266,11 @@ def _check(config: TaskPromptsConfig, folder: Path | None, pipe: Any) -> None:
     for name in ("count", "lora_rank"):
         if getattr(config, name) < 1:
             raise ValueError(f"fit_task_prompts: `{name}` must be at least 1; got {getattr(config, name)}")
-    if not config.offset_noise >= 0:
-        raise ValueError(f"fit_task_prompts: `offset_noise` must be at least 0; got {config.offset_noise}")
+    for name in ("offset_noise", "snr_gamma"):
+        if not getattr(config, name) >= 0:
+            raise ValueError(f"fit_task_prompts: `{name}` must be at least 0; got {getattr(config, name)}")
+    if not config.timestep_power > 0:
+        raise ValueError(f"fit_task_prompts: `timestep_power` must be above 0; got {config.timestep_power}")
     if not config.prompt_learning_rate > 0 or config.init_std < 0:
         raise ValueError(
             "fit_task_prompts: `prompt_learning_rate` must be above 0 and `init_std` not below it; got "

@@ -7,12 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from weft.attach.learnt_words import LearntText, encode, token_count, token_limit
 from weft.methods._task_prompts_recipes import NAMES, PromptName
 from weft.methods._task_prompts_text import Vectors, shortened
-from weft.train.diffusion import denoising_target
+from weft.train.diffusion import denoising_target, min_snr_weight
 from weft.train.inpainting_examples import Said
 
 
@@ -34,13 +33,15 @@ class TaskPromptsObjective(nn.Module):
         said: Callable[[int], Said],
         *,
         rate: float = 1.0,
+        snr_gamma: float = 0.0,
     ) -> None:
-        """``said`` gives the text of a sample by its number."""
+        """``said`` gives the text of a sample by its number; ``snr_gamma`` is of ``min_snr_weight``."""
         super().__init__()
         self._pipe = [pipe]  # in a list: its parts are no parts of the objective
         self.unet = pipe.unet
         self.scheduler: Any = scheduler
         self.rate = rate
+        self.snr_gamma = snr_gamma
         self._said = said
         self._start = {name: tuple(mine.float() for mine in start[name]) for name in NAMES}
         self.moved = nn.ParameterDict(
@@ -84,10 +85,11 @@ class TaskPromptsObjective(nn.Module):
         shown = torch.cat([noisy, mask, masked], 1).to(dtype)
         predicted = self.unet(shown, timesteps, states.to(dtype), **added).sample.float()
         target = denoising_target(self.scheduler, latents, noise, timesteps)
+        error = (predicted - target).square().mean(1, keepdim=True)
         with torch.no_grad():
-            error = (predicted - target).square().mean(1, keepdim=True)
-            in_hole = (error * mask).sum() / mask.sum().clamp(min=1)
-        loss = F.mse_loss(predicted, target)
+            in_hole = (error.detach() * mask).sum() / mask.sum().clamp(min=1)
+        weight = min_snr_weight(self.scheduler, timesteps, self.snr_gamma)
+        loss = (weight * error.mean((1, 2, 3))).mean()
         if torch.is_grad_enabled() and not loss.requires_grad:
             # no sample of the batch has a prompt and nothing else learns: it teaches nothing, and must not end the run
             loss = loss + torch.stack([moved.sum() for moved in self.moved.values()]).sum() * 0.0

@@ -92,7 +92,9 @@ class InpaintingConfig(StageConfig):
     average_decay: float = 0.998
     checkpoint_every: int = 100
     scenes: int = 20_000
-    offset_noise: float = 0.15  # or plain pictures get the mean colour of the noise
+    offset_noise: float = 0.3  # or plain pictures get the mean colour of the noise
+    timestep_power: float = 0.5
+    snr_gamma: float = 5.0
     backgrounds: float = 0.35  # share of scenes without objects
     borrowed: float = 0.6  # share of holes in "context" that look as those of objects
     # removal, context and outpainting all speak the context prompt: it gets nearly half of the samples

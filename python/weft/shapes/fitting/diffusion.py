@@ -11,6 +11,8 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
+from weft.train.diffusion import min_snr_weight
+
 from ..model import build_scheduler, build_text_encoder, build_unet
 from ..tokenizer import build_tokenizer
 from .bank import trained_bank
@@ -43,20 +45,8 @@ class DiffusionObjective(nn.Module):
         text = self.text_encoder(token_ids).last_hidden_state
         predicted = self.unet(noisy, timesteps, text).sample.float()
         mse = (predicted - noise).square().mean(dim=(1, 2, 3))  # [B]
-        weight = min_snr_weight(self.scheduler.alphas_cumprod.to(timesteps.device)[timesteps], self.snr_gamma)
+        weight = min_snr_weight(self.scheduler, timesteps, self.snr_gamma)
         return {"loss": (weight * mse).mean(), "mse": mse.mean()}
-
-
-def min_snr_weight(alphas_cumprod: Tensor, gamma: float) -> Tensor:
-    """Loss weights [B] for noise prediction, ``min(snr, gamma) / snr``; ones for ``gamma`` = 0.
-
-    Source:
-        Hang et al. 2023, arXiv:2303.09556, section 3.4.
-    """
-    if gamma == 0:
-        return torch.ones_like(alphas_cumprod)
-    snr = alphas_cumprod / (1.0 - alphas_cumprod)
-    return snr.clamp(max=gamma) / snr
 
 
 def timesteps_drawn(config: DiffusionConfig, generator: torch.Generator) -> tuple[Tensor]:

@@ -33,6 +33,8 @@ def fit_inpainting(config: InpaintingConfig, seed: int, run: Path, accelerator: 
             loop=config,
             trains="unet",
             offset_noise=config.offset_noise,
+            timestep_power=config.timestep_power,
+            snr_gamma=config.snr_gamma,
             mixture=Mixture(shares=dict(config.shares), spares_objects=True, borrowed=config.borrowed),
             seed=seed,
         ),
