@@ -108,6 +108,8 @@ def main() -> None:
     if options.clock == "cpu" and options.threads != 1:
         # threads that wait for one another count as busy
         sys.exit(f"benchmarks: `clock` cpu needs `threads` 1; got {options.threads}")
+    if any(every < 2 for every in options.reuse):
+        sys.exit(f"benchmarks: `reuse` must be at least 2, and 1 is always measured; got {options.reuse}")
     benchmark = registry.load(OP)
     if options.gate and not passes_gate(benchmark):
         sys.exit(f"benchmarks: the tests of {OP} fail, so its speed means nothing; --no-gate shows it anyway")

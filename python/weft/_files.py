@@ -28,6 +28,27 @@ def whole_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside ``path`` whose files and folders are moved there when the block ends well.
+
+    What is there under other names stays; what has the same name is replaced. Nothing is moved before all is written.
+
+    Args:
+        path: Where they shall be; its parent exists.
+    """
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as name:
+        temporary = Path(name) / "new"
+        temporary.mkdir()
+        yield temporary
+        path.mkdir(exist_ok=True)
+        for number, made in enumerate(sorted(temporary.iterdir())):
+            place = path / made.name
+            if place.is_dir():
+                place.rename(Path(name) / f"old{number}")
+            made.replace(place)
+
+
 def output_folder(path: Path, *, who: str) -> Path:
     """``path`` as an existing folder that can be written to; made if it is not there.
 

@@ -66,6 +66,7 @@ def test_a_task_changes_its_hole_alone(
     assert not (found != before)[:15].any() and (found != before)[20:40, 20:40].any()
     settings = json.loads(out.with_suffix(".json").read_text())
     assert settings["task"] == task[1] and settings["prompts"]["dialect"] == "weft"
+    assert settings["guidance_scale"] == {"removal": 10.0, "insert": 7.5, "shape": 7.5, "context": 3.0}[task[1]]
     assert sorted(path.name for path in out.parent.iterdir()) == ["result.json", "result.png"], "nothing half done"
 
 
@@ -108,6 +109,7 @@ def test_a_picture_depends_on_its_seed(model: Path, pictures: tuple[Path, Path])
         (("--mask", "MASK", "--task", "outpaint", "--expand", "left=4"), "needs no --mask"),
         (("--task", "outpaint"), "needs --expand, such as left=128,right=0.25"),
         (("--task", "outpaint", "--expand", "up=4"), "--expand must look like"),
+        (("--mask", "MASK", "--dialect", "dev"), "--dialect belongs to released weights"),
         (("--mask", "MASK", "--out", "result.jpg"), "--out must end in .png"),
         (("--mask", "MASK", "--steps", "0"), "--steps must be at least 1"),
         (("--mask", "MASK", "--model", "./absent"), "--model: must be 'embedded', a diffusers folder or"),
@@ -191,6 +193,7 @@ def test_what_belongs_to_a_branch(model: Path, branch: tuple[Path, Path], pictur
     for further, message in (
         (("--reuse", 2), "--reuse belongs to a branch"),
         (("--reuse", 0), "--reuse must be at least 1"),
+        (("--model", branch[0], "--task-prompts", branch[1], "--dialect", "dev"), "`dialect` belongs to released"),
         (("--task-prompts", branch[1]), "needs the UNet of a text-to-image model, with 4 input channels"),
     ):
         with pytest.raises(SystemExit):

@@ -180,6 +180,10 @@ def test_wrong_tasks() -> None:
         tasks.inpaint(pipe, PICTURE, inpainting.box_mask(), fit=0.5, lefft=4)
     with pytest.raises(ValueError, match=r"`left` must be whole pixels, or a share below 1 of the picture; got inf"):
         tasks.inpaint(pipe, PICTURE, task="outpaint", left=float("inf"))
+    with pytest.raises(
+        ValueError, match=r"the canvas may have 178,956,970 pixels; these sides make [0-9,]+: 10000000"
+    ):
+        tasks.inpaint(pipe, PICTURE, task="outpaint", left=1e9)
 
 
 @pytest.mark.parametrize(

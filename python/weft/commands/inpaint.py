@@ -28,7 +28,8 @@ class Inpaint:
     image: Path
     """The picture."""
     mask: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE [FILE ...]")] = ()
-    """White where to paint, as large as the picture; several are painted by themselves. Not for outpaint."""
+    """White where to paint, as large as the picture; several are painted by themselves, each seeing the picture as it
+    came. Not for outpaint."""
     task: Literal["removal", "insert", "shape", "context", "outpaint"] = "removal"
     """removal takes away what is in the hole; insert puts --prompt there; shape makes it fill the hole; context
     continues what is around it; outpaint extends the picture beyond its sides."""
@@ -47,6 +48,8 @@ class Inpaint:
     """File of `weft train task-prompts`, or the released folder of PowerPaint v1, whose UNet and text encoder then
     replace those of the model, or of PowerPaint v2, a branch beside any Stable Diffusion 1.5; if not given, those in
     the folder of the model."""
+    dialect: str | None = None
+    """Whose weights --task-prompts are where files do not tell: main-v1 or dev; for a branch main-v2 or dev."""
     reuse: int = 1
     """With a branch: compute it at every so many steps, and use what it found in between."""
     out: Path = Path("inpainted.png")
@@ -85,6 +88,8 @@ def inpaint(options: Inpaint) -> Path:
     has_branch = options.task_prompts is not None and is_branch_at(options.task_prompts)
     if options.reuse != 1 and not has_branch:
         raise ValueError("inpaint: --reuse belongs to a branch, such as PowerPaint v2 in --task-prompts")
+    if options.dialect is not None and options.task_prompts is None:
+        raise ValueError("inpaint: --dialect belongs to released weights, in --task-prompts")
     device = choose_device(options.device)
     pipe = load_inpainting(options.model, choose_dtype(options.dtype, device), device)
     tasks = _branch(options, pipe) if has_branch else _task_prompts(options, pipe)
@@ -170,7 +175,7 @@ def _branch(options: Inpaint, pipe: Any) -> weft.TaskBranch:
     """From --task-prompts, where the pipeline computes."""
     check_host_of_branch(pipe, who="inpaint")
     assert options.task_prompts is not None
-    branch = weft.TaskBranch.load(options.task_prompts, dtype=pipe.unet.dtype)
+    branch = weft.TaskBranch.load(options.task_prompts, dtype=pipe.unet.dtype, dialect=options.dialect)
     branch.network.to(pipe.unet.device)
     branch.reuse = options.reuse
     return branch
@@ -190,13 +195,17 @@ def _task_prompts(options: Inpaint, pipe: Any) -> weft.TaskPrompts:
         return weft.TaskPrompts.load(folder)
     # a folder with a UNet and no pipeline round it is a release; its UNet was trained for its prompts
     is_release = (path / "unet").is_dir() and not (path / "model_index.json").is_file()
-    return weft.TaskPrompts.load(path, into=pipe if is_release else None)
+    return weft.TaskPrompts.load(path, into=pipe if is_release else None, dialect=options.dialect)
 
 
 def _sidecar(options: Inpaint, tasks: weft.TaskPrompts | weft.TaskBranch) -> dict[str, Any]:
+    guidance = options.guidance_scale
+    if guidance is None:
+        guidance = tasks.recipes[options.task].guidance_scale
     how = {"placement": tasks.placement} if isinstance(tasks, weft.TaskPrompts) else {"reuse": tasks.reuse}
     return {
         **{name: getattr(options, name) for name in options.__dataclass_fields__},
+        "guidance_scale": guidance,
         "prompts": {"base_name": tasks.base_name, "dialect": tasks.dialect, **how},
         "versions": {"weft": weft.__version__, "torch": torch.__version__},
     }

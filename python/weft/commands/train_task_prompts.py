@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import weft
-from weft._files import output_folder
+from weft._files import output_folder, whole_folder
 from weft.commands.loading import EMBEDDED, EMBEDDED_MODELS, load_inpainting, load_pipeline
 from weft.commands.training import prepare
 
@@ -65,6 +65,10 @@ class TrainTaskPrompts:
     their prompts, not by the looks of holes."""
     offset_noise: float = 0.0
     """Further noise of whole channels, such as 0.1: the colour of a hole then comes from around it."""
+    timestep_power: float = 1.0
+    """Times of the noise are u ** power of all; below one favours high noise, where holes get their colour."""
+    snr_gamma: float = 0.0
+    """min-SNR weighting of the loss, usually 5; 0 weighs all times alike, as published."""
     resolution: int | None = None
     """Pixels; the model's own if not given."""
     seed: int = 0
@@ -116,6 +120,8 @@ def train_task_prompts(options: TrainTaskPrompts) -> str:
         mixture=Mixture(spares_objects=options.spares_objects, borrowed=options.borrowed),
         lora_rank=options.lora_rank,
         offset_noise=options.offset_noise,
+        timestep_power=options.timestep_power,
+        snr_gamma=options.snr_gamma,
         resolution=options.resolution,
         seed=options.seed,
         precision=options.precision,
@@ -148,8 +154,11 @@ def train_task_prompts(options: TrainTaskPrompts) -> str:
         _fuse(pipe.unet)
     if options.trains != "prompts":
         pipe.unet.to(pipe.text_encoder.dtype)  # it was trained in fp32
-        pipe.save_pretrained(options.out)
-    tasks.save(options.out / PROMPTS)
+        with whole_folder(options.out.resolve()) as folder:
+            pipe.save_pretrained(folder)
+            tasks.save(folder / PROMPTS)
+    else:
+        tasks.save(options.out / PROMPTS)
     model = options.out if options.trains != "prompts" else options.model
     more = "" if options.trains != "prompts" else f" --task-prompts {options.out / PROMPTS}"
     return (

@@ -6,10 +6,12 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
+from PIL import Image
 
 from weft.methods._inpaint_pictures import Hole, Pixels
 
 SIDES = ("left", "right", "top", "bottom")
+LARGEST = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # pixels; beyond these Pillow takes a file for a decompression bomb
 
 
 def extended(
@@ -37,6 +39,11 @@ def extended(
     )
     if left + right + top + bottom == 0:
         raise ValueError(f"{who}: at least one of {', '.join(f'`{side}`' for side in SIDES)} must be above 0")
+    if (size := (left + width + right) * (top + height + bottom)) > LARGEST:
+        raise ValueError(
+            f"{who}: the canvas may have {LARGEST:,} pixels; these sides make {size:,}: {left + width + right} x "
+            f"{top + height + bottom}"
+        )
     inner_width = width - overlap * (bool(left) + bool(right))
     inner_height = height - overlap * (bool(top) + bool(bottom))
     if overlap < 0 or inner_width < 1 or inner_height < 1:

@@ -5,7 +5,6 @@ Nothing in a file of weights tells its convention: with a wrong one a network pa
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Part = Literal["noisy", "masked", "mask"]
-CHANNELS: Mapping[Part, int] = {"noisy": 4, "masked": 4, "mask": 1}
 
 
 @dataclass(frozen=True)
@@ -45,26 +43,12 @@ class Convention:
         parts = {"noisy": noisy, "masked": masked, "mask": self.mask(hole)}
         return torch.cat([parts[name] for name in self.order], dim=1)
 
-    def parted(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(noisy latents, latents of the masked picture, hole) of what ``joined`` made."""
-        ends = list(itertools.accumulate(CHANNELS[name] for name in self.order))
-        parts = dict(zip(self.order, inputs.tensor_split(ends[:-1], dim=1), strict=True))
-        return parts["noisy"], parts["masked"], self.mask(parts["mask"])
-
 
 CONVENTIONS: Mapping[str, Convention] = {
     "main-v1": Convention(("noisy", "mask", "masked"), hole=1, fill=0.0),  # also Stable Diffusion inpainting's
     "main-v2": Convention(("noisy", "masked", "mask"), hole=0, fill=-1.0),  # also BrushNet's
     "dev": Convention(("noisy", "mask", "masked"), hole=1, fill=-1.0),
 }
-
-
-def converted(inputs: Tensor, source: Convention, target: Convention) -> Tensor:
-    """Inputs [B, 9, h, w] of one convention in the order and with the mask of another.
-
-    The latents of the masked picture stay: the pixels in its hole are another matter, ``Convention.masked``.
-    """
-    return target.joined(*source.parted(inputs))
 
 
 @torch.no_grad()

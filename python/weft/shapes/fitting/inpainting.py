@@ -6,6 +6,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from weft._files import whole_folder
 from weft.train.inpainting_examples import Mixture
 from weft.train.inpainting_unet import inpainting_pipeline
 from weft.train.task_prompts import TaskPromptsConfig, fit_task_prompts
@@ -44,5 +45,6 @@ def fit_inpainting(config: InpaintingConfig, seed: int, run: Path, accelerator: 
         base_name=NAME,
     )
     if accelerator.is_main_process:
-        pipe.save_pretrained(folder / "model")
-        tasks.save(folder / "model" / PROMPTS)
+        with whole_folder(folder / "model") as made:
+            pipe.save_pretrained(made)
+            tasks.save(made / PROMPTS)
