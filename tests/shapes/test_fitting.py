@@ -10,18 +10,29 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from diffusers import DiffusionPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline
 from PIL import Image
 
 from weft.methods.task_prompts import TaskPrompts
 from weft.shapes.fitting import vae
 from weft.shapes.fitting.bank import latent_bank
-from weft.shapes.fitting.config import DiffusionConfig, FlowConfig, InpaintingConfig, TrainConfig, VaeConfig
+from weft.shapes.fitting.config import (
+    DiffusionConfig,
+    FlowConfig,
+    InpaintingConfig,
+    PlainConfig,
+    TrainConfig,
+    VaeConfig,
+)
 from weft.shapes.fitting.diffusion import fit_diffusion
 from weft.shapes.fitting.export import assemble
 from weft.shapes.fitting.flow import fit_flow
+from weft.shapes.fitting.plain_vae import free_cells
+from weft.shapes.fitting.vae import images_of_scenes
+from weft.shapes.load import pipeline
 from weft.shapes.model import build_vae
 from weft.shapes.train import train
+from weft.shapes.world import scene
 from weft.train.checkpoint import load_checkpoint, save_atomically
 
 
@@ -106,15 +117,38 @@ def test_bank_is_read_back_and_made_again_when_its_size_changes(tmp_path):
 
 def test_the_inpainting_model_starts_from_the_shipped_one_and_leaves_its_prompts(tmp_path, accelerator):
     config = InpaintingConfig(steps=2, batch_size=2, decay_steps=1, warmup_steps=1, scenes=8)
-    train(TrainConfig(run=tmp_path, model="inpainting", precision="no", cpu=True, inpainting=config))
-    assert json.loads((tmp_path / "inpainting" / "training.json").read_text())["inpainting"]["last"]["step"] == 2
-    assert not (tmp_path / "vae").exists(), "the autoencoder is the shipped one's"
+    plain = PlainConfig(steps=1, batch_size=2, decay_steps=0, warmup_steps=0)
+    train(TrainConfig(run=tmp_path, model="inpainting", precision="no", cpu=True, plain=plain, inpainting=config))
+    record = json.loads((tmp_path / "inpainting" / "training.json").read_text())
+    assert (record["plain"]["last"]["step"], record["inpainting"]["last"]["step"]) == (1, 2)
+    moved = AutoencoderKL.from_pretrained(tmp_path / "plain" / "model").encoder.conv_in.weight
     pipe = DiffusionPipeline.from_pretrained(tmp_path / "inpainting")
+    torch.testing.assert_close(pipe.vae.encoder.conv_in.weight, moved, atol=1e-3, rtol=1e-3)
+    assert not torch.equal(pipe.vae.encoder.conv_in.weight, pipeline().vae.encoder.conv_in.weight)
     tasks = TaskPrompts.load(tmp_path / "inpainting")
     picture = Image.new("RGB", (64, 64), (40, 40, 60))
     mask = Image.fromarray(np.pad(np.full((16, 16), 255, np.uint8), 24))
     painted = tasks.inpaint(pipe, picture, mask, num_inference_steps=2)
     assert (np.asarray(painted)[:16] == np.asarray(picture)[:16]).all()
+
+
+def test_an_inpainting_model_needs_its_autoencoder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="run the vae stage first"):
+        train(TrainConfig(run=tmp_path, model="inpainting", stages=("diffusion",), precision="no", cpu=True))
+
+
+def test_cells_that_no_object_reaches_look_like_the_background():
+    """To the shipped encoder, up to the spread of its posterior: what the plain background is taught to look like."""
+    drawn = scene(0, 0)
+    free = free_cells(drawn)
+    other = replace(drawn, objects=drawn.objects[:1])
+    encode = pipeline().vae.encode
+    with torch.no_grad():
+        one, two = (
+            encode(images).latent_dist.mean[0] for images in (images_of_scenes([drawn]), images_of_scenes([other]))
+        )
+    assert 0 < free.mean() < 1 and free_cells(other).mean() >= free.mean()
+    assert ((one - two).abs() * free).mean() < 0.5 * ((one - two).abs() * (1 - free)).mean()
 
 
 def test_an_inpainting_model_that_is_not_finished_is_not_exported(tmp_path):

@@ -21,6 +21,7 @@ from .fitting.diffusion import fit_diffusion
 from .fitting.export import export
 from .fitting.flow import fit_flow
 from .fitting.inpainting import fit_inpainting
+from .fitting.plain_vae import PLAIN, fit_plain_vae
 from .fitting.vae import fit_vae
 
 
@@ -32,9 +33,11 @@ def train(config: TrainConfig) -> None:
         record = {"config": dataclasses.asdict(config), "torch": torch.__version__}
         (config.run / "config.json").write_text(json.dumps(record, indent=2, default=str) + "\n")
 
-    # the inpainting model takes the autoencoder of the shipped model that it starts from
-    if "vae" in config.stages and config.model != "inpainting":
-        fit_vae(config.vae, config.seed, config.run / "vae", accelerator)
+    if "vae" in config.stages:
+        if config.model == "inpainting":
+            fit_plain_vae(config.plain, config.seed, config.run / PLAIN, accelerator)
+        else:
+            fit_vae(config.vae, config.seed, config.run / "vae", accelerator)
     if "diffusion" in config.stages:
         if config.model == "sd1":
             fit_diffusion(config.diffusion, config.seed, config.run, accelerator)

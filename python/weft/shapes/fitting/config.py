@@ -81,6 +81,20 @@ class FlowConfig(CaptionedConfig):
 
 
 @dataclass(frozen=True)
+class PlainConfig(StageConfig):
+    """The shipped autoencoder learns pictures without objects; all else keeps its latents."""
+
+    steps: int = 600
+    batch_size: int = 16  # scenes, each with its objects and without
+    learning_rate: float = 5e-4
+    warmup_steps: int = 50
+    decay_steps: int = 250
+    average_decay: float = 0.995
+    kl_weight: float = VaeConfig.kl_weight
+    anchor_weight: float = 1.0  # of the squared distance to the shipped encoder's latents, in units of scaled ones
+
+
+@dataclass(frozen=True)
 class InpaintingConfig(StageConfig):
     """A wider UNet and the task prompts, trained together; they start from the shipped text-to-image model."""
 
@@ -117,4 +131,5 @@ class TrainConfig:
     vae: VaeConfig = field(default_factory=VaeConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)  # of sd1
     flow: FlowConfig = field(default_factory=FlowConfig)  # of sd3
+    plain: PlainConfig = field(default_factory=PlainConfig)  # of inpainting
     inpainting: InpaintingConfig = field(default_factory=InpaintingConfig)

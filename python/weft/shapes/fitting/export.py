@@ -14,13 +14,14 @@ from ..model import build_flow_scheduler, build_scheduler, build_text_encoder, b
 from ..tokenizer import SHORT_LENGTH, build_tokenizer
 from .diffusion import DiffusionObjective
 from .flow import flow_objective
+from .plain_vae import PLAIN
 from .stage import averaged_from
 
 # the stages that made a model, and their folders; the last one trained the denoiser
 STAGES_OF: dict[Model, tuple[str, ...]] = {
     "sd1": ("vae", "diffusion"),
     "sd3": ("vae", "flow"),
-    "inpainting": ("inpainting",),
+    "inpainting": (PLAIN, "inpainting"),
 }
 # parts that are stored in fp16
 HALVED: dict[Model, tuple[str, ...]] = {

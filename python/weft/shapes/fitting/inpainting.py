@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from accelerate import Accelerator
+from diffusers import AutoencoderKL
 
 from weft._files import whole_folder
 from weft.train.inpainting_examples import Mixture
@@ -14,6 +15,7 @@ from weft.train.task_prompts import TaskPromptsConfig, fit_task_prompts
 from ..load import PROMPTS, pipeline
 from ..masked_scenes import MaskedScenes
 from .config import InpaintingConfig
+from .plain_vae import PLAIN
 
 NAME = "shapes inpainting"  # of the model, in the file of its prompts
 
@@ -22,11 +24,15 @@ def fit_inpainting(config: InpaintingConfig, seed: int, run: Path, accelerator: 
     """Train UNet and prompts; ``run``/inpainting/model is then a pipeline's folder with the prompts in it, in fp32.
 
     Raises:
-        FileNotFoundError: The text-to-image model that it starts from is not installed.
+        FileNotFoundError: The text-to-image model that it starts from is not installed, or the autoencoder is not
+            trained yet.
         Interrupted: See ``fit``.
     """
-    folder = run / "inpainting"
+    folder, plain = run / "inpainting", run / PLAIN / "model"
+    if not plain.is_dir():
+        raise FileNotFoundError(f"inpainting: no autoencoder in {plain}; run the vae stage first")
     pipe = inpainting_pipeline(pipeline("sd1"))
+    pipe.vae = AutoencoderKL.from_pretrained(plain).to(accelerator.device)
     tasks = fit_task_prompts(
         pipe,
         MaskedScenes(config.scenes, seed, backgrounds=config.backgrounds),

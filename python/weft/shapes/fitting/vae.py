@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +18,7 @@ from weft.train.randomness import torch_generator
 
 from ..model import LATENT_CHANNELS, LATENT_SIZE, build_vae
 from ..rendering import render
-from ..world import scene
+from ..world import Scene, scene
 from .config import VaeConfig
 from .stage import averaged, fit_stage
 
@@ -33,7 +35,10 @@ class VaeObjective(nn.Module):
 
     def forward(self, images: Tensor, noise: Tensor) -> dict[str, Tensor]:
         """Losses of ``images`` [B, 3, h, w] in [-1, 1], with the posterior sampled by ``noise`` [B, 4, h/4, w/4]."""
-        posterior = self.vae.encode(images).latent_dist
+        return self.losses(self.vae.encode(images).latent_dist, images, noise)
+
+    def losses(self, posterior: Any, images: Tensor, noise: Tensor) -> dict[str, Tensor]:
+        """The same, of images that are encoded."""
         mean, log_variance = posterior.mean.float(), posterior.logvar.float()
         decoded = self.vae.decode(mean + torch.exp(0.5 * log_variance) * noise).sample.float()
         l1, l2 = F.l1_loss(decoded, images), F.mse_loss(decoded, images)
@@ -43,7 +48,12 @@ class VaeObjective(nn.Module):
 
 def images_of(seed: int, indices: range) -> Tensor:
     """Training scenes as [B, 3, h, w] float32 in [-1, 1]."""
-    pixels = np.stack([render(scene(seed, i)) for i in indices])  # [B, h, w, 3]
+    return images_of_scenes(scene(seed, i) for i in indices)
+
+
+def images_of_scenes(scenes: Iterable[Scene]) -> Tensor:
+    """Scenes as [B, 3, h, w] float32 in [-1, 1]."""
+    pixels = np.stack([render(one) for one in scenes])  # [B, h, w, 3]
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
 
