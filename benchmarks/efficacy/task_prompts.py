@@ -46,7 +46,11 @@ VARIANTS: Mapping[Task, Mapping[str, Mapping[str, Any]]] = {
         **{f"learnt, fit {fit:g}": {"fit": fit} for fit in (0.75, 0.5, 0.25, 0.0)},
         "fixed words": _WORDS,
     },
-    "context": {LEARNT: {}, "fixed words": {**_WORDS, "words": "empty scene"}},
+    "context": {
+        LEARNT: {},
+        "learnt, against the object prompt": {"against": ("object",) * 2},
+        "fixed words": {**_WORDS, "words": "empty scene"},
+    },
     "outpaint": {
         LEARNT: {},
         "learnt, nothing against it": {"against": _NO_PROMPT},

@@ -57,7 +57,7 @@ class TaskPromptsConfig:
     mixture: Mixture = field(default_factory=Mixture)
     lora_rank: int = 16
     rank_share: float = 0.05  # rank of a residual's layer, as a share of its width
-    offset_noise: float = 0.0  # of whole channels, see ``MaskedBatches``; 0.1 keeps holes in plain pictures plain
+    offset_noise: float = 0.0  # of whole channels: the colour of a hole then comes from around it, not from noise
     timestep_power: float = 1.0  # below one favours high noise, where holes get their colour, see ``MaskedBatches``
     snr_gamma: float = 0.0  # min-SNR weighting; 0 weighs all timesteps alike, as published
     resolution: int | None = None  # pixels; None: the model's own

@@ -90,9 +90,8 @@ class TaskPromptsObjective(nn.Module):
             in_hole = (error.detach() * mask).sum() / mask.sum().clamp(min=1)
         weight = min_snr_weight(self.scheduler, timesteps, self.snr_gamma)
         loss = (weight * error.mean((1, 2, 3))).mean()
-        if torch.is_grad_enabled() and not loss.requires_grad:
-            # no sample of the batch has a prompt and nothing else learns: it teaches nothing, and must not end the run
-            loss = loss + torch.stack([moved.sum() for moved in self.moved.values()]).sum() * 0.0
+        # a batch may lack prompts, or have none at all: processes that share gradients wait for all of them
+        loss = loss + 0.0 * torch.stack([moved.sum() for moved in self.moved.values()]).sum()
         return {"loss": loss, "in_hole": in_hole}
 
     def conditioning(self, said: list[Said]) -> tuple[Tensor, Tensor | None]:

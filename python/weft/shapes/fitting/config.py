@@ -106,7 +106,7 @@ class InpaintingConfig(StageConfig):
     average_decay: float = 0.998
     checkpoint_every: int = 100
     scenes: int = 20_000
-    offset_noise: float = 0.3  # or plain pictures get the mean colour of the noise
+    offset_noise: float = 0.3  # or the mean of pure noise gets into plain pictures
     timestep_power: float = 0.5
     snr_gamma: float = 5.0
     backgrounds: float = 0.35  # share of scenes without objects
