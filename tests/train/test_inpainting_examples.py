@@ -103,9 +103,13 @@ def test_random_holes_may_look_like_those_of_objects() -> None:
     assert sum(count > 1 for count in parts[150:]) < sum(count > 1 for count in parts[:150]) / 3
 
 
-def test_a_share_of_none_changes_no_other_draw() -> None:
-    plain, none = (examples(**kwargs) for kwargs in ({}, {"borrowed": 0.0}))
-    assert all((plain.at(number).hole == none.at(number).hole).all() for number in range(40))
+def test_words_take_the_place_of_empty_captions() -> None:
+    for kind, captioned in (("context", True), ("outpaint", False)):
+        made = examples(shares=only(kind), dropout=0.0, context_caption=0.3, worded=0.5)
+        said = [made.at(number).said.text for number in range(200)]
+        worded, empty = (sum(text == known for text in said) for known in ("empty scene blur", ""))
+        rest = 200 - worded - empty
+        assert min(worded, empty) > 40 and abs(worded - empty) < 50 and (40 < rest < 80 if captioned else rest == 0)
 
 
 def test_shares_are_checked() -> None:
@@ -114,7 +118,7 @@ def test_shares_are_checked() -> None:
             Mixture(shares=shares)
     with pytest.raises(ValueError, match="for guidance"):
         Mixture(shares={"object": 1.0})
-    for name in ("dropout", "borrowed"):
+    for name in ("dropout", "borrowed", "worded"):
         with pytest.raises(ValueError, match=f"`{name}` must be between 0 and 1; got 2"):
             Mixture(**{name: 2})
 

@@ -63,6 +63,8 @@ class TrainTaskPrompts:
     borrowed: float = 0.0
     """Share of random holes with the box or the outline of an object of another picture: tasks must then be told by
     their prompts, not by the looks of holes."""
+    worded: float = 0.0
+    """Share of empty captions of random holes that are the words which removal says beside its prompt."""
     offset_noise: float = 0.0
     """Further noise of whole channels, such as 0.1: the colour of a hole then comes from around it."""
     timestep_power: float = 1.0
@@ -117,7 +119,7 @@ def train_task_prompts(options: TrainTaskPrompts) -> str:
         trains=options.trains,
         prompt_learning_rate=options.prompt_learning_rate,
         init_word=options.init_word,
-        mixture=Mixture(spares_objects=options.spares_objects, borrowed=options.borrowed),
+        mixture=Mixture(spares_objects=options.spares_objects, borrowed=options.borrowed, worded=options.worded),
         lora_rank=options.lora_rank,
         offset_noise=options.offset_noise,
         timestep_power=options.timestep_power,

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from weft.methods._task_prompts_recipes import PromptName
+from weft.methods._task_prompts_recipes import RECIPES, PromptName
 from weft.train import inpainting_masks as masks
 from weft.train.diffusion import encode_views
 from weft.train.images import View
@@ -44,6 +44,8 @@ class Mixture:
             was found.
         borrowed: Share of "context" whose hole has the box or the outline of an object of another picture. Without,
             a model may tell tasks by the looks of holes, and need no prompts.
+        worded: Share of "context" and "outpaint" without a caption that have the words of the removal's recipe
+            instead: what is said later is then what was learnt, for models to which they mean nothing.
     """
 
     shares: Mapping[Kind, float] = field(
@@ -54,6 +56,7 @@ class Mixture:
     dropout: float = 0.1
     spares_objects: bool = False
     borrowed: float = 0.0
+    worded: float = 0.0
 
     def __post_init__(self) -> None:
         known = get_args(Kind)
@@ -63,7 +66,7 @@ class Mixture:
             )
         if not any(share > 0 for kind, share in self.shares.items() if kind not in OF_OBJECTS):
             raise ValueError("Mixture: `shares` must have some of 'image', 'outpaint' or 'context', for guidance")
-        for name in ("context_caption", "caption_dropout", "dropout", "borrowed"):
+        for name in ("context_caption", "caption_dropout", "dropout", "borrowed", "worded"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"Mixture: `{name}` must be between 0 and 1; got {getattr(self, name)}")
 
@@ -151,14 +154,15 @@ class Examples:
 
     def _of_picture(self, kind: Kind, picture: MaskedPicture, pixels: Any, rng: np.random.Generator) -> Example:
         nothing, with_caption = rng.random() < self.mixture.dropout, rng.random() < self.mixture.context_caption
+        words = RECIPES["removal"].words if self.mixture.worded > 0 and rng.random() < self.mixture.worded else ""
         if kind == "image":
             hole, text = masks.everything(self.size), picture.caption
         elif kind == "outpaint":
-            hole, text = self._hole(picture, masks.sides, rng), ""
+            hole, text = self._hole(picture, masks.sides, rng), words
         else:
             is_borrowed = self.mixture.borrowed > 0 and rng.random() < self.mixture.borrowed
             draw = self._borrowed if is_borrowed else masks.strokes
-            hole, text = self._hole(picture, draw, rng), picture.caption if with_caption else ""
+            hole, text = self._hole(picture, draw, rng), picture.caption if with_caption else words
         return Example(pixels, hole, Said("", None) if nothing else Said(text, "context"))
 
     def _borrowed(self, size: int, rng: np.random.Generator) -> Hole:

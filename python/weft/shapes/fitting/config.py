@@ -111,6 +111,7 @@ class InpaintingConfig(StageConfig):
     snr_gamma: float = 5.0
     backgrounds: float = 0.35  # share of scenes without objects
     borrowed: float = 0.6  # share of holes in "context" that look as those of objects
+    worded: float = 0.5  # share of empty captions that are removal's words, which mean nothing to this text encoder
     # removal, context and outpainting all speak the context prompt: it gets nearly half of the samples
     shares: Mapping[Kind, float] = field(
         default_factory=lambda: {"image": 0.05, "outpaint": 0.15, "context": 0.3, "object": 0.25, "shape": 0.25}

@@ -42,7 +42,9 @@ def fit_inpainting(config: InpaintingConfig, seed: int, run: Path, accelerator: 
             offset_noise=config.offset_noise,
             timestep_power=config.timestep_power,
             snr_gamma=config.snr_gamma,
-            mixture=Mixture(shares=dict(config.shares), spares_objects=True, borrowed=config.borrowed),
+            mixture=Mixture(
+                shares=dict(config.shares), spares_objects=True, borrowed=config.borrowed, worded=config.worded
+            ),
             seed=seed,
         ),
         folder=folder,
