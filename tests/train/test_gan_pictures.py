@@ -67,6 +67,10 @@ def test_cub(cub: Path) -> None:
     [
         ("image_class_labels.txt", None, "as CUB has it needs image_class_labels.txt; there is none"),
         ("bounding_boxes.txt", "1 2 3\n", "must be a number and 4 more; got '1 2 3'"),
+        ("bounding_boxes.txt", "1 2 3 4 wide\n", "must be a number and 4 more; got '1 2 3 4 wide'"),
+        ("image_class_labels.txt", "1 Auk\n", "must be a number and 1 more; got '1 Auk'"),
+        ("images.txt", "one 001.Auk/a_1.jpg\n", "must be a number and 1 more; got 'one 001.Auk/a_1.jpg'"),
+        ("images.txt", "1 ../../a_1.jpg\n", r"names a file outside the folder: '../../a_1.jpg'"),
         ("text_c10/001.Auk/a_1.txt", "\n", "every picture needs captions; 001.Auk/a_1.jpg has none"),
         ("text_c10/001.Auk/a_1.txt", None, "names 001.Auk/a_1.jpg; there is no .*a_1.txt"),
         ("images/001.Auk/a_1.jpg", "no picture", "must be one; 001.Auk/a_1.jpg: cannot be read as a picture"),

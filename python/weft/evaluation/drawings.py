@@ -36,6 +36,8 @@ def write_drawings(folder: Path, asked: Sequence[Request], images: Iterable[Imag
         asked: One an image; their captions, scenes and noise are written.
     """
     rows = []
+    # of earlier images: cut short, these would have the captions of those
+    (folder / METADATA).unlink(missing_ok=True)
     for number, (request, image) in enumerate(zip(asked, images, strict=True)):
         name = f"{number:06d}.png"
         with whole_file(folder / name) as temporary:

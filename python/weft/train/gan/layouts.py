@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from weft.train.pairs import Pair, why_unusable
 
 WHO = "fit_gan"
+Value = TypeVar("Value")
 # lists of classes that share none; where they lie beside the pictures they decide, otherwise the set's own split does
 _CLASS_LISTS = {"train": "trainvalclasses.txt", "test": "testclasses.txt"}
 
@@ -34,19 +36,21 @@ def read_cub(folder: Path, split: str) -> list[Pair]:
     """
     if split not in _CLASS_LISTS:
         raise ValueError(f"{WHO}: `split` of {folder} must be train or test; got {split!r}")
-    names = {number: rest[0] for number, rest in _rows(folder / "images.txt", 1)}
-    groups = {number: int(rest[0]) for number, rest in _rows(folder / "image_class_labels.txt", 1)}
-    boxes = {number: _box(rest) for number, rest in _rows(folder / "bounding_boxes.txt", 4)}
+    names = {number: rest[0] for number, rest in _rows(folder / "images.txt", 1, str)}
+    groups = {number: rest[0] for number, rest in _rows(folder / "image_class_labels.txt", 1, int)}
+    boxes = {number: _box(rest) for number, rest in _rows(folder / "bounding_boxes.txt", 4, float)}
     listed = folder / _CLASS_LISTS[split]
     if listed.is_file():
         classes = {line.strip() for line in listed.read_text().splitlines() if line.strip()}
         kept = {number for number, name in names.items() if name.split("/")[0] in classes}
     else:
         wanted = str(int(split == "train"))
-        kept = {number for number, rest in _rows(folder / "train_test_split.txt", 1) if rest[0] == wanted}
+        kept = {number for number, rest in _rows(folder / "train_test_split.txt", 1, str) if rest[0] == wanted}
     found = []
     for number in sorted(kept & names.keys(), key=int):
         name = names[number]
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ValueError(f"{WHO}: {folder / 'images.txt'} names a file outside the folder: {name!r}")
         path, text = folder / "images" / name, folder / "text_c10" / Path(name).with_suffix(".txt")
         if not path.is_file() or not text.is_file():
             raise ValueError(
@@ -90,20 +94,25 @@ def read_coco(folder: Path, split: str) -> list[Pair]:
     return _enough(pairs, folder, split)
 
 
-def _rows(path: Path, columns: int) -> Iterator[tuple[str, list[str]]]:
+def _rows(path: Path, columns: int, kind: Callable[[str], Value]) -> Iterator[tuple[str, list[Value]]]:
     """Number and the rest of each line."""
     if not path.is_file():
         raise ValueError(f"{WHO}: a folder as CUB has it needs {path.name}; there is none at {path}")
     for line in path.read_text(encoding="utf-8").splitlines():
         number, *rest = line.split() or [""]
         if number:
-            if len(rest) != columns:
+            try:
+                int(number)  # by which they are sorted
+                values = [kind(value) for value in rest]
+            except ValueError:
+                values = []
+            if len(values) != columns:
                 raise ValueError(f"{WHO}: a line of {path} must be a number and {columns} more; got {line!r}")
-            yield number, rest
+            yield number, values
 
 
-def _box(rest: list[str]) -> tuple[float, float, float, float]:
-    x, y, width, height = (float(value) for value in rest)
+def _box(rest: list[float]) -> tuple[float, float, float, float]:
+    x, y, width, height = rest
     return x, y, width, height
 
 
