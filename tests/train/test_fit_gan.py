@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from weft.methods.distribution_losses import FakeToFake, FakeToReal
 from weft.train import Diverged, GanConfig, Generator, Interrupted, fit_gan
 from weft.train.checkpoint import load_checkpoint
 from weft.train.gan.objective import GanObjective
+from weft.train.pairs import Pair
 
 BASELINES = ("ssa", "attn")
 
@@ -151,6 +153,30 @@ def test_other_features_and_views(accelerator: Accelerator, baseline: Any, both_
     run(accelerator, gans.config(baseline, losses="f2f,f2r", features="discriminator", steps=1))
 
 
+def test_batches_with_nothing_to_tell_apart_go_without_the_losses(tmp_path: Path, accelerator: Accelerator) -> None:
+    """Of two classes, two pictures are now and then of one; what is masked by no class is compared all the same."""
+    scenes = gans.scenes(8)
+    pictures = [Pair(*scenes[place], str(place), group=place % 2) for place in range(8)]
+    losses = (FakeToFake(), FakeToReal(class_mask=False))
+    run(accelerator, gans.config(losses=losses, batch_size=2, steps=6), tmp_path, pictures=Several(pictures))
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert len(rows) == 6 and all(row["generator_f2r"] > 0 for row in rows)
+    assert {row["generator_f2f"] == 0 for row in rows} == {True, False}
+
+
+class Several(Sequence[Pair]):
+    """Pairs that come one by one."""
+
+    def __init__(self, pairs: list[Pair]) -> None:
+        self.pairs = pairs
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.pairs[place]
+
+
 def test_the_matching_model_is_trained_once(tmp_path: Path, accelerator: Accelerator) -> None:
     first = run(accelerator, gans.config(), tmp_path / "first")
     log = (tmp_path / "first" / "matching" / "log.jsonl").read_text()
@@ -161,6 +187,10 @@ def test_the_matching_model_is_trained_once(tmp_path: Path, accelerator: Acceler
     assert [word in again.text.vocabulary.words for word in ("red", "circle", "zebra")] == [True, True, False]  # type: ignore[union-attr]
     with pytest.raises(ValueError, match=r"`matching_folder` must hold matching.safetensors; there is none in"):
         run(accelerator, gans.config(matching_folder=tmp_path))
+    weights = tmp_path / "first" / "matching" / "matching.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"matching.safetensors cannot be read, or does not fit matching.json"):
+        run(accelerator, gans.config(matching_folder=weights.parent))
 
 
 def test_text_and_vision_of_others(tmp_path: Path, accelerator: Accelerator) -> None:
@@ -230,6 +260,19 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(
     assert kept is not None and all(value.isfinite().all() for value in kept["parameters"].values())
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.9])
+def test_what_draws_is_the_moving_average(tmp_path: Path, accelerator: Accelerator, decay: float) -> None:
+    generator = run(accelerator, gans.config(steps=4, average_decay=decay), tmp_path)
+    kept = load_checkpoint(tmp_path / "checkpoint.pt")
+    assert kept is not None and (kept["average"] is not None) == (decay > 0)
+    drawn = {f"generator.{key}": value for key, value in generator.network.named_parameters()}
+    assert all(torch.equal(value, (kept["average"] or kept["parameters"])[key]) for key, value in drawn.items())
+    assert all(torch.equal(value, kept["parameters"][key]) for key, value in drawn.items()) == (decay == 0)
+    # statistics that training has gathered are those of other parameters
+    statistics = {key: value for key, value in generator.network.named_buffers() if "running_mean" in key}
+    assert not any(torch.equal(value, kept["buffers"][f"generator.{key}"]) for key, value in statistics.items())
+
+
 def test_another_run_is_not_gone_on_with(tmp_path: Path, accelerator: Accelerator) -> None:
     run(accelerator, gans.config(), tmp_path)
     accelerator.free_memory()
@@ -247,6 +290,7 @@ def test_another_run_is_not_gone_on_with(tmp_path: Path, accelerator: Accelerato
         ({"baseline": "gan"}, "`baseline` must be one of ssa, attn; got 'gan'"),
         ({"features": "inception"}, "`features` must be 'matching', 'discriminator' or a callable; got 'inception'"),
         ({"losses": "f2g"}, "'f2g' is unknown"),
+        ({"losses": (FakeToFake(), FakeToFake())}, "`losses` must have each kind once; got"),
         ({"sample_every": 5}, "grids of samples and tensorboard logs need `folder`; got None"),
         ({"sample_every": 0}, "`sample_every` must be at least 1; got 0"),
         ({"losses": "f2f", "class_mask": True}, "`class_mask` needs pictures with classes"),
@@ -255,6 +299,13 @@ def test_another_run_is_not_gone_on_with(tmp_path: Path, accelerator: Accelerato
 def test_options_out_of_range_are_refused(accelerator: Accelerator, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         run(accelerator, replace(gans.config(), **changes))
+
+
+def test_losses_are_told_before_anything_is_trained(tmp_path: Path, accelerator: Accelerator) -> None:
+    with pytest.raises(TypeError, match="`losses` must be a text, or FakeToFake and FakeToReal; got int"):
+        run(accelerator, gans.config(losses=(3,)), tmp_path)
+    assert not list(tmp_path.iterdir())
+    assert gans.config(losses=FakeToFake()).chosen_losses() == (FakeToFake(),)
 
 
 def test_a_generator_says_what_it_cannot_draw(tmp_path: Path, accelerator: Accelerator) -> None:
@@ -266,6 +317,11 @@ def test_a_generator_says_what_it_cannot_draw(tmp_path: Path, accelerator: Accel
     with pytest.raises(ValueError, match=r"`noise` must be \[1, 4\]; got \[2, 4\]"):
         generator(["a red circle"], torch.randn(2, 4))
     with pytest.raises(FileNotFoundError, match=r"there is no generator.safetensors in"):
+        Generator.load(tmp_path)
+    generator.save(tmp_path)
+    weights = tmp_path / "generator.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-9])
+    with pytest.raises(ValueError, match="holds no generator that can be read"):
         Generator.load(tmp_path)
     generator.save(tmp_path)
     (tmp_path / "config.json").write_text('{"baseline": "ssa"}')

@@ -91,7 +91,7 @@ class GanConfig:
     """Every number of ``fit_gan``."""
 
     baseline: Baseline = "ssa"  # SSA-GAN's design, or AttnGAN's
-    losses: str | Sequence[FakeToFake | FakeToReal] = "none"  # "f2f", "f2r", "f2f,f2r"
+    losses: str | FakeToFake | FakeToReal | Sequence[FakeToFake | FakeToReal] = "none"  # "f2f", "f2r", "f2f,f2r"
     size: Size = "cpu"  # of the networks: "cpu" learns the shapes world on one core, "published" is as published
     resolution: int = 64  # pixels, 64, 128 or 256
     recipe: Recipe | None = None  # None: that of ``RECIPES`` for baseline and size
@@ -172,6 +172,8 @@ class GanConfig:
 
     def chosen_losses(self) -> tuple[FakeToFake | FakeToReal, ...]:
         """The losses over views."""
+        if isinstance(self.losses, FakeToFake | FakeToReal):
+            return (self.losses,)
         if not isinstance(self.losses, str):
             return tuple(self.losses)
         return losses_named(
@@ -188,6 +190,7 @@ class GanConfig:
         """Refuse what cannot be trained, before anything is read.
 
         Raises:
+            TypeError: Losses of another kind.
             ValueError: A number or word out of its range.
         """
         for name, known in (("baseline", ("ssa", "attn")), ("size", ("cpu", "published"))):
@@ -210,4 +213,10 @@ class GanConfig:
             raise ValueError(f"{WHO}: `sample_every` must be at least 1; got {self.sample_every}")
         if folder is None and (self.sample_every is not None or self.tensorboard):
             raise ValueError(f"{WHO}: grids of samples and tensorboard logs need `folder`; got None")
-        self.loop(), self.chosen_losses()  # which check their own numbers
+        self.loop()  # which checks its own numbers, as losses do
+        losses = self.chosen_losses()
+        if not all(isinstance(loss, FakeToFake | FakeToReal) for loss in losses):
+            found = ", ".join(type(loss).__name__ for loss in losses)
+            raise TypeError(f"{WHO}: `losses` must be a text, or FakeToFake and FakeToReal; got {found}")
+        if len({loss.name for loss in losses}) < len(losses):
+            raise ValueError(f"{WHO}: `losses` must have each kind once; got {[loss.name for loss in losses]}")

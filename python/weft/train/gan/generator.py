@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -134,7 +135,7 @@ class Generator:
                 text = Pretrained(*load_text(folder / TEXT), width=width, length=length)
             _fill(network, tensors, "network.")
             _fill(text, tensors, "text.")
-        except (KeyError, TypeError, RuntimeError, ValueError) as error:
+        except (KeyError, TypeError, RuntimeError, ValueError, SafetensorError) as error:
             raise ValueError(f"Generator: {folder} holds no generator that can be read: {error}") from error
         return cls(network, text, record)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -135,7 +136,10 @@ def _loaded(folder: Path, alike: tuple[str, ...], identity: dict[str, Any], text
     recipe = MatchingRecipe(**{**record["recipe"], "gammas": Gammas(**record["recipe"]["gammas"])})
     vocabulary = Vocabulary(record["words"], record["length"])
     matching = _built(recipe, vocabulary, text, vision, record["length"], record["seed"])
-    missing, unexpected = matching.load_state_dict(load_file(folder / WEIGHTS), strict=False)
+    try:
+        missing, unexpected = matching.load_state_dict(load_file(folder / WEIGHTS), strict=False)
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{WHO}: {folder / WEIGHTS} cannot be read, or does not fit {RECORD}: {error}") from error
     if unexpected or [key for key in missing if not _is_frozen(key)]:
         raise ValueError(f"{WHO}: {folder / WEIGHTS} does not fit {RECORD} beside it")
     return matching.requires_grad_(False).eval()

@@ -152,8 +152,13 @@ class GanObjective(nn.Module):
         return {"loss": total, **{key: value.detach() for key, value in said.items()}}
 
     def _distribution_losses(self, given: GanBatch, views: list[View], seen: list[Seen]) -> dict[str, Tensor]:
-        """Over the pictures of all processes."""
-        sources = [loss.features or self.source for loss in self.losses]
+        """Over the pictures of all processes; 0 of a loss to which chance has left nothing to be told apart."""
+        images, alike = of_all(given.pictures), of_all(given.alike())
+        losses = self._with_negatives(images, alike)
+        nothing = dict.fromkeys((loss.name for loss in self.losses), given.images.new_zeros(()))
+        if not losses:
+            return {"loss": given.images.new_zeros(()), **nothing}
+        sources = [loss.features or self.source for loss in losses]
         codes: dict[object, list[Tensor | None]] = {}
         for source in dict.fromkeys(sources):
             look = self._look(source)
@@ -168,14 +173,13 @@ class GanObjective(nn.Module):
             for of_each in zip(*(codes[source] for source in sources), strict=True)
         )
         assert first is not None
-        return distribution_loss(
-            self.losses,
-            first,
-            second,
-            real,
-            images=of_all(given.pictures),
-            classes=of_all(given.alike()),
-        )
+        return nothing | distribution_loss(losses, first, second, real, images=images, classes=alike)
+
+    def _with_negatives(self, images: Tensor, alike: Tensor) -> list[FakeToFake | FakeToReal]:
+        """Those of the losses by which some of the pictures with these ids are negatives."""
+        # where there are several of both ids, two pictures somewhere differ in both
+        one_picture, one_kind = (len(ids.unique()) == 1 for ids in (images, alike))
+        return [loss for loss in self.losses if not one_picture and not (one_kind and loss.class_mask is not False)]
 
     def _look(self, source: str | Features) -> Callable[[tuple[Tensor, ...]], Tensor]:
         """Features of pictures, given at the size of each stage."""
