@@ -71,7 +71,9 @@ def vision_features(folder: str | Path) -> VisionFeatures:
         raise ValueError(f"vision_features: needs a model of pictures; {folder} holds one of kind {config.model_type}")
     processor = json.loads((folder / _PROCESSOR).read_text(encoding="utf-8"))
     mean, std = (torch.tensor(processor.get(f"image_{name}", [0.5] * 3)) for name in ("mean", "std"))
-    model, report = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+    # safetensors only: a pickled checkpoint can run code when it is read
+    local = {"local_files_only": True, "use_safetensors": True}
+    model, report = kind.from_pretrained(folder, output_loading_info=True, **local)
     lacking = set(report["missing_keys"])
     if others := {name for name in lacking if not name.startswith("pooler.")}:
         raise ValueError(

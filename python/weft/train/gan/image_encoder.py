@@ -86,7 +86,10 @@ class PretrainedImages(nn.Module):
     def _seen(self, images: Tensor) -> Tensor:
         """[B, R, C]."""
         images = images if self.size is None else resized(images, self.size)
-        found = self.model((images / 2 + 0.5 - self.mean) / self.std)
+        pixels = (images / 2 + 0.5 - self.mean) / self.std
+        # a model may be kept in half precision
+        kind = next((value.dtype for value in self.model.parameters()), pixels.dtype)
+        found = self.model(pixels.to(kind))
         found = getattr(found, "last_hidden_state", found)
         if not isinstance(found, Tensor) or found.ndim not in (3, 4):
             what = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
@@ -94,6 +97,7 @@ class PretrainedImages(nn.Module):
                 f"fit_gan: `vision` must give features [B, R, C] or [B, C, h, w], or an output with such a "
                 f"`last_hidden_state`; got {what}"
             )
+        found = found.to(self.mean.dtype)
         return found.flatten(2).transpose(1, 2) if found.ndim == 4 else found
 
 

@@ -46,12 +46,28 @@ def load_vision(folder: Path) -> tuple[Any, dict[str, Any]]:
 
 
 def _model(folder: Path) -> Any:
-    """As the class that its configuration names, so that a tower of CLIP is not taken for all of it."""
+    """As the class that its configuration names, so that a tower of CLIP is not taken for all of it.
+
+    What gives no states, such as a head that guesses words, is left out, and of what answers texts the half that
+    reads them is taken.
+    """
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     named = getattr(transformers, (config.architectures or [""])[0], transformers.AutoModel)
-    return named.from_pretrained(folder, local_files_only=True)
+    if config.is_encoder_decoder:
+        named = transformers.AutoModelForTextEncoding
+    # safetensors only: a pickled checkpoint can run code when it is read
+    local = {"local_files_only": True, "use_safetensors": True}
+    model, report = named.from_pretrained(folder, output_loading_info=True, **local)
+    lacking = set(report["missing_keys"])
+    if others := {name for name in lacking if not name.startswith("pooler.")}:
+        raise ValueError(f"{len(others)} weights of {type(model).__name__} are missing, such as {min(others)}")
+    if lacking:
+        model.pooler = None  # it would be another each time
+    # of CLIP's towers the inner module is no model by itself
+    body = transformers.MODEL_MAPPING.get(type(config), ())
+    return model.base_model if isinstance(model.base_model, body) else model
 
 
 def _check(folder: Path, name: str) -> None:
