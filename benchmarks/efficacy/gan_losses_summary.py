@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from weft.evaluation.extractors import SHAPES
+
 LOSSES = ("none", "f2f", "f2r", "f2f,f2r")
 REFERENCE = "none"
 
@@ -90,24 +92,17 @@ def table(record: dict[str, Any]) -> str:
     """Markdown: means over seeds with their standard deviation; what a loss adds, seed by seed, in parentheses."""
     where, plan, extractor = record["circumstances"], record["plan"], record["extractor"]
     commit = where.get("commit", "?") + ("+" if where.get("dirty") else "")
-    ruler = record["runs"][0]["measures"]
-    floor = ", ".join(
-        f"{column.heading} {column.factor * ruler[name]['floor']:.{column.digits}f}"
-        for name, column in COLUMNS.items()
-        if "floor" in ruler.get(name, ())
-    )
+    unused = ", which no loss has used" if extractor["name"] == SHAPES else ""
     lines = [
         f"{record['method']} on GANs of the shapes world ({where.get('date', '')[:10]}, commit {commit}). "
         f"{plan['count']} scenes that were not trained on, each drawn once; {plan['groups']} of them also in up to "
         f"{plan['paraphrases']} wordings from one noise (*wordings apart*: less is more consistent) and from "
         f"{plan['noises']} noises (*noises apart*: more is more diverse); the same scenes and noise for all. "
         f"Distances and retrieval by the extractor `{extractor['name']}` (weights {extractor['weights']}, resizing: "
-        f"{extractor['resize']}), which no loss has used. Mean ± standard deviation over training seeds; in "
+        f"{extractor['resize']}){unused}. Mean ± standard deviation over training seeds; in "
         "parentheses what the losses change, seed by seed.",
         "",
-        f"Two sets of real scenes are this far apart: {floor}; two unrelated real scenes: "
-        f"{ruler['diversity']['unrelated']:.2f}. Real scenes have an R-precision of "
-        f"{100 * ruler['retrieval']['real']['mean']:.1f} %, chance is {100 * ruler['retrieval']['chance']:.0f} %.",
+        _ruler(record["runs"][0]["measures"]),
         "",
         "| baseline | losses | seeds | " + " | ".join(column.heading for column in COLUMNS.values()) + " |",
         "|" + "---|" * (3 + len(COLUMNS)),
@@ -117,6 +112,22 @@ def table(record: dict[str, Any]) -> str:
         cells += [_cell(row[name], column.digits) if name in row else "" for name, column in COLUMNS.items()]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _ruler(measures: dict[str, Any]) -> str:
+    """What real scenes achieve, as far as it was measured."""
+    floors = [
+        f"{column.heading} {column.factor * measures[name]['floor']:.{column.digits}f}"
+        for name, column in COLUMNS.items()
+        if "floor" in measures.get(name, ())
+    ]
+    said = [f"Two sets of real scenes are this far apart: {', '.join(floors)}."] if floors else []
+    if "unrelated" in (diversity := measures.get("diversity", {})):
+        said.append(f"Two unrelated real scenes: {diversity['unrelated']:.2f}.")
+    if "real" in (retrieval := measures.get("retrieval", {})):
+        reached, chance = 100 * retrieval["real"]["mean"], 100 * retrieval["chance"]
+        said.append(f"Real scenes have an R-precision of {reached:.1f} %, chance is {chance:.0f} %.")
+    return " ".join(said)
 
 
 def _cell(values: dict[str, Any], digits: int) -> str:

@@ -88,6 +88,20 @@ def test_a_benchmark_of_seconds(runs: Path, tmp_path: Path, monkeypatch: pytest.
     assert measure(options) == json.loads(json.dumps(record))
 
 
+def test_the_table_says_what_was_measured_and_no_more() -> None:
+    absent = {"absent": "the extractor embeds no texts"}
+    record = {
+        "method": "losses",
+        "circumstances": {},
+        "plan": {"count": 8, "groups": 1, "paraphrases": 1, "noises": 1},
+        "extractor": {"name": "dino", "weights": "1234", "resize": "none"},
+        "runs": [{"measures": {"cmmd": {"value": 1.0, "floor": 0.25}, "retrieval": absent, "diversity": absent}}],
+        "results": [],
+    }
+    text = table(record)
+    assert "this far apart: CMMD 0.25." in text and "R-precision of" not in text and "no loss has used" not in text
+
+
 def test_differences_are_taken_seed_by_seed() -> None:
     def run(losses: str, seed: int, value: float) -> dict[str, Any]:
         return {"baseline": "ssa", "losses": losses, "seed": seed, "measures": {"fid": {"value": value}}}

@@ -310,6 +310,13 @@ def test_too_few_pictures_in_a_folder(tmp_path: Path) -> None:
         folder_pictures(tmp_path / "gone", 16, 2)
 
 
+def test_where_no_caption_is_wrong_nothing_is_retrieved(pictures: list[Pair]) -> None:
+    asked = requests(pictures, Plan(count=4, groups=0))
+    observed = observe([pair.read() for pair in pictures[:4]], asked, judge_extractor(), with_reader=False)
+    found = measure(observed, observed.features, judge_extractor(), measures=("retrieval",), meanings=[7] * 4)
+    assert "none is wrong" in found["retrieval"]["absent"]
+
+
 def test_pictures_of_one_class_are_no_wrong_answers(pictures: list[Pair], perfect: Any) -> None:
     birds = [
         Pair(pair.read(), (f"bird {number}",), str(number), group=number // 12) for number, pair in enumerate(pictures)
