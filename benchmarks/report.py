@@ -14,7 +14,7 @@ from pathlib import Path
 import tyro
 
 from benchmarks import figures, tables
-from benchmarks.efficacy import residuals_summary, soft_tokens_summary, summary
+from benchmarks.efficacy import residuals_summary, soft_tokens_summary, summary, task_prompts_readings
 
 
 def between_markers(text: str, parts: dict[str, str]) -> str:
@@ -40,6 +40,7 @@ _TABLES = {
     "MaskDiffusion": summary.table,
     residuals_summary.METHOD: residuals_summary.table,
     soft_tokens_summary.METHOD: soft_tokens_summary.table,
+    task_prompts_readings.METHOD: task_prompts_readings.table,
 }
 
 

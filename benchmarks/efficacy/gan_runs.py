@@ -18,6 +18,7 @@ from tqdm import tqdm
 from benchmarks.circumstances import ROOT
 from benchmarks.efficacy.gan_losses_summary import LOSSES
 from weft import shapes
+from weft._files import whole_folder
 from weft.train import GanConfig, fit_gan
 from weft.train.gan.config import Baseline
 from weft.train.gan.generator import WEIGHTS
@@ -69,9 +70,11 @@ def train(options: Options, baseline: Baseline, losses: str, seed: int) -> Path:
     )
     pictures = shapes.CaptionedScenes(options.scenes, captions=options.captions)
     generator = fit_gan(pictures, config=config, folder=run, resume=(run / CHECKPOINT).is_file())
-    generator.save(out)
     if not matching.is_dir():
-        shutil.copytree(run / "matching", matching)
+        with whole_folder(matching) as temporary:
+            shutil.copytree(run / "matching", temporary, dirs_exist_ok=True)
+    # last: where it lies nothing of the run is done again
+    generator.save(out)
     return out
 
 

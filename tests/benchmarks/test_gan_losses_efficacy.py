@@ -136,3 +136,17 @@ def test_a_series_of_runs_shares_one_matching_model_and_leaves_finished_ones_alo
     written = (first / gan_runs.WEIGHTS).stat().st_mtime_ns
     assert gan_runs.train(options, "attn", "none", 0) == first
     assert (first / gan_runs.WEIGHTS).stat().st_mtime_ns == written
+    # cut short before its end, a run leaves no half of the matching model, and no generator that seems finished
+    copytree = gan_runs.shutil.copytree
+
+    def cut_short(source: Path, target: Path, **options: Any) -> None:
+        copytree(source, target, **options)
+        raise KeyboardInterrupt
+
+    other = replace(options, folder=tmp_path / "other")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(gan_runs.shutil, "copytree", cut_short)
+        gan_runs.train(other, "attn", "none", 0)
+    assert {path.name for path in other.folder.iterdir()} == {"checkpoints"}
+    gan_runs.train(other, "attn", "none", 0)
+    assert (other.folder / "matching" / "matching.safetensors").is_file()

@@ -9,7 +9,15 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, Dinov2Config, Dinov2Model
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    Dinov2Config,
+    Dinov2Model,
+    SiglipConfig,
+    SiglipModel,
+)
 
 from weft.evaluation import folder_extractor, judge_extractor, module_extractor, open_extractor
 from weft.evaluation.extractors import digest_of
@@ -76,6 +84,23 @@ def test_a_long_caption_is_cut_with_a_warning(clip: Path) -> None:
     assert extractor.texts is not None
     with pytest.warns(UserWarning, match="1 of 2 captions are cut"):
         extractor.texts(["a red circle", "a red circle and " * 9])
+
+
+def test_a_caption_is_embedded_the_same_whatever_stands_beside_it(clip: Path, tmp_path: Path) -> None:
+    """SigLIP looks at the last place of a row, where shorter captions have padding."""
+    tokenizer = build_tokenizer(20)
+    torch.manual_seed(0)
+    text = {**SMALL, "vocab_size": len(tokenizer), "max_position_embeddings": 20, "projection_size": 16}
+    SiglipModel(
+        SiglipConfig(text_config=text, vision_config={**SMALL, "image_size": 32, "patch_size": 8})
+    ).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    save_processor(tmp_path)
+    for folder in (clip, tmp_path):
+        embed = folder_extractor(folder).texts
+        assert embed is not None
+        together = embed(["a ring", "a red circle and a blue square"])
+        torch.testing.assert_close(embed(["a ring"]), together[:1], atol=1e-5, rtol=1e-4)
 
 
 def test_a_folder_without_texts_gives_features_alone(dino: Path) -> None:

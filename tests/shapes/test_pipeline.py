@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from diffusers import (
@@ -15,13 +18,18 @@ from diffusers import (
     StableDiffusionPipeline,
 )
 from diffusers.models.attention_processor import JointAttnProcessor2_0
+from PIL import Image
 
 import weft
 from weft import shapes
 from weft.shapes import load
 from weft.shapes.captions import prompts
 from weft.shapes.fitting.captioned import token_ids_of
+from weft.shapes.fitting.vae import images_of_scenes
 from weft.shapes.measuring import decoded_reader_accuracy, mixed_scenes, quality
+from weft.shapes.reader import read
+from weft.shapes.rendering import coverage, render
+from weft.shapes.world import scene
 
 MAX_BYTES = {"sd1": 16 * 2**20, "sd3": 12 * 2**20, "inpainting": 12 * 10**6}
 DENOISER = {"sd1": "diffusion", "sd3": "flow", "inpainting": "inpainting"}
@@ -69,10 +77,9 @@ def test_the_folder_is_small_and_tells_how_it_was_made(model):
     assert json.loads((folder / "training.json").read_text())[DENOISER[model]]["last"]["step"] > 1000
 
 
-def test_all_models_have_one_autoencoder_and_one_vocabulary(pipe, sd3, inpainting):
-    ours = pipe.vae.state_dict()
-    for other in (sd3.vae.state_dict(), inpainting.vae.state_dict()):
-        assert all(torch.equal(ours[name], other[name]) for name in ours)
+def test_the_models_have_one_autoencoder_and_one_vocabulary(pipe, sd3, inpainting):
+    ours, other = pipe.vae.state_dict(), sd3.vae.state_dict()
+    assert all(torch.equal(ours[name], other[name]) for name in ours)
     vocabulary = pipe.tokenizer.get_vocab()
     assert all(tokenizer.get_vocab() == vocabulary for tokenizer in (sd3.tokenizer, sd3.tokenizer_2))
     assert inpainting.tokenizer.get_vocab() == vocabulary
@@ -104,6 +111,38 @@ def test_parts_are_those_of_an_inpainting_model(inpainting):
     assert inpainting.unet.config.in_channels == 9
     tasks = weft.TaskPrompts.load(shapes.model_path("inpainting"))
     assert tasks.widths == (128,) and tasks.dialect == "weft"
+
+
+@torch.no_grad()
+def test_the_inpainting_autoencoder_survives_plain_pictures(pipe, inpainting):
+    scenes = [scene(0, number, "test") for number in range(8)]
+    pictures = images_of_scenes(scenes)
+    plain = images_of_scenes(replace(one, objects=()) for one in scenes)
+
+    def levels(vae, images):
+        latents = vae.encode(images).latent_dist.mode()
+        return 127.5 * float((vae.decode(latents).sample - images).abs().mean()), latents
+
+    assert levels(inpainting.vae, plain)[0] < 2 and levels(pipe.vae, plain)[0] > 15
+    (error, latents), (known, shipped) = (levels(one.vae, pictures) for one in (inpainting, pipe))
+    assert error < known + 0.5
+    assert float((latents - shipped).std()) < 0.25 * float(shipped.std()), "the UNet was trained on these"
+
+
+def test_removal_leaves_plain_pictures_plain(inpainting):
+    tasks = weft.TaskPrompts.load(shapes.model_path("inpainting"))
+    inpainting.set_progress_bar_config(disable=True)
+    for number in range(4):
+        lonely = scene(7, number, "test", objects=1)
+        (thing,) = lonely.objects
+        hole = cv2.dilate((coverage(thing.shape, thing.x, thing.y, thing.size) > 0).astype(np.uint8), np.ones((7, 7)))
+        generator = torch.Generator().manual_seed(number)
+        picture, mask = Image.fromarray(render(lonely)), Image.fromarray(255 * hole)
+        painted = tasks.inpaint(
+            inpainting, picture, mask, num_inference_steps=12, guidance_scale=3.0, generator=generator
+        )
+        assert not read(np.asarray(painted)), f"scene {number}"
+        assert np.abs(np.asarray(painted).astype(int) - render(replace(lonely, objects=()))).mean() < 3
 
 
 def test_sampling_sees_the_text_as_training_did(pipe):

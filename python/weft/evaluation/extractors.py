@@ -139,12 +139,15 @@ def folder_extractor(folder: Path, device: torch.device | str = "cpu") -> Extrac
         # of some convolutional networks it has two more axes of length 1
         return (found.last_hidden_state[:, 0] if pooled is None else pooled.flatten(1)).float().cpu()
 
+    # SigLIP looks at the last place of a row: what stands there must not depend on the rows beside it
+    padding = "max_length" if model.config.model_type.startswith("siglip") else True
+
     @torch.no_grad()
     def texts(captions: Sequence[str]) -> Tensor:
         ids = [tokenizer(text)["input_ids"] for text in captions]
         if cut := sum(len(one) > tokenizer.model_max_length for one in ids):
             warnings.warn(f"evaluate: {cut} of {len(ids)} captions are cut to the length of {folder}", stacklevel=2)
-        tokens = tokenizer(list(captions), padding=True, truncation=True, return_tensors="pt").to(device)
+        tokens = tokenizer(list(captions), padding=padding, truncation=True, return_tensors="pt").to(device)
         return _tensor(model.get_text_features(**tokens)).float().cpu()
 
     resize = f"{type(processor).__name__} {getattr(processor, 'crop_size', None) or getattr(processor, 'size', None)}"

@@ -15,6 +15,8 @@ from .captions import caption, phrase
 from .rendering import coverage, render
 from .world import Split, scene
 
+EMPTY = "empty scene"  # what is said of a background; removal says it too
+
 
 class MaskedScenes(Sequence[MaskedPicture]):
     """Scenes of a seed, each drawn when it is asked for; masks hold every pixel that an object touches."""
@@ -55,8 +57,7 @@ class MaskedScenes(Sequence[MaskedPicture]):
         number = index % self._count
         drawn = scene(self._seed, number, self._split, self._objects)
         if np.random.default_rng([self._seed, number, 2]).random() < self._backgrounds:
-            # no caption: that a hole shall stay empty is for prompts to say
-            return MaskedPicture(Image.fromarray(render(replace(drawn, objects=()))))
+            return MaskedPicture(Image.fromarray(render(replace(drawn, objects=()))), EMPTY)
         things = tuple(
             MaskedObject(
                 Image.fromarray(coverage(item.shape, item.x, item.y, item.size) > 0), phrase(item.colour, item.shape)

@@ -98,11 +98,11 @@ class PlainConfig(StageConfig):
 class InpaintingConfig(StageConfig):
     """A wider UNet and the task prompts, trained together; they start from the shipped text-to-image model."""
 
-    steps: int = 12_200
+    steps: int = 21_400
     batch_size: int = 8
     learning_rate: float = 5e-4  # of the prompts, ``TaskPromptsConfig.prompt_learning_rate``
     warmup_steps: int = 100
-    decay_steps: int = 2000
+    decay_steps: int = 1000
     average_decay: float = 0.998
     checkpoint_every: int = 100
     scenes: int = 20_000
@@ -110,11 +110,11 @@ class InpaintingConfig(StageConfig):
     timestep_power: float = 0.5
     snr_gamma: float = 5.0
     backgrounds: float = 0.35  # share of scenes without objects
-    borrowed: float = 0.6  # share of holes in "context" that look as those of objects
-    worded: float = 0.5  # share of empty captions that are removal's words, which mean nothing to this text encoder
-    # removal, context and outpainting all speak the context prompt: it gets nearly half of the samples
+    borrowed: float = 0.8  # share of holes in "context" that look as those of objects
+    worded: float = 0.5  # share of empty captions that are removal's words
+    # removal, context and outpainting all speak the context prompt: it gets half of the samples
     shares: Mapping[Kind, float] = field(
-        default_factory=lambda: {"image": 0.05, "outpaint": 0.15, "context": 0.3, "object": 0.25, "shape": 0.25}
+        default_factory=lambda: {"image": 0.05, "outpaint": 0.11, "context": 0.4, "object": 0.22, "shape": 0.22}
     )
 
 

@@ -178,7 +178,7 @@ class GanObjective(nn.Module):
     def _with_negatives(self, images: Tensor, alike: Tensor) -> list[FakeToFake | FakeToReal]:
         """Those of the losses by which some of the pictures with these ids are negatives."""
         # where there are several of both ids, two pictures somewhere differ in both
-        one_picture, one_kind = (len(ids.unique()) == 1 for ids in (images, alike))
+        one_picture, one_kind = (bool((ids == ids[0]).all()) for ids in (images, alike))
         return [loss for loss in self.losses if not one_picture and not (one_kind and loss.class_mask is not False)]
 
     def _look(self, source: str | Features) -> Callable[[tuple[Tensor, ...]], Tensor]:
