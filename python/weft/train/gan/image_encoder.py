@@ -66,8 +66,8 @@ class PretrainedImages(nn.Module):
         self.size, self.width = size or getattr(getattr(self.model, "config", None), "image_size", None), width
         self.mean: Tensor
         self.std: Tensor
-        self.register_buffer("mean", torch.tensor(mean)[:, None, None])
-        self.register_buffer("std", torch.tensor(std)[:, None, None])
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32)[:, None, None])
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32)[:, None, None])
         with torch.no_grad():
             shape = self._seen(torch.zeros(1, 3, self.size or 64, self.size or 64)).shape
         self.region, self.code = nn.Linear(shape[2], width, bias=False), nn.Linear(shape[2], width)
