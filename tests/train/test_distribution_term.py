@@ -65,6 +65,9 @@ def logged(folder: Path) -> list[dict[str, float]]:
     return [json.loads(row) for row in (folder / "log.jsonl").read_text().splitlines()]
 
 
+# numbers of the captions of second views
+SECOND = torch.tensor([[7], [8], [9]])
+
 # --- the term --------------------------------------------------------------------------------------------------------
 
 
@@ -107,7 +110,7 @@ def test_the_term_is_that_of_plain_passes(losses: str, through: Any, rows_at_onc
         "latents": torch.randn(3, 4, 16, 16, generator=generator),
         "text": text,
         "alike": torch.tensor([[0, 0], [1, 1], [2, 2]]),
-        "views": Views(noise, torch.tensor([600]), states, states.new_empty(len(states), 0)),
+        "views": Views(noise, torch.tensor([600]), states, states.new_empty(len(states), 0), SECOND[:, : len(states)]),
     }
     soft = weft.SoftTokens(torch.randn(2, 32, generator=generator))
     tokens = soft.tokens.clone().requires_grad_()
@@ -148,8 +151,14 @@ def test_a_batch_with_nothing_to_compare_adds_nothing(tmp_path: Path) -> None:
     term = DistributionTerm(
         DistributionConfig(BOTH), noising_of(pipe), pooled, pipe.vae, accelerator=Accelerator(cpu=True)
     )
-    views = Views(torch.zeros(1, 2, 4, 16, 16), torch.tensor([600]), torch.zeros(0, 7, 32), torch.zeros(0, 0))
-    for alike in ([[5, 0], [5, 1]], [[5, 0], [6, 0]]):
+    start = torch.zeros(1, 2, 4, 16, 16), torch.tensor([600]), torch.zeros(0, 7, 32), torch.zeros(0, 0)
+    for alike, others in (
+        ([[5, 0], [5, 1]], [[], []]),
+        ([[5, 0], [6, 0]], [[], []]),
+        ([[5, 0], [6, 1]], [[2], [2]]),
+        ([[5, 0], [6, 1]], [[1], [2]]),
+    ):
+        views = Views(*start, torch.tensor(others, dtype=torch.int64))
         given = (torch.ones(2, 4, 16, 16), TextStates(torch.zeros(2, 7, 32), None), torch.tensor(alike), views)
         found, slopes = term(lambda *args: pytest.fail("nothing to draw"), [torch.ones(2)], *given)
         assert found == {"distribution": 0, "f2f": 0, "f2r": 0} and (slopes[0] == 0).all()
@@ -277,12 +286,11 @@ def test_a_scaler_leaves_derivatives_as_they_are(tmp_path: Path) -> None:
     pipe, found = tiny.sd1(tmp_path), []
     generator = torch.Generator().manual_seed(0)
     text = TextStates(torch.randn(3, 7, 32, generator=generator), None)
-    views = Views(
-        torch.randn(2, 3, 4, 16, 16, generator=generator), torch.tensor([600]), text.states[:0], text.states[:0]
-    )
+    noise, empty = torch.randn(2, 3, 4, 16, 16, generator=generator), text.states[:0]
+    views = Views(noise, torch.tensor([600]), empty, empty, SECOND[:, :0])
     latents, leaf = torch.randn(3, 4, 16, 16, generator=generator), torch.ones(4, 1, 1).requires_grad_()
     for scaler in (None, SimpleNamespace(get_scale=lambda: 2.0**12)):
-        accelerator: Any = SimpleNamespace(scaler=scaler, num_processes=1)
+        accelerator: Any = SimpleNamespace(scaler=scaler, num_processes=1, process_index=0)
         term = DistributionTerm(DistributionConfig(BOTH), noising_of(pipe), pooled, pipe.vae, accelerator=accelerator)
         given = (latents, text, torch.arange(3)[:, None], views)
         found.append(term(lambda noisy, time, said: leaf * noisy, [leaf], *given)[1][0])

@@ -52,6 +52,8 @@ def test_the_second_caption_is_another_of_the_same_picture(batches: PairBatches)
     seen = set()
     for samples in range(0, 80, 4):
         batch = ViewBatches(batches, config(), Flow())(samples)
+        second = [[number_of(second)] for _, second in said_by(batch, batches.pipe)]
+        assert Views(*batch[-len(Views._fields) :]).captions.tolist() == second
         for (first, second), number in zip(said_by(batch, batches.pipe), batch[6][:, 1], strict=True):
             texts = next(texts for texts in TEXTS if first in texts)
             assert number_of(first) == number and second in texts
@@ -74,7 +76,7 @@ def test_what_comes_after_the_batch(given: DistributionConfig, shapes: list[int]
     found, plain = ViewBatches(batches, given, Flow())(8), batches(8)
     assert all(torch.equal(one, other) for one, other in zip(found, plain, strict=False))
     views = Views(*found[len(plain) :])
-    assert [len(views.noise), len(views.states)] == shapes
+    assert [len(views.noise), len(views.states)] == shapes and views.captions.shape == (4, shapes[1] // 4)
     assert views.views == (1 if shapes == [1, 0] else 2)
     assert views.noise.shape[1:] == (4, 4, 2, 2) and not torch.equal(views.noise[0], found[1].expand(4, -1, -1, -1))
     again, later = ViewBatches(batches, given, Flow())(8), ViewBatches(batches, given, Flow())(12)
@@ -85,10 +87,10 @@ def test_what_comes_after_the_batch(given: DistributionConfig, shapes: list[int]
 
 def test_times_lie_where_they_are_asked_for(batches: PairBatches) -> None:
     given = config(times=(0.25, 0.5))
-    drawn = [int(ViewBatches(batches, given, Flow())(samples)[-3]) for samples in range(0, 1200, 4)]
+    drawn = [int(ViewBatches(batches, given, Flow())(samples)[-4]) for samples in range(0, 1200, 4)]
     assert 250 <= min(drawn) < 260 and 490 < max(drawn) < 500
     fixed = config(times=(0.5, 0.5001))
-    assert int(ViewBatches(batches, fixed, Flow())(0)[-3]) == 500
+    assert int(ViewBatches(batches, fixed, Flow())(0)[-4]) == 500
 
 
 @pytest.mark.parametrize("pairing", ["two_captions", "two_noises"])

@@ -184,8 +184,7 @@ def test_captions_of_a_batch_are_those_of_its_pictures() -> None:
 def test_what_captions_have_in_common_is_a_class_or_their_words() -> None:
     ids = torch.tensor([[3, 4], [3, 9], [5, 4]])
     batch = GanBatch(*(torch.empty(0) for _ in range(4)), ids, torch.tensor([-1, -1, 7]), torch.empty(0))
-    assert batch.alike().tolist() == [3, 3, 7]
-    assert batch.alike(1).tolist() == [4, 9, 7]
+    assert batch.alike.tolist() == [[3, 4], [3, 9], [7, 7]]
 
 
 def test_a_crop_is_another_each_time_and_a_flip_mirrors() -> None:

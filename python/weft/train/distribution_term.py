@@ -17,6 +17,7 @@ from weft.train.diffusion import TextStates, encode_captions
 from weft.train.distribution_config import DistributionConfig
 from weft.train.distribution_views import Views
 from weft.train.feature_sources import DecodedPictures, DenoiserFeatures
+from weft.train.negatives import linked, with_negatives
 from weft.train.noising import Noising
 from weft.train.short_chain import Denoise, ShortChain
 
@@ -25,7 +26,7 @@ class DistributionTerm:
     """The losses of what a denoiser makes of noisy pictures or of noise, under one caption of each or two.
 
     Of a batch the generated pictures of one view are told from one another, and the real ones are its clean latents.
-    Pictures of one caption, as far as it is the first view's, are no negatives of each other. Latents are generated
+    Pictures that have a caption in common are no negatives of each other. Latents are generated
     without gradients first; then features are differentiated down to them and no further, so that sources stay as they
     are, and at last every pass of the denoiser by itself. Memory is that of features of a chunk, or of one pass.
     """
@@ -67,19 +68,20 @@ class DistributionTerm:
             leaves: Of what that is made; without gradients (``torch.no_grad``) they get none.
             latents: [B, C, h, w] fp32, clean.
             text: B captions, of the first view.
-            alike: int64 [B, n], numbers of the picture and, where they differ, of its caption.
+            alike: int64 [B, n], numbers of the picture and, where not all have the same, of its caption.
             views: What generation begins from.
 
         Returns:
             "distribution", and "f2f" and "f2r" as far as they are asked for, all without gradient, zeros where all
-            pictures of a batch are one, or have one caption, and nothing can be told apart; and derivatives of
+            pictures of a batch are one, or share captions, and nothing can be told apart; and derivatives of
             "distribution" by the leaves.
         """
         slopes = [torch.zeros_like(leaf) for leaf in leaves]
-        if not self._can_be_told_apart(alike):
-            return dict.fromkeys(
-                ("distribution", *(loss.name for loss in self._losses)), latents.new_zeros(())
-            ), slopes
+        nothing = dict.fromkeys(("distribution", *(loss.name for loss in self._losses)), latents.new_zeros(()))
+        ids = self._ids(alike, views)
+        losses = with_negatives(self._losses, *ids)
+        if not losses:
+            return nothing, slopes
         chain = self._chain(views)
         drawn = []  # of every view the chunks: states of the chain, and their captions
         for number in range(views.views):
@@ -90,24 +92,35 @@ class DistributionTerm:
             )
         with self._bare():
             generated = [torch.cat([states[-1] for states, _ in view]) for view in drawn]
-            found, wanted = self._differentiated(generated, latents, alike)
+            found, wanted = self._differentiated(losses, generated, latents, ids)
         if torch.is_grad_enabled():
             for view, slope in zip(drawn, wanted, strict=True):
                 for (states, said), part in zip(view, self._chunks(slope), strict=True):
                     for total, more in zip(slopes, chain.slopes(denoise, states, said, part, leaves), strict=True):
                         total += more / self._scale
-        return found, slopes
+        return nothing | found, slopes
+
+    def _ids(self, alike: Tensor, views: Views) -> tuple[Tensor, Tensor | None]:
+        """Of the pictures of all processes [N], and if captions are known those that are equal where some are."""
+        numbers = torch.cat([alike, views.captions], 1)
+        if self._group is not None:
+            numbers = self._accelerator.gather(numbers)
+        return numbers[:, 0], linked(numbers[:, 1:]) if numbers.shape[1] > 1 else None
+
+    def _own(self, ids: Tensor | None, count: int) -> Tensor | None:
+        """Those of this process, [B]."""
+        return None if ids is None else ids.narrow(0, self._accelerator.process_index * count, count)
 
     def _differentiated(
-        self, generated: list[Tensor], latents: Tensor, alike: Tensor
+        self, losses: Sequence[Loss], generated: list[Tensor], latents: Tensor, ids: tuple[Tensor, Tensor | None]
     ) -> tuple[dict[str, Tensor], list[Tensor]]:
         """The losses, and derivatives of the weighted one by the clean latents of each view, times ``_scale``."""
         views = [view.requires_grad_() for view in generated]
         with torch.enable_grad():
             second = views[1] if len(views) > 1 else None
-            features = features_of(self._losses, self._source, views[0], second, latents)
-            classes = alike[:, 1] if alike.shape[1] > 1 else None
-            found = distribution_loss(self._losses, *features, images=alike[:, 0], classes=classes, group=self._group)
+            features = features_of(losses, self._source, views[0], second, latents)
+            images, classes = (self._own(part, len(latents)) for part in ids)
+            found = distribution_loss(losses, *features, images=images, classes=classes, group=self._group)
             loss = self._config.weight * found.pop("loss")
             slopes = torch.autograd.grad(self._scale * loss, views)
         return {"distribution": loss.detach(), **found}, list(slopes)
@@ -146,11 +159,6 @@ class DistributionTerm:
             return torch.cat([checkpoint(source, chunk, use_reentrant=False) for chunk in chunks]).float()
 
         return features
-
-    def _can_be_told_apart(self, alike: Tensor) -> bool:
-        """Whether there are several pictures, and several captions; the same on every process."""
-        everybodys = self._accelerator.gather(alike) if self._group is not None else alike
-        return all(len(column.unique()) > 1 for column in everybodys.unbind(1))
 
 
 def distribution_term(

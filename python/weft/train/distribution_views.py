@@ -28,12 +28,15 @@ class Views(NamedTuple):
         drawn: [1] int64, the time of all as ``Noising.timestep`` takes it.
         states: [B or 0, Nk, C], the captions of the second views; none where they have those of the first.
         pooled: [B or 0, Cp]; Cp is 0 where the model takes none.
+        captions: [B, 1 or 0] int64, numbers of those captions, as of ``CaptionedLatents.alike``; none where there are
+            none, or where all pictures have the same captions.
     """
 
     noise: Tensor
     drawn: Tensor
     states: Tensor
     pooled: Tensor
+    captions: Tensor
 
     @property
     def views(self) -> int:
@@ -80,7 +83,7 @@ class ViewBatches:
         first = samples + of.process * of.size
         generator = torch_generator(of.seed, _STREAM, first)
         noise, drawn = draw_noise(self.config, self.noising, tuple(latents.shape), generator)
-        empty = fields[3][:0], fields[4][:0]
+        empty = fields[3][:0], fields[4][:0], fields[6][:, :0]
         if self.config.pairing != "two_captions":
             return (*fields, *Views(noise, drawn, *empty))
         count = len(of.pairs)
@@ -91,7 +94,8 @@ class ViewBatches:
             for place, number, own in zip(places, numbers, said, strict=True)
         ]
         text = of.encoded(texts)
-        return (*fields, *Views(noise, drawn, text.states, pooled_of(text)))
+        said = torch.tensor([[number_of(of.pairs[place].captions[number])] for place, number in texts])
+        return (*fields, *Views(noise, drawn, text.states, pooled_of(text), said))
 
 
 @dataclass(frozen=True, eq=False)

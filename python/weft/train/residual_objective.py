@@ -91,7 +91,7 @@ class ResidualObjective(nn.Module):
             return {"loss": loss}
         pictures, noise_of_views, drawn, captions = more
         others = self._text(captions)
-        views = Views(noise_of_views, drawn, others.states, pooled_of(others))
+        views = Views(noise_of_views, drawn, others.states, pooled_of(others), pictures[:, :0])
         leaves = [*self.down, *self.up]
         found, slopes = self.term(self.generate, leaves, latents, own, pictures, views)
         added = differentiated(found["distribution"], leaves, slopes)

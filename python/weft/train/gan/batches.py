@@ -35,9 +35,10 @@ class GanBatch(NamedTuple):
     classes: Tensor
     seed: Tensor
 
-    def alike(self, caption: int = 0) -> Tensor:
-        """Ids [B], equal where that caption of one picture fits another: those of a class, or the same words."""
-        return torch.where(self.classes >= 0, self.classes, self.captions[:, caption])
+    @property
+    def alike(self) -> Tensor:
+        """Ids [B, 2] of each caption, equal where it fits another picture too: of a class, or the same words."""
+        return torch.where(self.classes[:, None] >= 0, self.classes[:, None], self.captions)
 
 
 @dataclass(frozen=True, eq=False)

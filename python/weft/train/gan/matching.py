@@ -84,7 +84,7 @@ class MatchingObjective(nn.Module):
             torch.manual_seed(int(given.seed))
             text = self.matching.text(given.numbers[:, 0])
         seen = self.matching.look(given.images)
-        by_words, by_sentences = self.matching.losses(seen, text, given.alike())
+        by_words, by_sentences = self.matching.losses(seen, text, given.alike[:, 0])
         nearest = (of_all(seen.codes) @ of_all(text.sentence).T).argmax(1)
         right = nearest == torch.arange(len(nearest), device=nearest.device)
         return {

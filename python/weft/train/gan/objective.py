@@ -15,6 +15,7 @@ from weft.train.gan.drawn import Drawn, Text
 from weft.train.gan.games import Game
 from weft.train.gan.matching import Matching, Seen
 from weft.train.gan.ranks import of_all
+from weft.train.negatives import linked, with_negatives
 from weft.train.players import Player, Turn
 
 DISCRIMINATOR, PENALTY, GENERATOR = "discriminator", "penalty", "generator"
@@ -89,6 +90,11 @@ class GanObjective(nn.Module):
         """What the second view is; None where nobody needs one."""
         return next((loss.pairing for loss in self.losses if isinstance(loss, FakeToFake)), None)
 
+    @property
+    def _captions(self) -> int:
+        """How many captions of each picture are drawn."""
+        return 2 if self.pairing == "two_captions" else 1
+
     def forward(self, turn: str, *batch: Tensor) -> dict[str, Tensor]:
         """The losses of one turn of {"discriminator", "penalty", "generator"} in this order."""
         given = GanBatch(*batch)
@@ -124,7 +130,7 @@ class GanObjective(nn.Module):
         )
 
     def _penalty(self, given: GanBatch) -> Tensor:
-        captions = range(2 if self.both_views and self.pairing == "two_captions" else 1)
+        captions = range(self._captions if self.both_views else 1)
         found = [self.game.penalty(given.images, self._text(given, caption)) for caption in captions]
         return _mean(value for value in found if value is not None)
 
@@ -136,7 +142,7 @@ class GanObjective(nn.Module):
         if self.weights.words or self.weights.sentences:
             seen = [self.matching.look(view.drawn.image) for view in played]
             pairs = [
-                self.matching.losses(one, view.text, given.alike(view.caption))
+                self.matching.losses(one, view.text, given.alike[:, view.caption])
                 for one, view in zip(seen, played, strict=True)
             ]
             said["words"], said["sentences"] = (_mean(values) for values in zip(*pairs, strict=True))
@@ -153,8 +159,8 @@ class GanObjective(nn.Module):
 
     def _distribution_losses(self, given: GanBatch, views: list[View], seen: list[Seen]) -> dict[str, Tensor]:
         """Over the pictures of all processes; 0 of a loss to which chance has left nothing to be told apart."""
-        images, alike = of_all(given.pictures), of_all(given.alike())
-        losses = self._with_negatives(images, alike)
+        images, alike = of_all(given.pictures), linked(of_all(given.alike[:, : self._captions]))
+        losses = with_negatives(self.losses, images, alike)
         nothing = dict.fromkeys((loss.name for loss in self.losses), given.images.new_zeros(()))
         if not losses:
             return {"loss": given.images.new_zeros(()), **nothing}
@@ -174,12 +180,6 @@ class GanObjective(nn.Module):
         )
         assert first is not None
         return nothing | distribution_loss(losses, first, second, real, images=images, classes=alike)
-
-    def _with_negatives(self, images: Tensor, alike: Tensor) -> list[FakeToFake | FakeToReal]:
-        """Those of the losses by which some of the pictures with these ids are negatives."""
-        # where there are several of both ids, two pictures somewhere differ in both
-        one_picture, one_kind = (bool((ids == ids[0]).all()) for ids in (images, alike))
-        return [loss for loss in self.losses if not one_picture and not (one_kind and loss.class_mask is not False)]
 
     def _look(self, source: str | Features) -> Callable[[tuple[Tensor, ...]], Tensor]:
         """Features of pictures, given at the size of each stage."""
