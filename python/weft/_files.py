@@ -49,20 +49,21 @@ def whole_folder(path: Path) -> Iterator[Path]:
             made.replace(place)
 
 
-def output_folder(path: Path, *, who: str) -> Path:
+def output_folder(path: Path, *, who: str, option: str = "--out") -> Path:
     """``path`` as an existing folder that can be written to; made if it is not there.
 
     Args:
         who: The command that asks, named in the error.
+        option: By which the folder was chosen, likewise.
 
     Raises:
         OSError: It is a file, cannot be made, or cannot be written to.
     """
-    remedy = "choose another folder with --out"
+    remedy = f"choose another folder with {option}"
     try:
         path.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
-        raise OSError(f"{who}: --out must be a folder; {path} is a file; {remedy}") from error
+        raise OSError(f"{who}: {option} must be a folder; {path} is a file; {remedy}") from error
     except OSError as error:
         raise OSError(f"{who}: cannot make the folder {path}: {error.strerror}; {remedy}") from error
     try:

@@ -38,6 +38,16 @@ def test_writes_a_generator_and_a_run(tmp_path: Path, capsys: pytest.CaptureFixt
     assert [picture.size for picture in drawn] == [(64, 64)]
 
 
+def test_what_is_asked_for_is_what_is_trained(tmp_path: Path) -> None:
+    asked = ["--baseline", "attn", "--style-blocks", "--resolution", "80", "--length", "5", "--losses", "f2r"]
+    cli.main(command(tmp_path / "gan", *asked, "--no-symmetric", "--class-mask", "False", "--max-skipped", "3"))
+    record = json.loads((tmp_path / "gan.run" / "config.json").read_text())
+    assert (record["resolution"], record["recipe"]["style_blocks"], record["max_skipped"]) == (80, True, 3)
+    assert [(loss["symmetric"], loss["class_mask"]) for loss in record["losses"]] == [(False, False)]
+    assert json.loads((tmp_path / "gan.run" / "matching" / "matching.json").read_text())["reads"] == 5
+    assert Generator.load(tmp_path / "gan").pictures(["a red circle"])[0].size == (80, 80)
+
+
 def test_ctrl_c_exits_cleanly_and_resume_ends_with_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

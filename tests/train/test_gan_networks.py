@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from weft.train.gan.attn import AttnDiscriminator, AttnGenerator, Augmentation, WordAttention, smaller
 from weft.train.gan.blocks import ConditionalNorm
+from weft.train.gan.config import RESOLUTIONS
 from weft.train.gan.drawn import Text
 from weft.train.gan.ssa import SsaDiscriminator, SsaGenerator
 
@@ -110,6 +111,28 @@ def test_an_attn_generator_draws_every_stage(style_blocks: bool) -> None:
     assert drawn.divergence is not None and drawn.divergence > 0
     sizes = [image.shape[-1] for image in smaller(torch.randn(2, 3, 64, 64), 3)]
     assert sizes == [16, 32, 64]
+
+
+@pytest.mark.parametrize("resolution", RESOLUTIONS)
+def test_every_resolution_is_drawn_and_judged(resolution: int) -> None:
+    generator, text = ssa(resolution, width=1), text_of(2, 6)
+    discriminator = SsaDiscriminator(resolution, width=1, sentence=6)
+    image = generator(torch.randn(2, 4), text).image
+    assert image.shape == (2, 3, resolution, resolution)
+    assert discriminator.judge(discriminator.features(image), text.sentence).shape == (2,)
+
+    staged = AttnGenerator(resolution, stages=2, width=1, noise=5, words=6, residuals=1)
+    stages = AttnDiscriminator(resolution, stages=2, width=1, sentence=6)
+    drawn = staged(torch.randn(2, staged.noise_width), text)
+    sizes = [resolution // 2, resolution]
+    assert [image.shape[-1] for image in drawn.images] == [image.shape[-1] for image in smaller(image, 2)] == sizes
+    for stage, image in zip(stages.stages, drawn.images, strict=True):
+        features: Tensor = stage.features(image)
+        assert stage.alone(features).shape == stage.together(features, text.sentence).shape == (2,)
+
+
+def test_what_can_be_drawn() -> None:
+    assert RESOLUTIONS == (64, 80, 96, 112, 128, 160, 192, 224, 256)
 
 
 def test_a_style_begins_without_influence_on_the_norms_and_is_learnt() -> None:

@@ -32,8 +32,12 @@ class TrainGan:
     """Go on from the last checkpoint of the run."""
     size: Literal["cpu", "published"] = "cpu"
     """Of the networks: cpu learns the shapes world on one core."""
-    resolution: Literal[64, 128, 256] = 64
-    """Pixels."""
+    resolution: int = 64
+    """Pixels, 64 to 256: multiples of 16 up to 128, of 32 from there on."""
+    style_blocks: bool = False
+    """With attn: a style made of noise and sentence scales and shifts the norms."""
+    length: int = 18
+    """Words of a caption that are read (tokens, with --text)."""
     steps: int = 1500
     """Updates of the generator."""
     batch_size: int = 16
@@ -44,6 +48,8 @@ class TrainGan:
     """Of the learning rates at the end, to zero."""
     average_decay: float = 0.999
     """Of the generator's moving average, a step, which is what is written; 0 for none."""
+    max_skipped: int = 0
+    """Steps that may be left out because their loss or gradients are not finite."""
     matching_folder: Path | None = None
     """Of a matching model that another run has trained (its folder `matching`); one is trained first if not given."""
     matching_steps: int | None = None
@@ -64,6 +70,10 @@ class TrainGan:
     """Of fake-to-real."""
     f2r_temperature: float = 0.1
     """Of its softmax."""
+    symmetric: bool = True
+    """Whether real pictures look for their generated ones in f2r, too."""
+    class_mask: bool | None = None
+    """Whether pictures of one class are no negatives; where classes are known, if not given."""
     both_views: bool = True
     """Whether the discriminator sees the second picture, too."""
     scenes: int = 8000
@@ -97,8 +107,11 @@ def train_gan(options: TrainGan) -> str:
     from weft.train.gan.fit import fit_gan
 
     out = output_folder(options.out, who="train gan")
-    run = output_folder(options.run or options.out.with_name(f"{options.out.name}.run"), who="train gan")
+    beside = options.out.with_name(f"{options.out.name}.run")
+    run = output_folder(options.run or beside, who="train gan", option="--run")
     config = config_of(GanConfig, options)
+    if options.style_blocks:
+        config = replace(config, recipe=replace(config.chosen, style_blocks=True))
     if options.matching_steps is not None:
         config = replace(config, matching=replace(config.chosen_matching, steps=options.matching_steps))
     config.check(run)

@@ -103,7 +103,7 @@ def prepare(options: Options, *, who: str, load: Load = load_pipeline) -> Prepar
     from weft.train.accelerator import make_accelerator
 
     output_folder(options.out.parent, who=who)
-    run = output_folder(options.run or options.out.with_suffix(".run"), who=who)
+    run = output_folder(options.run or options.out.with_suffix(".run"), who=who, option="--run")
     device = choose_device(options.device)
     # before the model: under `accelerate launch` it makes each process's GPU the current one
     accelerator = make_accelerator(device, options.precision, run, tensorboard=options.tensorboard)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from weft import ops
-from weft.train.gan.blocks import SLOPE, SMALLEST, ConditionalNorm, Gated, conv3, doublings, twice
+from weft.train.gan.blocks import SLOPE, ConditionalNorm, Gated, conv3, doublings, smallest_side, twice
 from weft.train.gan.drawn import Drawn, Text
 from weft.train.gan.ranks import BatchNorm
 
@@ -119,7 +119,8 @@ class AttnGenerator(nn.Module):
         ups = doublings(resolution) - (stages - 1)
         self.augmentation = Augmentation(words, noise)
         widths = [width * 2 ** (ups - number) for number in range(ups + 1)]
-        self.first = nn.Linear(2 * noise, 2 * widths[0] * SMALLEST**2, bias=False)
+        self.side = smallest_side(resolution)
+        self.first = nn.Linear(2 * noise, 2 * widths[0] * self.side**2, bias=False)
         self.first_norm = nn.Sequential(BatchNorm(2 * widths[0]), Gated())
         style = 2 * noise if style_blocks else 0
         self.mapping = nn.Sequential(*(_layer(style) for _ in range(2))) if style_blocks else None
@@ -138,7 +139,7 @@ class AttnGenerator(nn.Module):
         condition, divergence = self.augmentation(text.sentence, jitter)
         start = torch.cat([condition, noise], 1)
         style = None if self.mapping is None else self.mapping(start)
-        x = self.first_norm(self.first(start).unflatten(1, (-1, SMALLEST, SMALLEST)))
+        x = self.first_norm(self.first(start).unflatten(1, (-1, self.side, self.side)))
         for up in self.ups:
             x = up(x, style)
         images = [self.pictures[0](x)]
@@ -161,11 +162,11 @@ class StageDiscriminator(nn.Module):
         self.layers = nn.Sequential(*layers)
         last = widths[-1]
         self.joint = nn.Sequential(conv3(last + sentence, last, bias=False), BatchNorm(last), nn.LeakyReLU(SLOPE))
-        self.alone_logit = nn.Conv2d(last, 1, SMALLEST)
-        self.joint_logit = nn.Conv2d(last, 1, SMALLEST)
+        self.alone_logit = nn.Conv2d(last, 1, smallest_side(resolution))
+        self.joint_logit = nn.Conv2d(last, 1, smallest_side(resolution))
 
     def features(self, image: Tensor) -> Tensor:
-        """[B, 3, h, w] to [B, C, 4, 4]."""
+        """[B, 3, h, w] to maps of the smallest side, [B, C, s, s]."""
         return self.layers(image)
 
     def alone(self, features: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from weft.methods.distribution_losses import FakeToFake, FakeToReal, Features, Pairing, losses_named
 from weft.train.accelerator import Precision
 from weft.train.config import LoopConfig
+from weft.train.gan.blocks import doublings, is_reached
 from weft.train.gan.matching import Gammas
 from weft.train.gan.objective import DISCRIMINATOR, GENERATOR, PENALTY, Weights
 from weft.train.players import Player, Turn
@@ -17,6 +18,8 @@ from weft.train.players import Player, Turn
 WHO = "fit_gan"
 Baseline = Literal["ssa", "attn"]
 Size = Literal["cpu", "published"]
+# what doubling a map of 4 to 7 pixels reaches
+RESOLUTIONS = tuple(side for side in range(64, 257) if is_reached(side))
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,24 @@ class Recipe:
     residuals: int = 2  # of a later stage, attn
     style_blocks: bool = False  # attn
 
+    def check(self, baseline: Baseline, resolution: int) -> None:
+        """Refuse what cannot be built.
+
+        Raises:
+            ValueError: A size below 1, more stages than the resolution has, or what the other design has.
+        """
+        for name, value in asdict(self).items():
+            if type(value) is int and value < 1:
+                raise ValueError(f"{WHO}: `recipe.{name}` must be at least 1; got {value}")
+        # a discriminator halves its pictures once at least
+        if baseline == "attn" and self.stages > doublings(resolution):
+            raise ValueError(
+                f"{WHO}: `recipe.stages` must be at most {doublings(resolution)} for {resolution} pixels, each stage "
+                f"being half of the next; got {self.stages}"
+            )
+        if baseline == "ssa" and self.style_blocks:
+            raise ValueError(f"{WHO}: style blocks are of baseline 'attn'; 'ssa' has none")
+
 
 @dataclass(frozen=True)
 class MatchingRecipe:
@@ -52,6 +73,22 @@ class MatchingRecipe:
     batch_size: int = 48
     learning_rate: float = 2e-3
     max_grad_norm: float = 0.25
+
+    def check(self) -> None:
+        """Refuse what cannot be built or trained.
+
+        Raises:
+            ValueError: A size out of its range.
+        """
+        for name, least, step in (("width", 2, 2), ("embedding", 1, 1), ("channels", 1, 1), ("size", 16, 16)):
+            value = getattr(self, name)
+            if value < least or value % step:
+                raise ValueError(f"{WHO}: `matching.{name}` must be a multiple of {step} from {least} on; got {value}")
+        if self.batch_size < 2:
+            raise ValueError(
+                f"{WHO}: `matching.batch_size` must be at least 2, or no caption is wrong; got {self.batch_size}"
+            )
+        self.loop(1)  # which checks its own numbers
 
     def loop(self, log_every: int) -> LoopConfig:
         """Falls to zero over the last third."""
@@ -93,7 +130,7 @@ class GanConfig:
     baseline: Baseline = "ssa"  # SSA-GAN's design, or AttnGAN's
     losses: str | FakeToFake | FakeToReal | Sequence[FakeToFake | FakeToReal] = "none"  # "f2f", "f2r", "f2f,f2r"
     size: Size = "cpu"  # of the networks: "cpu" learns the shapes world on one core, "published" is as published
-    resolution: int = 64  # pixels, 64, 128 or 256
+    resolution: int = 64  # pixels, 64 to 256: multiples of 16 up to 128, of 32 from there on
     recipe: Recipe | None = None  # None: that of ``RECIPES`` for baseline and size
     matching: MatchingRecipe | None = None  # None: that of ``MATCHING`` for the size
     matching_folder: str | Path | None = None  # of a matching model that is already trained; None trains one first
@@ -109,6 +146,7 @@ class GanConfig:
     f2f_temperature: float = 0.5
     f2r_weight: float = 1.0
     f2r_temperature: float = 0.1
+    symmetric: bool = True  # whether real pictures look for their generated ones in f2r, too
     class_mask: bool | None = None  # whether pictures of one class are no negatives; None: where classes are known
     both_views: bool = True  # whether the second view, too, plays against the discriminator
     length: int = 18  # words of a caption that are read
@@ -183,6 +221,7 @@ class GanConfig:
             f2f_temperature=self.f2f_temperature,
             f2r_weight=self.f2r_weight,
             f2r_temperature=self.f2r_temperature,
+            symmetric=self.symmetric,
             class_mask=self.class_mask,
         )
 
@@ -196,8 +235,10 @@ class GanConfig:
         for name, known in (("baseline", ("ssa", "attn")), ("size", ("cpu", "published"))):
             if getattr(self, name) not in known:
                 raise ValueError(f"{WHO}: `{name}` must be one of {', '.join(known)}; got {getattr(self, name)!r}")
-        if self.resolution not in (64, 128, 256):
-            raise ValueError(f"{WHO}: `resolution` must be 64, 128 or 256 pixels; got {self.resolution}")
+        if self.resolution not in RESOLUTIONS:
+            raise ValueError(
+                f"{WHO}: `resolution` must be one of {', '.join(map(str, RESOLUTIONS))} pixels; got {self.resolution}"
+            )
         if not callable(self.features) and self.features not in ("matching", "discriminator"):
             raise ValueError(
                 f"{WHO}: `features` must be 'matching', 'discriminator' or a callable; got {self.features!r}"
@@ -213,6 +254,8 @@ class GanConfig:
             raise ValueError(f"{WHO}: `sample_every` must be at least 1; got {self.sample_every}")
         if folder is None and (self.sample_every is not None or self.tensorboard):
             raise ValueError(f"{WHO}: grids of samples and tensorboard logs need `folder`; got None")
+        self.chosen.check(self.baseline, self.resolution)
+        self.chosen_matching.check()
         self.loop()  # which checks its own numbers, as losses do
         losses = self.chosen_losses()
         if not all(isinstance(loss, FakeToFake | FakeToReal) for loss in losses):

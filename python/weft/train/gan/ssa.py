@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weft.train.gan.blocks import SLOPE, SMALLEST, ConditionalNorm, conv1, conv3, doublings, twice
+from weft.train.gan.blocks import SLOPE, ConditionalNorm, conv1, conv3, doublings, smallest_side, twice
 from weft.train.gan.drawn import Drawn, Text
 from weft.train.gan.ranks import BatchNorm
 
@@ -67,7 +67,8 @@ class SsaGenerator(nn.Module):
     ) -> None:
         super().__init__()
         widths = [width * factor for factor in WIDTHS[-1 - doublings(resolution) :]]
-        self.first = nn.Linear(noise, widths[0] * SMALLEST**2)
+        self.side = smallest_side(resolution)
+        self.first = nn.Linear(noise, widths[0] * self.side**2)
         inputs = [widths[0], *widths[:-1]]
         self.blocks = nn.ModuleList(
             SsaBlock(before, after, sentence, hidden) for before, after in zip(inputs, widths, strict=True)
@@ -83,7 +84,7 @@ class SsaGenerator(nn.Module):
             noise: [B, noise_width].
             text: Of B captions.
         """
-        x = self.first(noise).unflatten(1, (-1, SMALLEST, SMALLEST))
+        x = self.first(noise).unflatten(1, (-1, self.side, self.side))
         for number, (block, predictor) in enumerate(zip(self.blocks, self.masks, strict=True)):
             mask = predictor(x)
             if number:
@@ -121,10 +122,10 @@ class SsaDiscriminator(nn.Module):
         self.first = conv3(3, width)
         self.blocks = nn.Sequential(*(DownBlock(before, after) for before, after in pairwise(widths)))
         self.joint = conv3(widths[-1] + sentence, 2 * width, bias=False)
-        self.last = nn.Conv2d(2 * width, 1, SMALLEST, bias=False)
+        self.last = nn.Conv2d(2 * width, 1, smallest_side(resolution), bias=False)
 
     def features(self, image: Tensor) -> Tensor:
-        """[B, 3, h, w] to [B, C, 4, 4]."""
+        """[B, 3, h, w] to maps of the smallest side, [B, C, s, s]."""
         return self.blocks(self.first(image))
 
     def judge(self, features: Tensor, sentence: Tensor) -> Tensor:
