@@ -20,7 +20,9 @@ from torch import Tensor
 from weft.methods.distribution_losses import FakeToFake, FakeToReal
 from weft.train import Diverged, GanConfig, Generator, Interrupted, fit_gan
 from weft.train.checkpoint import load_checkpoint
+from weft.train.gan.config import MATCHING, RECIPES
 from weft.train.gan.objective import GanObjective
+from weft.train.gan.pretrained import load_text
 from weft.train.pairs import Pair
 
 BASELINES = ("ssa", "attn")
@@ -164,6 +166,17 @@ def test_batches_with_nothing_to_tell_apart_go_without_the_losses(tmp_path: Path
     assert {row["generator_f2f"] == 0 for row in rows} == {True, False}
 
 
+def test_a_picture_without_its_class_is_found(accelerator: Accelerator) -> None:
+    """Before anything is trained where all are known, and when it is drawn where they come one by one."""
+    scenes = gans.scenes(8)
+    pictures = [Pair(*scenes[place], str(place), group=None if place == 5 else place) for place in range(8)]
+    config = gans.config(losses=FakeToReal(class_mask=True), steps=4)
+    for given in (tuple(pictures), Several(pictures)):
+        accelerator.free_memory()
+        with pytest.raises(ValueError, match="1 have none, the first of them number 5; take pictures"):
+            run(accelerator, config, pictures=given)
+
+
 class Several(Sequence[Pair]):
     """Pairs that come one by one."""
 
@@ -185,11 +198,16 @@ def test_the_matching_model_is_trained_once(tmp_path: Path, accelerator: Acceler
     again = run(accelerator, gans.config(matching_folder=tmp_path / "first" / "matching"), tmp_path / "again")
     assert same(first, again) and not (tmp_path / "again" / "matching").exists()
     assert [word in again.text.vocabulary.words for word in ("red", "circle", "zebra")] == [True, True, False]  # type: ignore[union-attr]
-    with pytest.raises(ValueError, match=r"`matching_folder` must hold matching.safetensors; there is none in"):
+    with pytest.raises(ValueError, match=r"must hold matching.safetensors and matching.json; there is no matching.s"):
         run(accelerator, gans.config(matching_folder=tmp_path))
+    with pytest.raises(ValueError, match="is another: `length` was 18, is 3; choose another folder"):
+        run(accelerator, gans.config(matching_folder=tmp_path / "first" / "matching", length=3))
     weights = tmp_path / "first" / "matching" / "matching.safetensors"
     weights.write_bytes(weights.read_bytes()[:-9])
     with pytest.raises(ValueError, match=r"matching.safetensors cannot be read, or does not fit matching.json"):
+        run(accelerator, gans.config(matching_folder=weights.parent))
+    (weights.parent / "matching.json").write_text("{")
+    with pytest.raises(ValueError, match=r"matching.json cannot be read: JSONDecodeError.*; choose another folder"):
         run(accelerator, gans.config(matching_folder=weights.parent))
 
 
@@ -207,9 +225,15 @@ def test_text_and_vision_of_others(tmp_path: Path, accelerator: Accelerator) -> 
     noise = torch.randn(1, generator.noise_width)
     assert torch.equal(loaded(["a red circle"], noise), generator(["a red circle"], noise))
     accelerator.free_memory()
-    said = "is another: `text` was 'pretrained', is 'own'; `vision` was 'pretrained', is 'own'; choose another folder"
+    assert len(generator.taught_by) == 2 and loaded.taught_by == generator.taught_by
+    again = gans.config(matching_folder=tmp_path / "run" / "matching")
+    said = "is another: `text` was '[0-9a-f]{16}', is 'own'; `vision` was '[0-9a-f]{16}', is 'own'; choose another"
     with pytest.raises(ValueError, match=said):
-        run(accelerator, gans.config(matching_folder=tmp_path / "run" / "matching"))
+        run(accelerator, again)
+    tokenizer, model = load_text(shapes.model_path())
+    torch.nn.init.zeros_(next(model.parameters()))
+    with pytest.raises(ValueError, match=r"is another: `text` was '\w{16}', is '\w{16}'; choose another"):
+        run(accelerator, again, text=(tokenizer, model), vision=Grid())
 
 
 def test_a_vision_model_of_a_folder(tmp_path: Path, accelerator: Accelerator) -> None:
@@ -286,14 +310,28 @@ def test_another_run_is_not_gone_on_with(tmp_path: Path, accelerator: Accelerato
     ("changes", "message"),
     [
         ({"batch_size": 1}, "`batch_size` must be at least 2, or no picture has another's caption"),
-        ({"resolution": 65}, "`resolution` must be 64, 128 or 256 pixels; got 65"),
+        ({"resolution": 65}, "`resolution` must be one of 64, 80, 96, 112, 128, 160, 192, 224, 256 pixels; got 65"),
+        (
+            {"baseline": "attn", "recipe": replace(RECIPES["attn", "cpu"], stages=5)},
+            "`recipe.stages` must be at most 4 for 64 pixels",
+        ),
+        (
+            {"recipe": replace(RECIPES["ssa", "cpu"], penalty_every=0)},
+            "`recipe.penalty_every` must be at least 1; got 0",
+        ),
+        ({"recipe": replace(RECIPES["ssa", "cpu"], style_blocks=True)}, "style blocks are of baseline 'attn'"),
+        (
+            {"matching": replace(MATCHING["cpu"], size=50)},
+            "`matching.size` must be a multiple of 16 from 16 on; got 50",
+        ),
+        ({"matching": replace(MATCHING["cpu"], batch_size=1)}, "`matching.batch_size` must be at least 2"),
         ({"baseline": "gan"}, "`baseline` must be one of ssa, attn; got 'gan'"),
         ({"features": "inception"}, "`features` must be 'matching', 'discriminator' or a callable; got 'inception'"),
         ({"losses": "f2g"}, "'f2g' is unknown"),
         ({"losses": (FakeToFake(), FakeToFake())}, "`losses` must have each kind once; got"),
         ({"sample_every": 5}, "grids of samples and tensorboard logs need `folder`; got None"),
         ({"sample_every": 0}, "`sample_every` must be at least 1; got 0"),
-        ({"losses": "f2f", "class_mask": True}, "`class_mask` needs pictures with classes"),
+        ({"losses": "f2f", "class_mask": True}, "`class_mask` needs pictures with classes, as CUB has; 1 have none"),
     ],
 )
 def test_options_out_of_range_are_refused(accelerator: Accelerator, changes: dict[str, Any], message: str) -> None:

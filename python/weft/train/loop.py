@@ -21,6 +21,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from weft._files import whole_file
 from weft.train.checkpoint import Diverged, Interrupted, Interruption, load_checkpoint, save_atomically
 from weft.train.config import LoopConfig
 from weft.train.players import ALONE, buffers_of, learners_of, load_optimizer_state, optimizer_state, turns_of
@@ -76,7 +77,8 @@ def fit(
         folder.mkdir(parents=True, exist_ok=True)
         versions = {"torch": torch.__version__, "device": str(accelerator.device)}
         record = {**asdict(config), **identity, "precision": accelerator.mixed_precision, **versions}
-        (folder / "config.json").write_text(json.dumps(record, indent=2) + "\n")
+        with whole_file(folder / "config.json") as whole:
+            whole.write_text(json.dumps(record, indent=2) + "\n")
     objective.to(accelerator.device)
     turns, learners = turns_of(objective), learners_of(objective, config)
     trained = {key: value for learner in learners.values() for key, value in learner.parameters.items()}

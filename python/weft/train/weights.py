@@ -19,6 +19,7 @@ def digest_of_weights(modules: Sequence[nn.Module]) -> str:
         found = list(module.named_parameters())
         sha.update(repr([(name, tuple(value.shape), value.dtype) for name, value in found]).encode())
         # one transfer from the device for all
-        some = torch.cat([value.flatten()[:: max(1, value.numel() // VALUES)].float() for _, value in found])
-        sha.update(some.cpu().numpy().tobytes())
+        some = [value.flatten()[:: max(1, value.numel() // VALUES)].float() for _, value in found]
+        if some:
+            sha.update(torch.cat(some).cpu().numpy().tobytes())
     return sha.hexdigest()[:16]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from weft.train.gan.pictures import Pictures
+from weft.train.gan.pictures import Pictures, check_classes
 from weft.train.pairs import number_of
 from weft.train.randomness import shuffled, torch_generator
 
@@ -51,6 +51,7 @@ class GanBatches:
         numbers: Captions as the text encoder takes them, int64 [captions, T].
         noise_width: Z.
         process: Number of this one.
+        needs_classes: Whether pictures without a class are refused.
     """
 
     pictures: Pictures
@@ -59,6 +60,7 @@ class GanBatches:
     noise_width: int
     seed: int = 0
     process: int = 0
+    needs_classes: bool = False
 
     def __call__(self, samples: int) -> GanBatch:
         first, count = samples + self.process * self.size, len(self.pictures)
@@ -66,6 +68,8 @@ class GanBatches:
         # by sample, so that processes together have what one would have
         streams = [torch_generator(self.seed, 4, first + i) for i in range(self.size)]
         drawn = [self.pictures[place] for place in places]
+        if self.needs_classes:
+            check_classes(zip(places, drawn, strict=True))
         which = [torch.randint(2**31, (2,), generator=stream).tolist() for stream in streams]
         said = [
             [picture.captions[number % len(picture.captions)] for number in numbers]

@@ -13,7 +13,7 @@ from weft.methods.distribution_losses import FakeToFake
 from weft.train.accelerator import make_accelerator
 from weft.train.gan.attn import AttnDiscriminator
 from weft.train.gan.batches import GanBatch, GanBatches
-from weft.train.gan.config import WHO, GanConfig
+from weft.train.gan.config import GanConfig
 from weft.train.gan.games import AttnGame, Game, SsaGame
 from weft.train.gan.generator import Generator, averaged, network_of
 from weft.train.gan.matching import Matching
@@ -77,8 +77,9 @@ def fit_gan(
     config.check(folder)
     found = read_pictures(pictures, config.resolution, crop=config.crop, flip=config.flip, split=config.split)
     losses = config.chosen_losses()
-    if any(loss.class_mask for loss in losses) and found[0].group is None:
-        raise ValueError(f"{WHO}: `class_mask` needs pictures with classes, as CUB has; these have none")
+    needs_classes = any(loss.class_mask for loss in losses)
+    if needs_classes:
+        found.check_classes()
     if accelerator is None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         accelerator = make_accelerator(device, config.precision, folder, tensorboard=config.tensorboard)
@@ -105,12 +106,14 @@ def fit_gan(
         network.noise_width,  # type: ignore[arg-type]
         seed=config.seed,
         process=accelerator.process_index,
+        needs_classes=needs_classes,
     )
 
     def generator(average: dict[str, torch.Tensor] | None) -> Generator:
         own = None if average is None else {key.removeprefix(f"{GENERATOR}."): value for key, value in average.items()}
         settling = [_noise_and_text(objective, replace(batches, process=0)(i * batches.size)) for i in range(SETTLING)]
-        return Generator(averaged(network, own, settling), matching.text, record)  # type: ignore[arg-type]
+        drawn_by = averaged(network, own, settling)
+        return Generator(drawn_by, matching.text, {**record, "taught_by": matching.taught_by})  # type: ignore[arg-type]
 
     draw = None
     if config.sample_every is not None and folder is not None:

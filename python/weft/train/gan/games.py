@@ -58,7 +58,7 @@ class SsaGame:
     def penalty(self, real: Tensor, text: Text) -> Tensor:
         # a sixth power leaves the range of half precision at once
         with torch.autocast(real.device.type, enabled=False):
-            real, sentence = real.float().requires_grad_(), text.sentence.detach().float().requires_grad_()
+            real, sentence = (x.detach().float().requires_grad_() for x in (real, text.sentence))
             judged = self.discriminator.judge(self.discriminator.features(real), sentence)
             return matching_aware_penalty(judged, real, sentence)
 

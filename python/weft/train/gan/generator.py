@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from weft._files import whole_file
+from weft._files import whole_file, whole_folder
 from weft.train.gan.attn import AttnGenerator
 from weft.train.gan.config import Baseline, Recipe
 from weft.train.gan.objective import Weights
@@ -42,6 +42,11 @@ class Generator:
     def resolution(self) -> int:
         """Pixels of a side."""
         return int(self.record["resolution"])
+
+    @property
+    def taught_by(self) -> tuple[str, ...]:
+        """Digests of the pretrained encoders that took part in training, as ``digest_of_weights`` of each."""
+        return tuple(self.record.get("taught_by", ()))
 
     @property
     def noise_width(self) -> int:
@@ -100,8 +105,9 @@ class Generator:
             record |= {"words": list(self.text.vocabulary.words), "embedding": self.text.embedding.embedding_dim}
             tensors |= {f"text.{key}": value for key, value in self.text.state_dict().items()}
         else:
-            self.text.model.save_pretrained(folder / TEXT)
-            self.text.tokenizer.save_pretrained(folder / TEXT)
+            with whole_folder(folder / TEXT) as made:
+                self.text.model.save_pretrained(made)
+                self.text.tokenizer.save_pretrained(made)
             own = self.text.state_dict()
             tensors |= {f"text.{key}": value for key, value in own.items() if not key.startswith("model.")}
         with whole_file(folder / WEIGHTS) as path:

@@ -40,6 +40,11 @@ class SmallImageEncoder(nn.Module):
         return self.region(near).flatten(2).transpose(1, 2), self.code(self.far(near))
 
 
+def vision_tower(model: Any) -> Any:
+    """What looks at pictures in a model that may have two towers."""
+    return getattr(model, "vision_model", model)
+
+
 class PretrainedImages(nn.Module):
     """A frozen network, and two learnt projections to the common width.
 
@@ -61,7 +66,7 @@ class PretrainedImages(nn.Module):
         std: Sequence[float] = STD,
     ) -> None:
         super().__init__()
-        self.model = getattr(model, "vision_model", model)
+        self.model = vision_tower(model)
         self.model.requires_grad_(False).eval()
         self.size, self.width = size or getattr(getattr(self.model, "config", None), "image_size", None), width
         self.mean: Tensor

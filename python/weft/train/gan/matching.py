@@ -12,6 +12,7 @@ from weft.train.gan.batches import GanBatch
 from weft.train.gan.drawn import Text
 from weft.train.gan.matching_losses import sentence_loss, words_loss
 from weft.train.gan.ranks import of_all
+from weft.train.weights import digest_of_weights
 
 
 class Seen(NamedTuple):
@@ -41,6 +42,12 @@ class Matching(nn.Module):
     def __init__(self, text: nn.Module, images: nn.Module, gammas: Gammas) -> None:
         super().__init__()
         self.text, self.images, self.gammas = text, images, gammas
+
+    @property
+    def taught_by(self) -> list[str]:
+        """Digests of the frozen encoders that users have brought."""
+        encoders = [getattr(side, "model", None) for side in (self.text, self.images)]
+        return [digest_of_weights([model]) for model in encoders if model is not None]
 
     def look(self, images: Tensor) -> Seen:
         """Pictures [B, 3, h, w] in [-1, 1]."""

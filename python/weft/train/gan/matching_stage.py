@@ -19,11 +19,12 @@ from weft.train.gan.config import MatchingRecipe
 from weft.train.gan.image_encoder import PretrainedImages, SmallImageEncoder
 from weft.train.gan.matching import Gammas, Matching, MatchingObjective
 from weft.train.gan.pictures import Pictures
-from weft.train.gan.pretrained import load_text, load_vision
+from weft.train.gan.pretrained import GivenEncoders
 from weft.train.gan.text import Pretrained, Recurrent, Vocabulary
 from weft.train.loop import fit
 
 WEIGHTS, RECORD = "matching.safetensors", "matching.json"
+OWN = "own"  # in place of the digest of a pretrained encoder
 WHO = "fit_gan"
 
 
@@ -53,22 +54,27 @@ def matching_stage(
     Raises:
         ValueError: A folder that holds none, or one of other encoders.
     """
+    encoders = GivenEncoders.of(text, vision)
     identity: dict[str, Any] = {
         "pictures": pictures.digest(),
         "recipe": asdict(recipe),
-        "text": _kind(text),
-        "vision": _kind(vision),
+        "text": encoders.text_digest or OWN,
+        "vision": encoders.vision_digest or OWN,
         "seed": seed,
+        "length": length,
     }
     if given is not None:
-        if not (given / WEIGHTS).is_file():
-            raise ValueError(f"{WHO}: `matching_folder` must hold {WEIGHTS}; there is none in {given}")
-        return _loaded(given, ("text", "vision"), identity, text, vision).to(accelerator.device)
+        for name in (WEIGHTS, RECORD):
+            if not (given / name).is_file():
+                raise ValueError(
+                    f"{WHO}: `matching_folder` must hold {WEIGHTS} and {RECORD}; there is no {name} in {given}"
+                )
+        return _loaded(given, ("text", "vision", "length"), identity, encoders).to(accelerator.device)
     if folder is not None and (folder / WEIGHTS).is_file():
-        return _loaded(folder, tuple(identity), identity, text, vision).to(accelerator.device)
+        return _loaded(folder, tuple(identity), identity, encoders).to(accelerator.device)
 
     vocabulary = Vocabulary.of(pictures.captions() if text is None else (), length)
-    matching = _built(recipe, vocabulary, text, vision, length, seed)
+    matching = _built(recipe, vocabulary, encoders, length, seed)
     fit(
         "matching",
         MatchingObjective(matching),
@@ -84,14 +90,14 @@ def matching_stage(
         accelerator,
         folder,
         resume=resume,
-        identity={**identity, "length": length},
+        identity=identity,
     )
     accelerator.free_memory()  # the game has optimizers of its own
     if folder is not None and accelerator.is_main_process:
-        # its own length, which is that of the longest caption: longer rows would round otherwise
+        # rows of the longest caption's length, if that is less: longer ones would round otherwise
         _save(
             matching,
-            {**identity, "words": list(vocabulary.words), "length": vocabulary.length if text is None else length},
+            {**identity, "words": list(vocabulary.words), "reads": vocabulary.length if text is None else length},
             folder,
         )
     accelerator.wait_for_everyone()
@@ -100,42 +106,45 @@ def matching_stage(
 
 def untrained(pictures: Pictures, recipe: MatchingRecipe, *, length: int, seed: int) -> Matching:
     """Our own encoders for the words of ``pictures``, as training them begins."""
-    return _built(recipe, Vocabulary.of(pictures.captions(), length), None, None, length, seed)
+    return _built(recipe, Vocabulary.of(pictures.captions(), length), GivenEncoders(), length, seed)
 
 
-def _built(recipe: MatchingRecipe, vocabulary: Vocabulary, text: Any, vision: Any, length: int, seed: int) -> Matching:
+def _built(
+    recipe: MatchingRecipe, vocabulary: Vocabulary, encoders: GivenEncoders, length: int, seed: int
+) -> Matching:
     """With parameters that follow from the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder: nn.Module
-        if text is None:
+        if encoders.text is None:
             encoder = Recurrent(vocabulary, width=recipe.width, embedding=recipe.embedding, dropout=recipe.dropout)
         else:
-            tokenizer, model = load_text(Path(text)) if isinstance(text, (str, Path)) else text
-            encoder = Pretrained(tokenizer, model, width=recipe.width, length=length)
-        if vision is None:
+            encoder = Pretrained(*encoders.text, width=recipe.width, length=length)
+        if encoders.vision is None:
             images: nn.Module = SmallImageEncoder(width=recipe.width, channels=recipe.channels, size=recipe.size)
         else:
-            model, said = load_vision(Path(vision)) if isinstance(vision, (str, Path)) else (vision, {})
-            images = PretrainedImages(model, width=recipe.width, **said)
+            images = PretrainedImages(encoders.vision, width=recipe.width, **encoders.vision_options)
         return Matching(encoder, images, recipe.gammas)
 
 
-def _loaded(folder: Path, alike: tuple[str, ...], identity: dict[str, Any], text: Any, vision: Any) -> Matching:
+def _loaded(folder: Path, alike: tuple[str, ...], identity: dict[str, Any], encoders: GivenEncoders) -> Matching:
     """The frozen model that ``_save`` has written.
 
     Args:
         alike: What must be as ``identity`` says.
     """
-    record = json.loads((folder / RECORD).read_text())
     expected = json.loads(json.dumps(identity))  # as it was written
+    try:
+        record = json.loads((folder / RECORD).read_text())
+        recipe = MatchingRecipe(**{**record["recipe"], "gammas": Gammas(**record["recipe"]["gammas"])})
+        vocabulary, seed = Vocabulary(record["words"], record["reads"]), record["seed"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{WHO}: {folder / RECORD} cannot be read: {error!r}; choose another folder") from error
     other = [name for name in alike if record.get(name) != expected[name]]
     if other:
         said = "; ".join(f"`{name}` was {record.get(name)!r}, is {expected[name]!r}" for name in other)
         raise ValueError(f"{WHO}: the matching model in {folder} is another: {said}; choose another folder")
-    recipe = MatchingRecipe(**{**record["recipe"], "gammas": Gammas(**record["recipe"]["gammas"])})
-    vocabulary = Vocabulary(record["words"], record["length"])
-    matching = _built(recipe, vocabulary, text, vision, record["length"], record["seed"])
+    matching = _built(recipe, vocabulary, encoders, vocabulary.length, seed)
     try:
         missing, unexpected = matching.load_state_dict(load_file(folder / WEIGHTS), strict=False)
     except (SafetensorError, RuntimeError) as error:
@@ -156,7 +165,3 @@ def _save(matching: Matching, record: dict[str, Any], folder: Path) -> None:
 def _is_frozen(key: str) -> bool:
     """Whether a tensor belongs to a pretrained model, which is wherever the user keeps it."""
     return key.startswith(("text.model.", "images.model."))
-
-
-def _kind(given: Any) -> str:
-    return "own" if given is None else "pretrained"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,15 @@ class Pictures:
         for place in range(len(self)):
             yield from of_place(place) if of_place else _as_pair(self.pairs[place], place).captions
 
+    def check_classes(self) -> None:
+        """Refuse pictures without a class; of a lazy sequence only the first is looked at.
+
+        Raises:
+            ValueError: There are some.
+        """
+        known = self.pairs if isinstance(self.pairs, tuple) else [_as_pair(self.pairs[0], 0)]
+        check_classes(enumerate(known))
+
     def digest(self) -> str:
         """A name for these pictures and captions; of a lazy sequence some of them speak for all."""
         if isinstance(self.pairs, tuple):
@@ -97,7 +106,8 @@ def read_pictures(data: Any, size: int, *, crop: bool, flip: bool, split: str) -
     Args:
         data: A folder as CUB or COCO have it (see ``weft.train.gan.layouts``), or as ``read_pairs`` takes it: with
             ``metadata.jsonl``, rows of ``file_name`` and ``text``, one caption or a list. Or a sequence of (picture,
-            captions), which may make them as they are asked for: one that is no list or tuple is not read through.
+            captions), or of ``Pair`` where they have classes or boxes, which may make them as they are asked for: one
+            that is no list or tuple is not read through.
         size: Pixels of a square.
         crop, flip: As of ``Pictures``.
         split: Of CUB and COCO.
@@ -116,12 +126,28 @@ def read_pictures(data: Any, size: int, *, crop: bool, flip: bool, split: str) -
         else:
             return Pictures(read_pairs(folder, who=WHO), size, crop, flip)
         return Pictures(tuple(data), size, crop, flip)
+    if isinstance(data, list | tuple) and len(data) > 1 and all(isinstance(item, Pair) for item in data):
+        return Pictures(tuple(data), size, crop, flip)
     if isinstance(data, Sequence) and not isinstance(data, list | tuple):
         if len(data) < 2:
             raise ValueError(f"{WHO}: needs at least two pictures with captions; got {len(data)}")
         _as_pair(data[0], 0)
         return Pictures(data, size, crop, flip)
     return Pictures(read_pairs(data, who=WHO), size, crop, flip)
+
+
+def check_classes(pictures: Iterable[tuple[int, Picture | Pair]]) -> None:
+    """Refuse pictures without a class, given with their places.
+
+    Raises:
+        ValueError: There are some.
+    """
+    lacking = [place for place, picture in pictures if picture.group is None]
+    if lacking:
+        raise ValueError(
+            f"{WHO}: `class_mask` needs pictures with classes, as CUB has; {len(lacking)} have none, the first of "
+            f"them number {lacking[0]}; take pictures whose classes are all known, or leave it at None"
+        )
 
 
 def _as_pair(item: Any, place: int) -> Pair:

@@ -3,10 +3,55 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from weft.train.gan.image_encoder import vision_tower
+from weft.train.gan.text import text_tower
+from weft.train.weights import digest_of_weights
+
 WHO = "fit_gan"
+
+
+@dataclass(frozen=True, eq=False)
+class GivenEncoders:
+    """What a user brings in place of our own encoders, read.
+
+    Attributes:
+        text: Tokenizer and text encoder; None for our own.
+        vision: Network from pictures to features; None for our own.
+        vision_options: Of ``PretrainedImages``, as the model's folder says them.
+    """
+
+    text: tuple[Any, Any] | None = None
+    vision: Any = None
+    vision_options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, text: Any, vision: Any) -> GivenEncoders:
+        """Folders are read, everything else is taken as it is.
+
+        Raises:
+            FileNotFoundError, ValueError: As ``load_text`` and ``load_vision``.
+        """
+        if isinstance(text, (str, Path)):
+            text = load_text(Path(text))
+        options: Mapping[str, Any] = {}
+        if isinstance(vision, (str, Path)):
+            vision, options = load_vision(Path(vision))
+        return cls(text, vision, options)
+
+    @property
+    def text_digest(self) -> str | None:
+        """Of the weights of what reads captions."""
+        return None if self.text is None else digest_of_weights([text_tower(self.text[1])])
+
+    @property
+    def vision_digest(self) -> str | None:
+        """Of the weights of what looks at pictures."""
+        return None if self.vision is None else digest_of_weights([vision_tower(self.vision)])
 
 
 def load_text(folder: Path) -> tuple[Any, Any]:

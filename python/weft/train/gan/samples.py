@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from weft._files import whole_file
 from weft.train.gan.generator import Generator, as_bytes
 from weft.train.gan.pictures import Pictures
 from weft.train.randomness import torch_generator
@@ -43,8 +44,10 @@ def sampling(
         real = [as_bytes(pictures.view(picture, torch_generator(seed, 6))[None]) for picture in shown]
         rows = [np.concatenate([one, made]) for one, made in zip(real, np.split(drawn, len(shown)), strict=True)]
         folder.mkdir(parents=True, exist_ok=True)
-        _grid(rows).save(folder / f"step{step:06d}.png")
-        (folder / "captions.txt").write_text("".join(f"{first}\t{second}\n" for first, second in both))
+        with whole_file(folder / f"step{step:06d}.png") as path:
+            _grid(rows).save(path)
+        with whole_file(folder / "captions.txt") as path:
+            path.write_text("".join(f"{first}\t{second}\n" for first, second in both))
 
     return draw
 

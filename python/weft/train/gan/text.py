@@ -90,6 +90,11 @@ class Recurrent(nn.Module):
         return Text(words, last.transpose(0, 1).flatten(1), padding)
 
 
+def text_tower(model: Any) -> Any:
+    """What reads text in a model of transformers that may have two towers."""
+    return getattr(model, "text_model", model) if hasattr(model, "vision_model") else model
+
+
 class Pretrained(nn.Module):
     """A frozen text encoder of transformers, and two learnt projections to the common width.
 
@@ -102,7 +107,7 @@ class Pretrained(nn.Module):
     def __init__(self, tokenizer: Any, model: Any, *, width: int, length: int) -> None:
         super().__init__()
         self.tokenizer, self.length, self.width = tokenizer, length, width
-        self.model = getattr(model, "text_model", model) if hasattr(model, "vision_model") else model
+        self.model = text_tower(model)
         self.model.requires_grad_(False).eval()
         states = self.model.config.hidden_size
         self.words, self.sentence = nn.Linear(states, width), nn.Linear(states, width)
