@@ -17,6 +17,7 @@ from torch import Tensor
 from weft.methods.distribution_losses import (
     FakeToFake,
     FakeToReal,
+    check_losses,
     distribution_loss,
     features_of,
     losses_named,
@@ -335,6 +336,7 @@ TYPES = {
     "features of a list": (arguments(second=[[1.0], [2.0]]), "`second` must be a tensor of features [N, D]; got list"),
     "integers": (arguments(first=torch.ones(4, 3).int()), "`first` must be of a float dtype; got torch.int32"),
     "a name": (arguments(losses="f2f"), "make them by losses_named('f2f')"),
+    "no sequence": (arguments(losses=None), "must hold FakeToFake and FakeToReal; got NoneType; pass a tuple of them"),
     "another loss": (arguments(losses=[torch.nn.MSELoss()]), "must hold FakeToFake and FakeToReal; got MSELoss"),
     "ids of a list": (arguments(images=[1, 2]), "`images` must be a tensor of ids, or two"),
     "a mask": (arguments(classes=torch.ones(4).bool()), "`classes` must be integer ids; got torch.bool"),
@@ -353,6 +355,25 @@ def test_bad_types(case):
     given, message = TYPES[case]
     with pytest.raises(TypeError, match=r"distribution_loss: .*" + re.escape(message)):
         distribution_loss(**given)
+
+
+@pytest.mark.parametrize(
+    ("losses", "error", "message"),
+    [
+        ("f2f", TypeError, "must hold FakeToFake and FakeToReal; got 'f2f'; make them by losses_named('f2f')"),
+        (F2F, TypeError, "must hold FakeToFake and FakeToReal; got FakeToFake; pass a tuple of them"),
+        ((F2F, "f2r"), TypeError, "must hold FakeToFake and FakeToReal; got str; make them by"),
+        ((F2R, F2F, F2R), ValueError, "must have each kind once; got ['f2r', 'f2f', 'f2r']; leave all but one"),
+    ],
+)
+def test_what_losses_are_not(losses, error, message):
+    with pytest.raises(error, match=re.escape(f"fit: `distribution.losses` {message}")):
+        check_losses(losses, who="fit", name="distribution.losses")
+
+
+@pytest.mark.parametrize("losses", [(), [F2F], (F2R, F2F)])
+def test_what_losses_are(losses):
+    check_losses(losses, who="fit")
 
 
 @pytest.mark.parametrize(

@@ -336,8 +336,12 @@ def test_what_else_is_refused(tmp_path: Path) -> None:
         residual(pipe, {"paraphrases": ()})
     with pytest.raises(ValueError, match=r"`distribution.losses` need batches of 2 at least"):
         residual(pipe, {"loop": replace(LOOP, batch_size=1)})
-    with pytest.raises(TypeError, match="must be FakeToFake and FakeToReal; got str"):
-        residual(pipe, {"distribution": DistributionConfig(("f2f",))})  # type: ignore[arg-type]
+    for losses, found in ((("f2f",), "str"), ("f2f", "'f2f'"), (FakeToReal(), "FakeToReal")):
+        given: Any = DistributionConfig(losses)  # type: ignore[arg-type]
+        with pytest.raises(
+            TypeError, match=f"fit_residual: `distribution.losses` must hold FakeToFake and FakeToReal; got {found}"
+        ):
+            residual(pipe, {"distribution": given})
     # two noises need no second caption
     two_noises = DistributionConfig(losses_named("f2f", pairing="two_noises"))
     soft_tokens(

@@ -142,6 +142,30 @@ def losses_named(
     return tuple(made[name] for name in said)
 
 
+def check_losses(losses: Any, *, who: str, name: str = "losses") -> None:
+    """Refuse what is not a sequence of losses, at most one of each kind.
+
+    Args:
+        who: For messages.
+        name: Of the argument, for messages.
+
+    Raises:
+        TypeError: Something else than a sequence, or in it something else than ``FakeToFake`` and ``FakeToReal``.
+        ValueError: Two of a kind.
+    """
+    wanted = f"{who}: `{name}` must hold FakeToFake and FakeToReal"
+    if isinstance(losses, str):
+        raise TypeError(f"{wanted}; got {losses!r}; make them by losses_named({losses!r})")
+    if not isinstance(losses, Sequence):
+        raise TypeError(f"{wanted}; got {type(losses).__name__}; pass a tuple of them")
+    for loss in losses:
+        if not isinstance(loss, FakeToFake | FakeToReal):
+            raise TypeError(f"{wanted}; got {type(loss).__name__}; make them by losses_named('f2f,f2r')")
+    names = [loss.name for loss in losses]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{who}: `{name}` must have each kind once; got {names}; leave all but one of a kind out")
+
+
 def features_of(
     losses: Sequence[Loss],
     source: Features | None,
@@ -267,16 +291,11 @@ def _columns(loss: Loss, compared: Compared, group: Any) -> Columns:
 
 def _checked(losses: Any, first: Any, second: Any, real: Any, classes: Any) -> list[Loss]:
     """The losses, one of each kind, with what each of them needs."""
-    if isinstance(losses, str):
-        raise TypeError(
-            f"distribution_loss: `losses` must be FakeToFake and FakeToReal; make them by losses_named({losses!r})"
-        )
-    chosen = [losses] if isinstance(losses, FakeToFake | FakeToReal) else list(losses)
+    if isinstance(losses, FakeToFake | FakeToReal):
+        losses = [losses]
+    check_losses(losses, who="distribution_loss")
+    chosen = list(losses)
     for loss in chosen:
-        if not isinstance(loss, FakeToFake | FakeToReal):
-            raise TypeError(
-                f"distribution_loss: `losses` must hold FakeToFake and FakeToReal; got {type(loss).__name__}"
-            )
         what, given = ("second", second) if isinstance(loss, FakeToFake) else ("real", real)
         if given is None:
             raise ValueError(
@@ -287,11 +306,6 @@ def _checked(losses: Any, first: Any, second: Any, real: Any, classes: Any) -> l
                 f"distribution_loss: `classes` must be given, since {type(loss).__name__} has class_mask=True; got "
                 "None; give an id for each row, or set class_mask to None"
             )
-    if len({loss.name for loss in chosen}) < len(chosen):
-        raise ValueError(
-            f"distribution_loss: `losses` must have each kind once; got {[loss.name for loss in chosen]}; call it "
-            "twice for two of one kind"
-        )
     for name, view in (("first", first), ("second", second), ("real", real)):
         if view is not None and not isinstance(view, Tensor) and len(view) != len(chosen):
             raise ValueError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from weft.methods.distribution_losses import FakeToFake, FakeToReal, Features, Loss, Pairing
+from weft.methods.distribution_losses import FakeToFake, Features, Loss, Pairing, check_losses
 
 Through = Literal["x0", "chain"]
 
@@ -49,11 +49,7 @@ class DistributionConfig:
             TypeError: Losses of another kind.
             ValueError: An option out of range, or too small a batch.
         """
-        if not all(isinstance(loss, FakeToFake | FakeToReal) for loss in self.losses):
-            found = ", ".join(type(loss).__name__ for loss in self.losses)
-            raise TypeError(f"{who}: `distribution.losses` must be FakeToFake and FakeToReal; got {found}")
-        if len({loss.name for loss in self.losses}) < len(self.losses):
-            raise ValueError(f"{who}: `distribution.losses` must have each kind once; got {len(self.losses)} losses")
+        check_losses(self.losses, who=who, name="distribution.losses")
         if self.losses and batch_size < 2:
             raise ValueError(
                 f"{who}: `distribution.losses` need batches of 2 at least, or a picture has nothing to be told from; "
