@@ -95,9 +95,12 @@ def test_a_sampler_that_does_not_listen(pictures: list[Pair], mute: bool) -> Non
     assert (found["fid"]["value"] > 150) == mute
 
 
-def test_diversity_stands_beside_consistency(pictures: list[Pair], perfect: Any) -> None:
-    found = evaluate_sampler(perfect, pictures, judge_extractor(), QUICK, measures=("consistency",))
-    assert list(found["measures"]) == ["consistency", "diversity"]
+@pytest.mark.parametrize("name", ["cmmd", "retrieval", "consistency"])
+def test_diversity_stands_beside_every_measure(pictures: list[Pair], perfect: Any, name: Any) -> None:
+    found = evaluate_sampler(perfect, pictures, judge_extractor(), QUICK, measures=(name,))["measures"]
+    assert list(found) == [name, "diversity"]
+    assert found["diversity"]["scenes"] == QUICK.groups
+    assert "noises apart" in table(found)
 
 
 def test_the_extractor_is_used(pictures: list[Pair], perfect: Any) -> None:
@@ -175,7 +178,10 @@ def test_images_without_captions_have_distances_alone(tmp_path: Path, pictures: 
         pair.read().save(tmp_path / f"{number}.png")
     drawings = read_drawings(tmp_path, who="test")
     found = evaluate_drawings(drawings, drawings, judge_extractor(), measures=NO_FID)
-    assert list(found["measures"]) == ["kid", "cmmd"]
+    assert list(found["measures"]) == ["kid", "cmmd", "diversity"]
+    # what cannot be measured is not passed over in silence
+    (line,) = [line for line in table(found["measures"]).splitlines() if line.startswith("diversity")]
+    assert "needs two captions" in line and "`scene` and `noise` of drawn images in metadata.jsonl" in line
 
 
 def test_what_cannot_be_compared_says_why(pictures: list[Pair], perfect: Any) -> None:

@@ -52,7 +52,7 @@ class Evaluate:
     """What makes features of images: 'shapes', the judge of the shapes world, or the folder of a vision model of
     transformers, such as CLIP or DINOv2."""
     measures: Annotated[tuple[Name, ...], tyro.conf.arg(metavar="NAME [NAME ...]")] = NAMES
-    """Which, of fid, kid, cmmd, captions, retrieval, consistency and diversity."""
+    """Which, of fid, kid, cmmd, captions, retrieval, consistency and diversity; diversity comes with any of them."""
     count: int = 512
     """Pictures; each is drawn once for the distances, captions and retrieval."""
     groups: int = 64

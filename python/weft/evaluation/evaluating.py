@@ -58,7 +58,7 @@ def evaluate_sampler(
             there are, tell how far apart two sets of real pictures are.
         extractor: Of features.
         plan: What is drawn.
-        measures: As of ``measure``.
+        measures: As of ``measure``, which adds diversity.
         batch_size: Images drawn at a time.
         keep: An existing folder for what is drawn, and a list of it; nothing is kept if not given.
         progress: See ``Progress``.
@@ -115,7 +115,7 @@ def evaluate_drawings(
     """Measure images that were drawn before against real ones.
 
     Args:
-        drawings: Where none has a caption, only distances are measured.
+        drawings: Where one has no caption, only distances are measured, and diversity says why it is not.
         against: Real images.
         others: Real images that are none of these; as of ``measure``.
         extractor, measures, seed, progress: As above.

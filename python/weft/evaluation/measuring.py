@@ -18,6 +18,7 @@ from weft.evaluation.retrieval import CANDIDATES, FOLDS, r_precision
 from weft.evaluation.said import objects_of, prompt_of
 from weft.evaluation.spreading import spreads
 from weft.shapes.scoring import MIN_CONFIDENCE, score
+from weft.train.pairs import METADATA
 
 Measure = Literal["fid", "kid", "cmmd", "captions", "retrieval", "consistency", "diversity"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
@@ -44,7 +45,7 @@ def measure(
         drawn: Images and what they were drawn from. Distances, captions and retrieval take the first of each scene.
         real: [M, D] features of the images they are compared with.
         extractor: That made the features.
-        measures: Which. Diversity is never left out where consistency is measured: one is easily had for the other.
+        measures: Which. Diversity is never left out: each of the others is easily had for it.
         others: [M', D] features of real images that are none of these: their distances are the "floor", which no
             sampler can be expected to beat, and of few images most of what FID finds.
         real_captions: Of the first real images, one for each scene: what retrieval achieves on them is its ceiling.
@@ -70,7 +71,7 @@ def measure(
         "consistency": lambda: _consistency(drawn, seed),
         "diversity": lambda: _diversity(drawn, real, seed),
     }
-    wanted = set(measures) | ({"diversity"} if "consistency" in measures else set())
+    wanted = {*measures, "diversity"}
     about = {"extractor": extractor.name, "features": real.shape[1], "resize": extractor.resize, "seed": seed}
     return {name: {**find(), **about} for name, find in found.items() if name in wanted}
 
@@ -173,13 +174,16 @@ def _diversity(drawn: Observed, real: Tensor, seed: int) -> dict[str, Any]:
     """How much the noise changes: distances between images of one caption; as a ruler, of unrelated real images."""
     groups = noises(drawn.asked)
     if len(groups) < 2:
-        return {"absent": f"needs two captions that are each drawn from two noises; got {len(groups)}"}
-    return {
+        return {
+            "absent": f"needs two captions that are each drawn from two noises; got {len(groups)}; draw more groups "
+            f"and noises, or tell `text`, `scene` and `noise` of drawn images in {METADATA}"
+        }
+    found: dict[str, Any] = {
         **asdict(interval(spreads(drawn.features, groups), seed=seed)),
         "most_noises": max(map(len, groups)),
-        "unrelated": _unrelated(real, seed),
         **_BOOTSTRAP,
     }
+    return found if len(real) < 2 else {**found, "unrelated": _unrelated(real, seed)}
 
 
 def _unrelated(real: Tensor, seed: int) -> float:

@@ -62,7 +62,9 @@ def _consistency(row: Row) -> list[tuple[str, str, str]]:
 
 
 def _diversity(row: Row) -> list[tuple[str, str, str]]:
-    what = f"distance between {row['most_noises']} noises of a caption; unrelated images: {row['unrelated']:.2f}"
+    what = f"distance between {row['most_noises']} noises of a caption"
+    if "unrelated" in row:
+        what += f"; unrelated images: {row['unrelated']:.2f}"
     return [("noises apart", _interval(row), what)]
 
 
