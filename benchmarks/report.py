@@ -14,7 +14,14 @@ from pathlib import Path
 import tyro
 
 from benchmarks import figures, tables
-from benchmarks.efficacy import residuals_summary, soft_tokens_summary, summary, task_prompts_readings
+from benchmarks.efficacy import (
+    distribution_losses_summary,
+    gan_losses_summary,
+    residuals_summary,
+    soft_tokens_summary,
+    summary,
+    task_prompts_readings,
+)
 
 
 def between_markers(text: str, parts: dict[str, str]) -> str:
@@ -41,6 +48,8 @@ _TABLES = {
     residuals_summary.METHOD: residuals_summary.table,
     soft_tokens_summary.METHOD: soft_tokens_summary.table,
     task_prompts_readings.METHOD: task_prompts_readings.table,
+    gan_losses_summary.METHOD: gan_losses_summary.table,
+    distribution_losses_summary.METHOD: distribution_losses_summary.table,
 }
 
 

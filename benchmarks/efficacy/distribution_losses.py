@@ -20,6 +20,7 @@ from tqdm import tqdm
 import weft
 from benchmarks.circumstances import ROOT, circumstances
 from benchmarks.efficacy.digest import digest
+from benchmarks.efficacy.distribution_losses_summary import METHOD, table
 from benchmarks.efficacy.distribution_losses_trials import (
     BASE,
     MEASURES,
@@ -151,35 +152,12 @@ def pictures(
         return keep(len(items), sampling.batch, make, kept, report)
 
 
-def table(record: dict[str, Any]) -> str:
-    """Markdown: what is read of prompts, and differences from tokens without the losses, with 95 % intervals."""
-    where, options = record["circumstances"], record["options"]
-    commit = where.get("commit", "?") + ("+" if where.get("dirty") else "")
-    lines = [
-        f"Fake-to-fake and fake-to-real beside the objective of soft tokens (AGSM), {options['steps']} steps of 8 "
-        f"pictures on the shapes model; held-out prompts of two objects, {options['sampler_steps']} steps, guidance "
-        f"{Sampling.guidance:g}, the same noise for all ({where.get('date', '')[:10]}, commit {commit}). Means over "
-        f"prompts with 95 % intervals; the losses weigh {options['weight']:g} beside the objective; in parentheses "
-        f"what differs from *{TOKENS}*, prompt by prompt. Spread is the root mean square distance of two pictures in "
-        "small copies: under one noise less of it is consistency, under several less of it is a loss of diversity.",
-        "",
-        "Teaching took " + ", ".join(f"{name} {taken:.0f} s" for name, taken in record["seconds"].items()),
-        "",
-        "| variant | pictures | prompts | " + " | ".join(MEASURES.headings) + " |",
-        "|" + "---|" * (3 + len(MEASURES.headings)),
-    ]
-    for variant, trials in record["results"].items():
-        for trial, row in trials.items():
-            lines.append("| " + " | ".join([variant, trial, str(row["pictures"]), *MEASURES.cells(row)]) + " |")
-    return "\n".join(lines) + "\n"
-
-
 def main() -> None:
     """Command-line entry."""
     options = tyro.cli(Options, description=__doc__)
     found, seconds = measure(pipeline(MODEL), options)
     record = {
-        "method": "distribution losses",
+        "method": METHOD,
         "options": {name: value for name, value in asdict(options).items() if name not in ("kept", "out")},
         "lessons": {name: asdict(options.lesson(name)) for name in seconds},
         "seconds": seconds,

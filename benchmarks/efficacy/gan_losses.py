@@ -1,7 +1,8 @@
 """``python -m benchmarks.efficacy.gan_losses FOLDER``: what fake-to-fake and fake-to-real do to a GAN.
 
 FOLDER holds what ``weft train gan`` wrote, a folder a run, named BASELINE-LOSSES-SEED: ssa-none-0, ssa-f2f-0,
-ssa-f2r-0, ssa-f2f,f2r-0 and so on. Evaluations are kept, so a run that is cut short goes on where it stopped.
+ssa-f2r-0, ssa-f2f,f2r-0 and so on. Other weights and features are other folders (--others). Evaluations are kept, so a
+run that is cut short goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -19,14 +20,21 @@ from tqdm import tqdm
 
 from benchmarks.circumstances import ROOT, circumstances
 from benchmarks.efficacy.digest import digest
-from benchmarks.efficacy.gan_losses_summary import LOSSES, summarise, table
+from benchmarks.efficacy.gan_losses_summary import LOSSES, METHOD, summarise, table
 from benchmarks.efficacy.record import publish
 from weft._files import whole_file
-from weft.evaluation import Extractor, Plan, evaluate_sampler, generator_sampler, open_extractor, shapes_pictures
+from weft.evaluation import (
+    Extractor,
+    Plan,
+    Teachers,
+    evaluate_sampler,
+    generator_sampler,
+    open_extractor,
+    shapes_pictures,
+)
 from weft.train.gan.generator import WEIGHTS, Generator
 from weft.train.pairs import Pair
 
-METHOD = "fake-to-fake and fake-to-real"
 OUT = ROOT / "benchmarks" / "results" / "gan_losses_efficacy_shapes.json"
 KEPT = ROOT / "runs" / "efficacy" / "gan_losses"
 
@@ -39,23 +47,26 @@ class Run:
     baseline: str
     losses: str
     seed: int
+    variant: str = ""
 
     @classmethod
-    def of(cls, folder: Path) -> Run:
+    def of(cls, folder: Path, variant: str = "") -> Run:
         """By name.
+
+        Args:
+            variant: What else it was trained with.
 
         Raises:
             ValueError: The name says something else.
         """
         baseline, _, rest = folder.name.partition("-")
         losses, _, seed = rest.rpartition("-")
-        losses = {"both": "f2f,f2r", "f2f+f2r": "f2f,f2r"}.get(losses, losses)
         if losses not in LOSSES or not seed.isdigit():
             raise ValueError(
                 f"efficacy: a run must be named BASELINE-LOSSES-SEED, with losses of {' '.join(LOSSES)}; got "
                 f"{folder.name}"
             )
-        return cls(folder, baseline, losses, int(seed))
+        return cls(folder, baseline, losses, int(seed), variant)
 
     @property
     def weights(self) -> str:
@@ -69,6 +80,8 @@ class Options:
 
     Attributes:
         runs: Folder of the runs.
+        others: Folders of runs that were trained with other options, NAME-VARIANT; compared with those of ``runs``
+            that have no losses.
         plan: What is drawn.
         extractor: As of ``weft evaluate``.
         kept: Folder of the evaluations so far, told apart by weights and settings, not by code.
@@ -76,19 +89,20 @@ class Options:
     """
 
     runs: tyro.conf.Positional[Path]
+    others: tuple[Path, ...] = ()
     plan: Plan = field(default_factory=Plan)
     extractor: str = "shapes"
     kept: Path = KEPT
     out: Path = OUT
 
 
-def runs_of(folder: Path) -> list[Run]:
+def runs_of(folder: Path, variant: str = "") -> list[Run]:
     """Every run in a folder, by baseline, losses and seed.
 
     Raises:
         ValueError: There is none, or a name that says something else.
     """
-    found = [Run.of(path.parent) for path in sorted(folder.glob(f"*/{WEIGHTS}"))]
+    found = [Run.of(path.parent, variant) for path in sorted(folder.glob(f"*/{WEIGHTS}"))]
     if not found:
         raise ValueError(f"efficacy: {folder} must hold folders of trained generators; there is no */{WEIGHTS}")
     return sorted(found, key=lambda run: (run.baseline, LOSSES.index(run.losses), run.seed))
@@ -101,7 +115,8 @@ def evaluated(run: Run, pictures: Sequence[Pair], extractor: Extractor, options:
     if not kept.exists():
         generator = Generator.load(run.folder)
         sampler = generator_sampler(generator, generator.noise_width)
-        found = evaluate_sampler(sampler, pictures, extractor, options.plan)["measures"]
+        teachers = Teachers.of(generator)
+        found = evaluate_sampler(sampler, pictures, extractor, options.plan, teachers=teachers)["measures"]
         kept.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(kept) as temporary:
             temporary.write_text(json.dumps(found))
@@ -112,11 +127,14 @@ def evaluated(run: Run, pictures: Sequence[Pair], extractor: Extractor, options:
 def measure(options: Options) -> dict[str, Any]:
     """The record, but for circumstances."""
     runs, extractor = runs_of(options.runs), open_extractor(options.extractor)
+    for folder in options.others:
+        runs += runs_of(folder, folder.name.partition("-")[2] or folder.name)
     pictures = shapes_pictures(2 * options.plan.count, options.plan.paraphrases, seed=options.plan.seed)
     found = []
     for run in tqdm(runs, unit="run"):
         measures = evaluated(run, pictures, extractor, options)
         about = {"baseline": run.baseline, "losses": run.losses, "seed": run.seed, "weights": run.weights}
+        about |= {"variant": run.variant} if run.variant else {}
         found.append({**about, "measures": measures})
     return {
         "method": METHOD,

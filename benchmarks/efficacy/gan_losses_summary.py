@@ -10,6 +10,7 @@ import numpy as np
 
 from weft.evaluation.extractors import SHAPES
 
+METHOD = "fake-to-fake and fake-to-real"
 LOSSES = ("none", "f2f", "f2r", "f2f,f2r")
 REFERENCE = "none"
 
@@ -52,23 +53,23 @@ COLUMNS = {
 
 
 def summarise(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row for every baseline and choice of losses.
+    """A row for every baseline, choice of losses and variant.
 
     Args:
-        runs: With ``baseline``, ``losses``, ``seed`` and ``measures``.
+        runs: With ``baseline``, ``losses``, ``seed``, ``measures`` and, where it is not the common one, ``variant``.
 
     Returns:
         With ``seeds``, and by column ``mean``, ``std`` over seeds (0 of a single one) and, where the baseline without
         losses was trained from the same seeds, the mean and std of the ``difference`` from it.
     """
-    kinds = dict.fromkeys((run["baseline"], run["losses"]) for run in runs)
+    kinds: dict[tuple[str, str, str], dict[int, dict[str, Any]]] = {}
+    for run in runs:
+        kind = run["baseline"], run["losses"], run.get("variant", "")
+        kinds.setdefault(kind, {})[run["seed"]] = run["measures"]
     rows = []
-    for baseline, losses in kinds:
-        mine = {run["seed"]: run["measures"] for run in runs if (run["baseline"], run["losses"]) == (baseline, losses)}
-        plain = {
-            run["seed"]: run["measures"] for run in runs if (run["baseline"], run["losses"]) == (baseline, REFERENCE)
-        }
-        row: dict[str, Any] = {"baseline": baseline, "losses": losses, "seeds": sorted(mine)}
+    for (baseline, losses, variant), mine in kinds.items():
+        plain = kinds.get((baseline, REFERENCE, ""), {})
+        row: dict[str, Any] = {"baseline": baseline, "losses": losses, "variant": variant, "seeds": sorted(mine)}
         for name, column in COLUMNS.items():
             values = {seed: column.of(measures) for seed, measures in mine.items()}
             known = {seed: value for seed, value in values.items() if value is not None}
@@ -108,7 +109,8 @@ def table(record: dict[str, Any]) -> str:
         "|" + "---|" * (3 + len(COLUMNS)),
     ]
     for row in record["results"]:
-        cells = [row["baseline"], row["losses"], str(len(row["seeds"]))]
+        losses = f"{row['losses']} ({row['variant']})" if row["variant"] else row["losses"]
+        cells = [row["baseline"], losses, str(len(row["seeds"]))]
         cells += [_cell(row[name], column.digits) if name in row else "" for name, column in COLUMNS.items()]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

@@ -49,10 +49,10 @@ def test_runs_are_told_by_their_names(runs: Path) -> None:
         ("ssa", "f2f,f2r", 0),
         ("ssa", "f2f,f2r", 1),
     ]
-    assert Run.of(Path("ssa-both-12")) == Run(Path("ssa-both-12"), "ssa", "f2f,f2r", 12)
+    assert Run.of(Path("ssa-f2f,f2r-12"), "weak") == Run(Path("ssa-f2f,f2r-12"), "ssa", "f2f,f2r", 12, "weak")
 
 
-@pytest.mark.parametrize("name", ["ssa", "ssa-none", "ssa-f2x-0", "ssa-none-last"])
+@pytest.mark.parametrize("name", ["ssa", "ssa-none", "ssa-f2x-0", "ssa-both-0", "ssa-none-last"])
 def test_another_name_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"must be named BASELINE-LOSSES-SEED.*; got {name}"):
         Run.of(Path(name))
@@ -103,10 +103,19 @@ def test_the_table_says_what_was_measured_and_no_more() -> None:
 
 
 def test_differences_are_taken_seed_by_seed() -> None:
-    def run(losses: str, seed: int, value: float) -> dict[str, Any]:
-        return {"baseline": "ssa", "losses": losses, "seed": seed, "measures": {"fid": {"value": value}}}
+    def run(losses: str, seed: int, value: float, **more: str) -> dict[str, Any]:
+        return {"baseline": "ssa", "losses": losses, "seed": seed, "measures": {"fid": {"value": value}}, **more}
 
-    plain, both = summarise([run("none", 0, 10), run("none", 1, 30), run("f2f", 0, 9), run("f2f", 1, 28)])
+    plain, both, other = summarise(
+        [
+            run("none", 0, 10),
+            run("none", 1, 30),
+            run("f2f", 0, 9),
+            run("f2f", 1, 28),
+            run("f2f", 1, 33, variant="weak"),
+        ]
+    )
+    assert (other["variant"], other["fid"]["difference"]["mean"]) == ("weak", 3)
     assert plain["fid"] == {"mean": 20, "std": pytest.approx(200**0.5), "count": 2}
     assert both["fid"]["difference"] == {"mean": -1.5, "std": pytest.approx(0.5**0.5), "count": 2}
     assert "kid" not in both
