@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image, ImageDraw
@@ -13,6 +14,8 @@ from transformers import ViTConfig, ViTModel
 import weft
 from weft import cli
 from weft.commands.distribution import DistributionOptions, distribution_of
+from weft.commands.train_gan import TrainGan
+from weft.methods.distribution_losses import FakeToFake, FakeToReal, losses_named
 from weft.train.distribution_config import DistributionConfig
 
 pytestmark = pytest.mark.usefixtures("quiet_machine")
@@ -49,10 +52,13 @@ def trained(what: str, pairs: Path, *arguments: str) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize("what", ["soft-tokens", "residual"])
-@pytest.mark.parametrize("through", ["x0", "chain"])
-def test_trains_with_the_losses(what: str, through: str, pairs: Path) -> None:
-    rows = trained(what, pairs, "--losses", "f2f,f2r", "--through", through, "--chain-steps", "2")
-    assert rows and all(row["f2f"] > 0 and row["f2r"] > 0 and row["distribution"] > 0 for row in rows)
+@pytest.mark.parametrize("through", [("x0",), ("chain", "--chain-steps", "2")])
+def test_trains_with_the_losses(what: str, through: tuple[str, ...], pairs: Path) -> None:
+    weights = "--losses-weight", "2", "--f2f-weight", "0.5", "--f2r-weight", "3"
+    rows = trained(what, pairs, "--losses", "f2f,f2r", "--through", *through, *weights)
+    assert rows and all(row["f2f"] > 0 and row["f2r"] > 0 for row in rows)
+    for row in rows:
+        assert row["distribution"] == pytest.approx(2 * (0.5 * row["f2f"] + 3 * row["f2r"]), rel=1e-3)
 
 
 def test_a_folder_gives_the_features(pairs: Path) -> None:
@@ -68,12 +74,48 @@ def test_a_folder_gives_the_features(pairs: Path) -> None:
 
 def test_every_option_says_something() -> None:
     """The defaults are the configuration's; each other value reaches it."""
-    assert distribution_of(DistributionOptions()) == DistributionConfig()
-    given = {"losses": "f2f", "losses_weight": 2.0, "pairing": "two_noises", "through": "chain", "chain_steps": 7}
+    assert distribution_of(DistributionOptions(), who="train") == DistributionConfig()
+    both = distribution_of(DistributionOptions("f2f,f2r"), who="train")
+    assert both == DistributionConfig(losses_named("f2f,f2r"))
+    given = {"losses": "f2f,f2r", "losses_weight": 2.0, "pairing": "two_noises", "through": "chain", "chain_steps": 7}
+    given |= {"f2f_weight": 0.7, "f2f_temperature": 0.4, "f2r_weight": 0.8, "f2r_temperature": 0.3, "symmetric": False}
     assert {*given, "features"} == {field.name for field in fields(DistributionOptions)}
-    made = distribution_of(DistributionOptions(**given))  # type: ignore[arg-type]
-    assert (made.weight, made.pairing, made.through, made.chain_steps) == (2.0, "two_noises", "chain", 7)
-    assert [loss.name for loss in made.losses] == ["f2f"]
+    losses = (
+        FakeToFake("two_noises", temperature=0.4, weight=0.7),
+        FakeToReal(temperature=0.3, weight=0.8, symmetric=False),
+    )
+    made = distribution_of(DistributionOptions(**given), who="train")  # type: ignore[arg-type]
+    assert made == DistributionConfig(losses, 2.0, through="chain", chain_steps=7)
+
+
+def test_a_gan_has_the_same_options() -> None:
+    """Those of the losses, that is: by the same names, with the same defaults."""
+    mine, theirs = ({field.name: field.default for field in fields(of)} for of in (DistributionOptions, TrainGan))
+    shared = mine.keys() & theirs.keys() - {"features"}
+    assert {f"{name}_{number}" for name in ("f2f", "f2r") for number in ("weight", "temperature")} < shared
+    assert {"losses", "pairing"} < shared
+    assert {name: mine[name] for name in shared} == {name: theirs[name] for name in shared}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"f2f_weight": 1.0}, "--f2f-weight must go with --losses f2f; got --losses none; name it there"),
+        (
+            {"features": Path("nowhere")},
+            "--features must go with --losses f2f or f2r; got --losses none",
+        ),
+        ({"losses": "f2f", "symmetric": False}, "--no-symmetric must go with --losses f2r; got --losses f2f"),
+        (
+            {"losses": "f2r", "f2f_temperature": 0.0, "pairing": "two_noises"},
+            "--f2f-temperature, --pairing must go with --losses f2f; got --losses f2r",
+        ),
+        ({"losses": "f2f", "chain_steps": 7}, "--chain-steps must go with --through chain; got --through x0"),
+    ],
+)
+def test_what_nothing_reads_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"train residual: {message}"):
+        distribution_of(DistributionOptions(**given), who="train residual")
 
 
 @pytest.mark.parametrize(
@@ -81,7 +123,15 @@ def test_every_option_says_something() -> None:
     [
         (["--losses", "f2x"], "f2f and f2r with a comma between; got 'f2x', of which 'f2x' is unknown"),
         (["--losses", "f2f", "--features", "nowhere"], "must hold config.json; there is none in nowhere"),
-        (["--losses", "f2f", "--chain-steps", "0"], "`distribution.chain_steps` must be a whole number, at least 1"),
+        (
+            ["--f2r-temperature", "0.2"],
+            "train soft-tokens: --f2r-temperature must go with --losses f2r; got",
+        ),
+        (["--losses", "f2r", "--f2r-temperature", "0"], "FakeToReal: `temperature` must be above 0 and finite; got 0"),
+        (
+            ["--losses", "f2f", "--through", "chain", "--chain-steps", "0"],
+            "`distribution.chain_steps` must be a whole number, at least 1",
+        ),
     ],
 )
 def test_mistakes_are_told_in_a_line(

@@ -66,7 +66,8 @@ def train_residual(options: TrainResidual) -> str:
 
     check_out(options.out, who="train residual")
     loop = config_of(LoopConfig, options)
-    config = config_of(ResidualConfig, options, loop=loop, distribution=distribution_of(options))
+    distribution = distribution_of(options, who="train residual")
+    config = config_of(ResidualConfig, options, loop=loop, distribution=distribution)
     images = read_images(options.images)
     made = prepare(options, who="train residual")
     residual = fit_residual(

@@ -103,7 +103,8 @@ def train_soft_tokens(options: TrainSoftTokens) -> str:
 
     check_out(options.out, who="train soft-tokens")
     loop = config_of(LoopConfig, options, weight_decay=1e-4)
-    config = config_of(SoftTokensConfig, options, loop=loop, distribution=distribution_of(options))
+    distribution = distribution_of(options, who="train soft-tokens")
+    config = config_of(SoftTokensConfig, options, loop=loop, distribution=distribution)
     made = prepare(options, who="train soft-tokens")
     soft = fit_soft_tokens(
         made.pipe,
