@@ -121,6 +121,22 @@ def test_a_generator_is_measured_whole(generator: Path, tmp_path: Path) -> None:
         evaluate(Evaluate(out=tmp_path / "e.json", resolution=128, **options))
 
 
+def test_an_extractor_that_taught_the_generator_flatters(generator: Path, tmp_path: Path) -> None:
+    from weft.evaluation import Judge
+    from weft.train.gan.generator import Generator
+    from weft.train.weights import digest_of_weights
+
+    taught = Generator.load(generator)
+    taught.record["taught_by"] = [digest_of_weights([Judge.load().image])]
+    taught.save(tmp_path / "taught")
+    options: Any = {**FEW, "measures": ("retrieval",), "out": tmp_path / "e.json"}
+    with pytest.warns(UserWarning, match="the extractor 'shapes' took part in training what draws"):
+        text = evaluate(Evaluate(model=str(tmp_path / "taught"), **options))
+    assert "its encoder took part in training, which flatters" in text and "measure with another" in text
+    assert json.loads((tmp_path / "e.json").read_text())["measures"]["retrieval"]["extractor_taught"] is True
+    assert "is not known" in evaluate(Evaluate(model=str(generator), **options))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

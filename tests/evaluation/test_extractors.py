@@ -20,8 +20,10 @@ from transformers import (
 )
 
 from weft.evaluation import folder_extractor, judge_extractor, module_extractor, open_extractor
-from weft.evaluation.extractors import digest_of
+from weft.evaluation.digests import digest_of, digests_of
 from weft.shapes.tokenizer import build_tokenizer
+from weft.train.gan.pretrained import GivenEncoders
+from weft.train.weights import digest_of_weights
 
 SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 
@@ -164,6 +166,25 @@ def test_sizes_that_do_not_fit() -> None:
 def test_a_module_that_gives_something_else() -> None:
     with pytest.raises(ValueError, match=r"must give \[2, D\] for 2 images; it gave \(2, 3, 64, 64\)"):
         module_extractor(lambda x: x, name="none").features(images(2))
+
+
+def test_an_encoder_is_known_as_training_knows_it(clip: Path, dino: Path) -> None:
+    both = folder_extractor(clip).digests
+    given = GivenEncoders.of(clip, clip)
+    assert {given.text_digest, given.vision_digest} <= both
+    alone = GivenEncoders.of(None, dino).vision_digest
+    assert alone in folder_extractor(dino).digests and alone not in both
+    model = CLIPModel.from_pretrained(clip)
+    # as another version of transformers, and a diffusion pipeline, have the tower that reads
+    assert digest_of_weights([nn.ModuleDict({"text_model": model.text_model})]) in both
+    # a user's own module has the encoder inside
+    wrapped = nn.Sequential(nn.Upsample(32), model.vision_model)
+    assert given.vision_digest in module_extractor(wrapped, name="wrapped").digests
+
+
+def test_what_has_no_weights_is_known_by_none() -> None:
+    assert digests_of(nn.Sequential(nn.ReLU())) == frozenset()
+    assert module_extractor(lambda x: x.mean((2, 3)), name="means").digests == frozenset()
 
 
 def test_digests_follow_the_weights() -> None:

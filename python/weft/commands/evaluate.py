@@ -15,12 +15,13 @@ import tyro
 from tqdm import tqdm
 
 from weft._files import output_folder, whole_file
-from weft.commands.loading import EMBEDDED, choose_device, choose_dtype, load_pipeline
+from weft.commands.loading import EMBEDDED, EMBEDDED_MODELS, choose_device, choose_dtype, load_pipeline
 
 if TYPE_CHECKING:
     from weft.evaluation.evaluating import Progress
     from weft.evaluation.observing import Report
     from weft.evaluation.samplers import Sampler
+    from weft.evaluation.teachers import Teachers
 
 SHAPES = "shapes"
 GENERATOR_WEIGHTS = "generator.safetensors"  # what tells the folder of `weft train gan` from a diffusers folder
@@ -119,7 +120,7 @@ def _of_model(options: Evaluate) -> dict[str, Any]:
     keep = None if options.keep is None else output_folder(options.keep, who="evaluate")
     device = choose_device(options.device)
     extractor = open_extractor(options.extractor, device)
-    sampler, size, what = _sampler(options, device)
+    sampler, size, what, teachers = _sampler(options, device)
     if options.data == SHAPES:
         split: Any = options.split or "train"
         pictures: Any = shapes_pictures(2 * plan.count, plan.paraphrases, seed=plan.seed, split=split)
@@ -135,6 +136,7 @@ def _of_model(options: Evaluate) -> dict[str, Any]:
             extractor,
             plan,
             measures=options.measures,
+            teachers=teachers,
             batch_size=options.batch_size,
             keep=keep,
             progress=progress,
@@ -176,9 +178,10 @@ def _of_images(options: Evaluate) -> dict[str, Any]:
     }
 
 
-def _sampler(options: Evaluate, device: Any) -> tuple[Sampler, int, str]:
-    """What draws, how many pixels a side, and what it is in words."""
+def _sampler(options: Evaluate, device: Any) -> tuple[Sampler, int, str, Teachers]:
+    """What draws, how many pixels a side, what it is in words, and who taught it."""
     from weft.evaluation.samplers import generator_sampler, pipeline_sampler
+    from weft.evaluation.teachers import NOBODY, UNKNOWN, Teachers
 
     model = options.model or EMBEDDED
     folder = Path(model).expanduser()
@@ -190,7 +193,8 @@ def _sampler(options: Evaluate, device: Any) -> tuple[Sampler, int, str]:
             raise ValueError(
                 f"evaluate: --resolution of {model} is {generator.resolution}; got {options.resolution}; leave it out"
             )
-        return generator_sampler(generator, generator.noise_width), generator.resolution, f"generator {model}"
+        sampler = generator_sampler(generator, generator.noise_width)
+        return sampler, generator.resolution, f"generator {model}", Teachers.of(generator)
     pipe = load_pipeline(model, choose_dtype(options.dtype, device), device)
     pipe.set_progress_bar_config(disable=True)
     denoiser = getattr(pipe, "unet", None) or pipe.transformer
@@ -199,7 +203,8 @@ def _sampler(options: Evaluate, device: Any) -> tuple[Sampler, int, str]:
         pipe, steps=options.steps, guidance_scale=options.guidance_scale, height=size, width=size
     )
     guidance = "its own guidance" if options.guidance_scale is None else f"guidance {options.guidance_scale:g}"
-    return sampler, size, f"{model}, {type(pipe.scheduler).__name__}, {options.steps} steps, {guidance}"
+    what = f"{model}, {type(pipe.scheduler).__name__}, {options.steps} steps, {guidance}"
+    return sampler, size, what, NOBODY if model in EMBEDDED_MODELS else UNKNOWN
 
 
 def _check(options: Evaluate) -> None:

@@ -23,6 +23,7 @@ _HOMES = {
     "samplers": ("Sampler", "draw", "generator_sampler", "pipeline_sampler"),
     "scenes": ("Square", "Squares", "folder_pictures", "shapes_pictures"),
     "spreading": ("spread",),
+    "teachers": ("Teachers",),
     "reporting": ("table",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

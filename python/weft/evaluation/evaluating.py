@@ -17,6 +17,7 @@ from weft.evaluation.observing import Report, features_of, observe
 from weft.evaluation.planning import Captioned, Plan, Request, first_of_scenes, requests
 from weft.evaluation.said import objects_of
 from weft.evaluation.samplers import Sampler, draw
+from weft.evaluation.teachers import UNKNOWN, Teachers, taught
 
 Progress = Callable[[str, int], Report]  # a stage and how many images it has, to what counts them
 _BATCH = 64  # images that an extractor sees at a time
@@ -46,6 +47,7 @@ def evaluate_sampler(
     plan: Plan,
     *,
     measures: Sequence[Measure] = MEASURES,
+    teachers: Teachers = UNKNOWN,
     batch_size: int = 32,
     keep: Path | None = None,
     progress: Progress = _silent,
@@ -59,6 +61,7 @@ def evaluate_sampler(
         extractor: Of features.
         plan: What is drawn.
         measures: As of ``measure``, which adds diversity.
+        teachers: Of the sampler: an extractor among them flatters it, and a warning says so.
         batch_size: Images drawn at a time.
         keep: An existing folder for what is drawn, and a list of it; nothing is kept if not given.
         progress: See ``Progress``.
@@ -69,6 +72,7 @@ def evaluate_sampler(
     Raises:
         As ``requests`` and ``measure``; what can be found out before anything is drawn is.
     """
+    flatters = taught(extractor, teachers)
     asked = requests(pictures, plan)
     shown, others = pictures[: plan.count], pictures[plan.count : 2 * plan.count]
     if len(others) < plan.count:
@@ -92,6 +96,7 @@ def evaluate_sampler(
         others=spare,
         real_captions=[pair.captions[0] for pair in shown],
         meanings=[_meaning(number, pair) for number, pair in enumerate(shown)],
+        taught=flatters,
         seed=plan.seed,
     )
     return {"drawn": len(asked), "measures": found}

@@ -5,10 +5,9 @@ Whatever it is, it is there already: no extractor is ever fetched.
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from weft.evaluation.digests import digest_of, digests_of
 from weft.evaluation.judge import SIZE, Judge
 
 SHAPES = "shapes"
@@ -34,6 +34,7 @@ class Extractor:
         weights: Digest of its weights; empty where they are not known.
         shared: Features [B, D] to the space of ``texts``; None where the model knows no texts.
         texts: Captions to embeddings there.
+        digests: Of its modules, as training keeps those of its teachers (``digests_of``); none where not known.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Extractor:
     weights: str = ""
     shared: Callable[[Tensor], Tensor] | None = None
     texts: Callable[[Sequence[str]], Tensor] | None = None
+    digests: frozenset[str] = frozenset()
 
     def about(self) -> dict[str, str]:
         """For a record."""
@@ -73,7 +75,7 @@ def judge_extractor(judge: Judge | None = None, device: torch.device | str = "cp
     def texts(captions: Sequence[str]) -> Tensor:
         return judge.embed_texts(captions).cpu()
 
-    return Extractor(SHAPES, features, "none", digest_of(judge), shared, texts)
+    return Extractor(SHAPES, features, "none", digest_of(judge), shared, texts, digests_of(judge))
 
 
 def module_extractor(
@@ -107,7 +109,9 @@ def module_extractor(
         return found.float().cpu()
 
     resize = "none" if size is None else f"{size} x {size}, Pillow bicubic"
-    return Extractor(name, features, resize, digest_of(module) if isinstance(module, nn.Module) else "")
+    if not isinstance(module, nn.Module):
+        return Extractor(name, features, resize)
+    return Extractor(name, features, resize, digest_of(module), digests=digests_of(module))
 
 
 def folder_extractor(folder: Path, device: torch.device | str = "cpu") -> Extractor:
@@ -127,7 +131,10 @@ def folder_extractor(folder: Path, device: torch.device | str = "cpu") -> Extrac
             f"{what}; nothing is downloaded"
         )
     model, processor, tokenizer = _parts(folder)
-    model = model.to(device).eval()
+    # what training kept in half precision is known by its digest in that, or after older versions in single
+    digests = digests_of(model)
+    model = model.float().to(device).eval()
+    digests |= digests_of(model)
 
     @torch.no_grad()
     def features(images: Images) -> Tensor:
@@ -151,8 +158,8 @@ def folder_extractor(folder: Path, device: torch.device | str = "cpu") -> Extrac
         return _tensor(model.get_text_features(**tokens)).float().cpu()
 
     resize = f"{type(processor).__name__} {getattr(processor, 'crop_size', None) or getattr(processor, 'size', None)}"
-    about = (folder.name, features, resize, digest_of(model))
-    return Extractor(*about) if tokenizer is None else Extractor(*about, shared=lambda found: found, texts=texts)
+    about = Extractor(folder.name, features, resize, digest_of(model), digests=digests)
+    return about if tokenizer is None else replace(about, shared=lambda found: found, texts=texts)
 
 
 def _parts(folder: Path) -> tuple[Any, Any, Any]:
@@ -169,16 +176,6 @@ def _parts(folder: Path) -> tuple[Any, Any, Any]:
     except (OSError, ValueError, KeyError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise ValueError(f"evaluate: --extractor {folder}: transformers cannot load it: {first_line}") from error
-
-
-def digest_of(module: nn.Module) -> str:
-    """Eight digits that change with the weights."""
-    sha = hashlib.sha256()
-    for name, values in module.state_dict().items():
-        sha.update(name.encode())
-        sha.update(values.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if values.ndim else b"")
-        sha.update(str(values.item()).encode() if not values.ndim else b"")
-    return sha.hexdigest()[:8]
 
 
 def _tensor(found: Any) -> Tensor:

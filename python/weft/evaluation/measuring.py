@@ -37,6 +37,7 @@ def measure(
     others: Tensor | None = None,
     real_captions: Sequence[str] | None = None,
     meanings: Sequence[Hashable] | None = None,
+    taught: bool | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Measure drawn images against real ones.
@@ -51,6 +52,7 @@ def measure(
         real_captions: Of the first real images, one for each scene: what retrieval achieves on them is its ceiling.
         meanings: Of the first image of each scene, in their order, what its caption says, equal where two say the
             same; what captions of the shapes world name, or the scene, if not given.
+        taught: Whether the extractor has taught what drew, as ``Teachers.include``.
         seed: Of subsets, folds and resamples.
 
     Returns:
@@ -72,7 +74,13 @@ def measure(
         "diversity": lambda: _diversity(drawn, real, seed),
     }
     wanted = {*measures, "diversity"}
-    about = {"extractor": extractor.name, "features": real.shape[1], "resize": extractor.resize, "seed": seed}
+    about = {
+        "extractor": extractor.name,
+        "extractor_taught": taught,
+        "features": real.shape[1],
+        "resize": extractor.resize,
+        "seed": seed,
+    }
     return {name: {**find(), **about} for name, find in found.items() if name in wanted}
 
 

@@ -15,6 +15,8 @@ def table(measures: Mapping[str, Row]) -> str:
         lines += [(name, "-", row["absent"])] if "absent" in row else _LINES[name](row)
     if not lines:
         return ""
+    if any(row.get("extractor_taught") for row in measures.values()):
+        lines.append(("flattered", "-", "the extractor has taught what drew these images: measure with another"))
     names, values = (max(len(line[i]) for line in lines) for i in (0, 1))
     return "\n".join(f"{name:<{names}}  {value:<{values}}  {what}".rstrip() for name, value, what in lines)
 
@@ -50,6 +52,7 @@ def _retrieval(row: Row) -> list[tuple[str, str, str]]:
     what = f"own caption of {row['candidates']}, {row['folds']} folds; chance {100 * row['chance']:.1f} %"
     if "real" in row:
         what += f"; of the real images {100 * row['real']['mean']:.1f} ± {100 * row['real']['std']:.1f} %"
+    what += f"; {_TRAINING[row.get('extractor_taught')]}"
     return [("R-precision", f"{100 * row['mean']:.1f} ± {100 * row['std']:.1f} %", what)]
 
 
@@ -88,6 +91,12 @@ def _floor(row: Row, factor: float, digits: int) -> str:
 def _features(row: Row) -> str:
     return f"{row['features']} features of {row['extractor']!r}, resizing: {row['resize']}"
 
+
+_TRAINING = {
+    True: "its encoder took part in training, which flatters",
+    False: "its encoder took no part in training",
+    None: "whether its encoder took part in training is not known",
+}
 
 _LINES: dict[str, Callable[[Row], list[tuple[str, str, str]]]] = {
     "fid": _fid,

@@ -1,0 +1,48 @@
+"""Whether what measures images has also taught what draws them: its numbers flatter then."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+from weft.evaluation.extractors import Extractor
+from weft.train.gan.generator import Generator
+
+
+@dataclass(frozen=True)
+class Teachers:
+    """Pretrained encoders that took part in training what draws.
+
+    Attributes:
+        digests: Of those that are known, as ``Extractor.digests``.
+        are_all: Whether there were no others.
+    """
+
+    digests: frozenset[str] = frozenset()
+    are_all: bool = False
+
+    @classmethod
+    def of(cls, generator: Generator) -> Teachers:
+        """Those that its record tells; a generator of old tells nothing."""
+        return cls(frozenset(generator.taught_by), are_all="taught_by" in generator.record)
+
+    def include(self, extractor: Extractor) -> bool | None:
+        """Whether it, or a part of it, is one of them; None where nobody knows."""
+        if not self.digests.isdisjoint(extractor.digests):
+            return True
+        return False if self.are_all and extractor.digests else None
+
+
+UNKNOWN = Teachers()
+NOBODY = Teachers(are_all=True)
+
+
+def taught(extractor: Extractor, teachers: Teachers) -> bool | None:
+    """``teachers.include(extractor)``, with a warning where that is so."""
+    if found := teachers.include(extractor):
+        warnings.warn(
+            f"evaluate: the extractor {extractor.name!r} took part in training what draws: its distances and "
+            "R-precision flatter; measure with another that did not",
+            stacklevel=3,
+        )
+    return found
