@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
     CLIPConfig,
@@ -17,6 +18,8 @@ from transformers import (
     Dinov2Model,
     SiglipConfig,
     SiglipModel,
+    ViTConfig,
+    ViTModel,
 )
 
 from weft.evaluation import folder_extractor, judge_extractor, module_extractor, open_extractor
@@ -109,6 +112,24 @@ def test_a_folder_without_texts_gives_features_alone(dino: Path) -> None:
     extractor = folder_extractor(dino)
     assert extractor.features(images(2)).shape == (2, 16)
     assert extractor.texts is None and extractor.shared is None
+
+
+def test_weights_that_are_not_in_the_folder_are_never_random(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = ViTModel(ViTConfig(**SMALL, image_size=32, patch_size=8), add_pooling_layer=False).eval()
+    model.half().save_pretrained(tmp_path)
+    save_processor(tmp_path)
+    once, again = (folder_extractor(tmp_path) for _ in range(2))
+    assert once.weights == again.weights
+    pixels = CLIPImageProcessor.from_pretrained(tmp_path)(images(2), return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        want = model.float()(pixels).last_hidden_state[:, 0]
+    torch.testing.assert_close(again.features(images(2)), want)
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["embeddings.cls_token"]
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"1 weights of ViTModel are missing, such as embeddings\.cls_token"):
+        folder_extractor(tmp_path)
 
 
 def test_what_is_no_model_is_named_and_never_fetched(tmp_path: Path, dino: Path) -> None:

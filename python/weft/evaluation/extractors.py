@@ -169,7 +169,12 @@ def _parts(folder: Path) -> tuple[Any, Any, Any]:
     local = {"local_files_only": True}
     try:
         # safetensors only: a pickled checkpoint can run code when it is read
-        model = AutoModel.from_pretrained(folder, use_safetensors=True, **local)
+        model, report = AutoModel.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **local)
+        lacking = set(report["missing_keys"])
+        if others := {name for name in lacking if not name.startswith("pooler.")}:
+            raise ValueError(f"{len(others)} weights of {type(model).__name__} are missing, such as {min(others)}")
+        if lacking:
+            model.pooler = None  # it would be random, and so would the features
         processor = AutoImageProcessor.from_pretrained(folder, **local)
         known = hasattr(model, "get_text_features")
         return model, processor, AutoTokenizer.from_pretrained(folder, **local) if known else None
