@@ -25,7 +25,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 import weft
 from benchmarks.registry import Benchmark, Call, Mode, Provider, Shape
-from weft.shapes.load import model_path
+from weft.shapes.shipped import model_path
 from weft.testing import relative_l2
 
 STEPS = 50

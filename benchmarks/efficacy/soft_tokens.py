@@ -30,7 +30,8 @@ from benchmarks.efficacy.soft_tokens_summary import BASE, MEASURES, METHOD, read
 from benchmarks.efficacy.soft_tokens_training import Lesson, tokens_of
 from benchmarks.efficacy.trials import Sampling, Trial
 from weft._files import whole_file
-from weft.shapes.load import Model, pipeline
+from weft.shapes.load import pipeline
+from weft.shapes.shipped import Model
 from weft.train import LoopConfig
 
 

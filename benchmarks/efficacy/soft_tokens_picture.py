@@ -20,8 +20,9 @@ from benchmarks.efficacy.soft_tokens_training import tokens_of
 from weft._files import whole_file
 from weft.commands.sheets import stack, strip
 from weft.shapes.captions import Prompt
-from weft.shapes.load import Model, pipeline
+from weft.shapes.load import pipeline
 from weft.shapes.scoring import score
+from weft.shapes.shipped import Model
 
 TITLES = {True: "right", False: "wrong"}
 

@@ -15,8 +15,8 @@ from PIL import Image
 import weft
 from benchmarks.efficacy.digest import digest
 from weft.shapes.captions import caption, near_misses
-from weft.shapes.load import Model
 from weft.shapes.rendering import render
+from weft.shapes.shipped import Model
 from weft.shapes.world import scene
 from weft.train import LoopConfig, SoftTokensConfig, fit_soft_tokens
 

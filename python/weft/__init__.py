@@ -1,6 +1,7 @@
 """weft: read, edit and localise what a text-to-image model does, at the speed of fused kernels.
 
-Importing it touches no GPU, compiles nothing and loads neither diffusers nor triton: names are loaded on first use.
+Importing it touches no GPU, compiles nothing and loads neither torch, diffusers nor triton: names are loaded on first
+use.
 """
 
 from __future__ import annotations
@@ -8,11 +9,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from weft._dispatch import backend
 from weft._errors import BackendUnavailableError
 
 if TYPE_CHECKING:
     from weft import ops, train
+    from weft._dispatch import backend
     from weft.attach import Attachment, attach
     from weft.methods.attention_maps import AttentionMaps
     from weft.methods.distribution_losses import FakeToFake, FakeToReal
@@ -37,6 +38,7 @@ _LAZY = {
     "SoftTokens": "weft.methods.soft_tokens",
     "TaskBranch": "weft.methods.task_branch",
     "TaskPrompts": "weft.methods.task_prompts",
+    "backend": "weft._dispatch",
 }
 # `weft.attach` is a package that can be called, so that importing it never hides the function of its name
 _PACKAGES = ("attach", "ops", "train")

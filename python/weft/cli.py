@@ -15,7 +15,7 @@ from weft.commands.evaluate import Evaluate
 from weft.commands.generate import Generate
 from weft.commands.inpaint import Inpaint
 from weft.commands.train import Train
-from weft.train.checkpoint import Diverged, Interrupted
+from weft.train.stopping import Diverged, Interrupted
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,7 @@ from PIL import Image
 
 import weft
 from weft import shapes
-from weft.shapes import load
+from weft.shapes import shipped
 from weft.shapes.captions import prompts
 from weft.shapes.fitting.captioned import token_ids_of
 from weft.shapes.fitting.vae import images_of_scenes
@@ -176,7 +176,7 @@ def test_the_mm_dit_draws_what_the_prompt_says(sd3):
 
 @pytest.mark.parametrize("model", STOCK)
 def test_missing_weights_say_how_to_get_them(tmp_path, monkeypatch, model):
-    monkeypatch.setitem(load.WEIGHTS, model, tmp_path)
+    monkeypatch.setitem(shipped.WEIGHTS, model, tmp_path)
     with pytest.raises(FileNotFoundError, match=f"train one with .*--model {model} --export-to"):
         shapes.pipeline(model)
 

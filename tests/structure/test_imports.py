@@ -31,10 +31,19 @@ def python(code: str, *, without: tuple[str, ...] = (), **environment: str) -> A
     return json.loads(done.stdout)
 
 
+HEAVY = {"torch", "numpy", "diffusers", "transformers", "accelerate", "triton", "tyro", "cv2", "scipy", "weft._native"}
+
+
 def test_import_is_light() -> None:
     loaded = python("import json, sys, weft; print(json.dumps(sorted(sys.modules)))")
     assert "weft" in loaded
-    assert not {"diffusers", "transformers", "triton", "tyro", "cv2", "scipy", "weft._native"} & set(loaded)
+    assert not HEAVY & set(loaded)
+
+
+def test_the_command_line_is_light() -> None:
+    """Help comes at once, and so does a refusal."""
+    loaded = python("import json, sys, weft.cli; print(json.dumps(sorted(sys.modules)))")
+    assert not (HEAVY - {"tyro"}) & set(loaded)
 
 
 def test_ops_and_attach_start_no_gpu_and_no_triton() -> None:

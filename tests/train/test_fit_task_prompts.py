@@ -20,7 +20,8 @@ from weft import shapes
 from weft.attach.learnt_words import LearntText, encode
 from weft.methods._task_prompts_recipes import NAMES
 from weft.train.diffusion import min_snr_weight, training_scheduler
-from weft.train.inpainting_examples import Examples, MaskedBatches, Mixture, Said
+from weft.train.inpainting_examples import Examples, MaskedBatches, Said
+from weft.train.inpainting_mixture import Mixture
 from weft.train.inpainting_unet import inpainting_pipeline, widened
 from weft.train.loop import LoopConfig
 from weft.train.task_prompts import ADAPTER, TaskPromptsConfig, fit_task_prompts, starting_vectors

@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from weft import shapes
-from weft.train.inpainting_examples import Examples, MaskedBatches, Mixture, covered
+from weft.train.inpainting_examples import Examples, MaskedBatches, covered
+from weft.train.inpainting_mixture import Mixture
 from weft.train.inpainting_pictures import MaskedObject, MaskedPicture, digest, read_masked_pictures
 
 WHO = "fit_task_prompts"

@@ -15,9 +15,10 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from weft.train.checkpoint import Diverged, Interrupted, load_checkpoint
+from weft.train.checkpoint import load_checkpoint
 from weft.train.config import LoopConfig
 from weft.train.loop import fit
+from weft.train.stopping import Diverged, Interrupted
 
 CONFIG = LoopConfig(steps=8, learning_rate=0.1, batch_size=4, checkpoint_every=3, log_every=2)
 

@@ -14,10 +14,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from weft.train.checkpoint import Diverged, Interrupted, load_checkpoint
+from weft.train.checkpoint import load_checkpoint
 from weft.train.config import LoopConfig
 from weft.train.loop import fit
 from weft.train.players import Player, Turn
+from weft.train.stopping import Diverged, Interrupted
 
 CONFIG = LoopConfig(steps=7, learning_rate=0.1, batch_size=4, average_decay=0.5, checkpoint_every=3, log_every=1)
 

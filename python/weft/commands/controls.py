@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 import weft
-from weft.attach import Control
+
+if TYPE_CHECKING:
+    from weft.attach import Control
 
 Box = tuple[float, float, float, float]
 Column = tuple[str, Image.Image]

@@ -7,17 +7,14 @@ import statistics
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
-from PIL import Image
-from tqdm.auto import tqdm
+from typing import TYPE_CHECKING, Any
 
 import weft
 from weft._files import output_folder, whole_file
 from weft.commands.loading import EMBEDDED, choose_device, choose_dtype, load_pipeline
-from weft.commands.sheets import stack, strip
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 # prompt -> the words whose maps are shown
 DEMO_PROMPTS = {
@@ -71,6 +68,12 @@ def demo(options: Demo) -> tuple[list[DemoRow], Path]:
         ValueError: An option out of range or a model that cannot be loaded.
         OSError: The output folder cannot be written to.
     """
+    import numpy as np
+    import torch
+    from tqdm.auto import tqdm
+
+    from weft.commands.sheets import stack, strip
+
     for name in ("steps", "repeats"):
         if getattr(options, name) < 1:
             raise ValueError(f"demo: --{name} must be at least 1; got {getattr(options, name)}")

@@ -9,18 +9,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import torch
 import tyro
 from PIL import Image
 
 import weft
 from weft._files import output_folder, whole_file
-from weft.attach import Control
 from weft.commands.controls import columns, localized_residuals, mask_diffusion, parse_boxes, settings_of
 from weft.commands.loading import EMBEDDED, choose_device, choose_dtype, load_pipeline
 from weft.commands.sheets import stack, strip
+
+if TYPE_CHECKING:
+    import torch
+
+    from weft.attach import Control
 
 Strings = Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT [TEXT ...]")]
 
@@ -201,7 +204,8 @@ def _concerns(method: Control, prompt: str) -> bool:
 
 def _methods(options: Generate) -> list[Control]:
     """The controls of ``--method`` and ``--residual``; a box goes to the concept of its name, else to the method."""
-    boxes, methods = parse_boxes(options.boxes), list[Control]()
+    boxes = parse_boxes(options.boxes)
+    methods: list[Control] = []
     if options.residual:
         residuals = [weft.Residual.load(file) for file in options.residual]
         concepts = [residual.phrase for residual in residuals]
@@ -238,6 +242,8 @@ def _call(options: Generate, prompt: str, seeds: list[int]) -> dict[str, Any]:
 
 def _generators(seeds: list[int], device: torch.device) -> list[torch.Generator]:
     """One a picture: a picture does not depend on how many are made with it."""
+    import torch
+
     return [torch.Generator(device).manual_seed(seed) for seed in seeds]
 
 
@@ -248,6 +254,8 @@ def _text_length(methods: Sequence[Control]) -> dict[str, Any]:
 
 
 def _sidecar(options: Generate, methods: Sequence[Control], prompt: str, seed: int) -> dict[str, Any]:
+    import torch
+
     return {
         **{name: getattr(options, name) for name in options.__dataclass_fields__},
         "prompt": prompt,

@@ -8,15 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 import tyro
 
 import weft
 from weft._files import output_folder, whole_file
 from weft.commands.loading import EMBEDDED, choose_device, choose_dtype, load_inpainting
-from weft.methods._inpaint_host import check_host, check_host_of_branch
-from weft.methods._inpaint_pictures import read_masks, read_pictures
-from weft.methods._task_branch_published import is_branch_at
 
 SIDES = ("left", "right", "top", "bottom")
 
@@ -79,6 +75,11 @@ def inpaint(options: Inpaint) -> Path:
         ValueError: An option out of range, a picture or mask that cannot be taken, or a model that does not inpaint.
         OSError: A file is not there, or the picture cannot be written; found out before the model is loaded.
     """
+    import torch
+
+    from weft.methods._inpaint_pictures import read_masks, read_pictures
+    from weft.methods._task_branch_published import is_branch_at
+
     sides = _check(options)
     folder = output_folder(options.out.parent, who="inpaint")
     # before the model is loaded, which takes the longest
@@ -173,6 +174,8 @@ def _sides(text: str) -> dict[str, float]:
 
 def _branch(options: Inpaint, pipe: Any) -> weft.TaskBranch:
     """From --task-prompts, where the pipeline computes."""
+    from weft.methods._inpaint_host import check_host_of_branch
+
     check_host_of_branch(pipe, who="inpaint")
     assert options.task_prompts is not None
     branch = weft.TaskBranch.load(options.task_prompts, dtype=pipe.unet.dtype, dialect=options.dialect)
@@ -183,6 +186,8 @@ def _branch(options: Inpaint, pipe: Any) -> weft.TaskBranch:
 
 def _task_prompts(options: Inpaint, pipe: Any) -> weft.TaskPrompts:
     """From --task-prompts, else from the model's own folder."""
+    from weft.methods._inpaint_host import check_host
+
     check_host(pipe, who="inpaint")
     path = options.task_prompts
     if path is None:
@@ -199,6 +204,8 @@ def _task_prompts(options: Inpaint, pipe: Any) -> weft.TaskPrompts:
 
 
 def _sidecar(options: Inpaint, tasks: weft.TaskPrompts | weft.TaskBranch) -> dict[str, Any]:
+    import torch
+
     guidance = options.guidance_scale
     if guidance is None:
         guidance = tasks.recipes[options.task].guidance_scale

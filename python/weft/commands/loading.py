@@ -6,16 +6,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 if TYPE_CHECKING:
-    from weft.shapes.load import Model
+    import torch
+
+    from weft.shapes.shipped import Model
 
 EMBEDDED = "embedded"
 # what a user calls the shipped models, and ``weft.shapes``: a UNet, and a joint transformer as in Stable Diffusion 3
 EMBEDDED_MODELS: dict[str, Model] = {EMBEDDED: "sd1", "embedded-sd3": "sd3"}
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def choose_device(device: str) -> torch.device:
@@ -24,6 +22,8 @@ def choose_device(device: str) -> torch.device:
     Raises:
         ValueError: It is not a device, or torch does not see it here.
     """
+    import torch  # here, as in every command: help and a refusal come at once
+
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -37,9 +37,12 @@ def choose_device(device: str) -> torch.device:
 
 def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     """The dtype of that name, or for "auto" float16 on a GPU and float32 elsewhere."""
+    import torch
+
     if dtype == "auto":
-        return torch.float16 if device.type == "cuda" else torch.float32
-    return DTYPES[dtype]
+        dtype = "float16" if device.type == "cuda" else "float32"
+    found: torch.dtype = getattr(torch, dtype)
+    return found
 
 
 def load_pipeline(model: str, dtype: torch.dtype, device: torch.device) -> Any:

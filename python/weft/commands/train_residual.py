@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
 import tyro
 
 import weft
@@ -36,7 +35,7 @@ class _Residual:
     learning_rate: float = 1e-3
     """Of AdamW."""
     batch_size: int = 4
-    """Pictures in one pass on one device."""
+    """Pictures in one pass on one device; with --losses 2 at least, for they are told from one another."""
     accumulation: int = 1
     """Passes per update."""
     init: Literal["lora", "random"] = "lora"
@@ -48,7 +47,7 @@ class _Residual:
     checkpoint_every: int = 50
     """Steps between checkpoints."""
     validation_prompts: Strings = ()
-    """What they show; write {identifier} and {class_word} for the object."""
+    """What the pictures of --validate-every show; write {identifier} and {class_word} for the object."""
     half: bool = False
     """Store float16, half the size."""
 
@@ -60,6 +59,8 @@ class TrainResidual(RunOptions, DistributionOptions, _Residual):
 
 def train_residual(options: TrainResidual) -> str:
     """Carry out ``weft train residual``."""
+    import torch
+
     from weft.train.images import read_images
     from weft.train.loop import LoopConfig
     from weft.train.residual import ResidualConfig, fit_residual

@@ -95,7 +95,7 @@ _RATES = {"prompts": 1e-3, "unet": 1e-5, "lora": 1e-4, "residuals": 1e-3}
 
 def train_task_prompts(options: TrainTaskPrompts) -> str:
     """Carry out ``weft train task-prompts``."""
-    from weft.train.inpainting_examples import Mixture
+    from weft.train.inpainting_mixture import Mixture
     from weft.train.inpainting_pictures import read_masked_pictures
     from weft.train.inpainting_unet import inpainting_pipeline
     from weft.train.loop import LoopConfig

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
 
 from weft._files import output_folder
-from weft.commands.loading import choose_device, load_pipeline
+from weft.commands.loading import choose_device, choose_dtype, load_pipeline
 
 if TYPE_CHECKING:
+    import torch
+
     from weft.train.accelerator import Precision
 
 T = TypeVar("T")
-Load = Callable[[str, torch.dtype, torch.device], Any]  # as ``loading.load_pipeline``
+Load: TypeAlias = "Callable[[str, torch.dtype, torch.device], Any]"  # as ``loading.load_pipeline``
 
 # of the frozen model, by the precision that it computes in
-WEIGHTS_DTYPE = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+WEIGHTS_DTYPE = {"no": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 class Options(Protocol):
@@ -107,6 +107,6 @@ def prepare(options: Options, *, who: str, load: Load = load_pipeline) -> Prepar
     device = choose_device(options.device)
     # before the model: under `accelerate launch` it makes each process's GPU the current one
     accelerator = make_accelerator(device, options.precision, run, tensorboard=options.tensorboard)
-    pipe = load(options.model, WEIGHTS_DTYPE[accelerator.mixed_precision], device)
+    pipe = load(options.model, choose_dtype(WEIGHTS_DTYPE[accelerator.mixed_precision], device), device)
     pipe.set_progress_bar_config(disable=True)
     return Prepared(run, accelerator, pipe)

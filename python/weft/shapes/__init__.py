@@ -18,7 +18,8 @@ _HOMES = {
     "captioned_scenes": ("CaptionedScenes",),
     "masked_scenes": ("MaskedScenes",),
     "measuring": ("Quality", "Rate", "generate", "quality"),
-    "load": ("model_path", "pipeline"),
+    "shipped": ("model_path",),
+    "load": ("pipeline",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -12,8 +12,9 @@ import tyro
 from tqdm import tqdm
 
 from .captions import Prompt, prompts
-from .load import WEIGHTS, model_path, open_pipeline
+from .load import open_pipeline
 from .measuring import decoded_reader_accuracy, mixed_scenes, quality, reader_accuracy
+from .shipped import WEIGHTS, model_path
 
 
 @dataclass(frozen=True)

@@ -9,31 +9,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from weft.train.checkpoint import Diverged, Interrupted
     from weft.train.distribution_config import DistributionConfig
     from weft.train.encoded_pairs import encode_pairs
     from weft.train.gan.config import GanConfig
     from weft.train.gan.fit import fit_gan
     from weft.train.gan.generator import Generator
-    from weft.train.inpainting_examples import Mixture
+    from weft.train.inpainting_mixture import Mixture
     from weft.train.inpainting_pictures import MaskedObject, MaskedPicture
     from weft.train.inpainting_unet import inpainting_pipeline
     from weft.train.loop import LoopConfig
     from weft.train.residual import ResidualConfig, fit_residual
     from weft.train.soft_tokens import fit_soft_tokens
     from weft.train.soft_tokens_config import SoftTokensConfig
+    from weft.train.stopping import Diverged, Interrupted
     from weft.train.task_prompts import TaskPromptsConfig, fit_task_prompts
 
 _HOMES = {
     "DistributionConfig": "distribution_config",
-    "Diverged": "checkpoint",
+    "Diverged": "stopping",
     "GanConfig": "gan.config",
     "Generator": "gan.generator",
-    "Interrupted": "checkpoint",
+    "Interrupted": "stopping",
     "LoopConfig": "loop",
     "MaskedObject": "inpainting_pictures",
     "MaskedPicture": "inpainting_pictures",
-    "Mixture": "inpainting_examples",
+    "Mixture": "inpainting_mixture",
     "ResidualConfig": "residual",
     "SoftTokensConfig": "soft_tokens_config",
     "TaskPromptsConfig": "task_prompts",

@@ -1,25 +1,14 @@
-"""Checkpoints that are either whole or absent, a clean answer to Ctrl-C and SIGTERM, and how else a run may end."""
+"""Checkpoints that are either whole or absent."""
 
 from __future__ import annotations
 
 import pickle
-import signal
-import threading
 from pathlib import Path
-from types import FrameType, TracebackType
 from typing import Any
 
 import torch
 
 from weft._files import whole_file
-
-
-class Interrupted(Exception):
-    """Training was asked to stop; the checkpoint holds everything needed to go on."""
-
-
-class Diverged(ArithmeticError):
-    """The loss or a parameter is no longer finite; the last good checkpoint was kept."""
 
 
 def save_atomically(state: dict[str, Any], path: Path) -> None:
@@ -45,30 +34,3 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
             "or begin in another folder"
         ) from error
     return state
-
-
-class Interruption:
-    """While entered, Ctrl-C and SIGTERM only set ``requested``; the loop stops at the end of its step.
-
-    Does nothing outside the main thread, where Python takes no signals.
-    """
-
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> Interruption:
-        if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._note) for number in self.SIGNALS}
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True

@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from weft._files import whole_file
-from weft.train.checkpoint import Diverged, Interrupted, Interruption, load_checkpoint, save_atomically
+from weft.train.checkpoint import load_checkpoint, save_atomically
 from weft.train.config import LoopConfig
 from weft.train.players import ALONE, buffers_of, learners_of, load_optimizer_state, optimizer_state, turns_of
+from weft.train.stopping import Diverged, Interrupted, Interruption
 
 __all__ = ["Batch", "LoopConfig", "fit"]
 

@@ -20,7 +20,8 @@ from weft.methods._task_prompts_text import Vectors
 from weft.methods.task_prompts import TaskPrompts
 from weft.train.accelerator import Precision, make_accelerator
 from weft.train.diffusion import frozen, picture_size, training_scheduler
-from weft.train.inpainting_examples import Examples, MaskedBatches, Mixture
+from weft.train.inpainting_examples import Examples, MaskedBatches
+from weft.train.inpainting_mixture import Mixture
 from weft.train.inpainting_pictures import digest, read_masked_pictures
 from weft.train.loop import LoopConfig, fit
 from weft.train.randomness import torch_generator

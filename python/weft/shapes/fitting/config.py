@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from weft.train.config import LoopConfig
-from weft.train.inpainting_examples import Kind
+from weft.train.inpainting_mixture import Kind
 
-from ..load import Model
+from ..shipped import Model
 
 Stage = Literal["vae", "diffusion", "export"]
 STAGES: tuple[Stage, ...] = ("vae", "diffusion", "export")

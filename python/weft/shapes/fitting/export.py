@@ -9,8 +9,9 @@ from typing import Any
 
 from diffusers import AutoencoderKL, DiffusionPipeline, StableDiffusion3Pipeline, StableDiffusionPipeline
 
-from ..load import PROMPTS, Model, open_pipeline
+from ..load import open_pipeline
 from ..model import build_flow_scheduler, build_scheduler, build_text_encoder, build_transformer, build_unet
+from ..shipped import PROMPTS, Model
 from ..tokenizer import SHORT_LENGTH, build_tokenizer
 from .diffusion import DiffusionObjective
 from .flow import flow_objective

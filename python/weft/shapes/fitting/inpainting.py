@@ -8,12 +8,13 @@ from accelerate import Accelerator
 from diffusers import AutoencoderKL
 
 from weft._files import whole_folder
-from weft.train.inpainting_examples import Mixture
+from weft.train.inpainting_mixture import Mixture
 from weft.train.inpainting_unet import inpainting_pipeline
 from weft.train.task_prompts import TaskPromptsConfig, fit_task_prompts
 
-from ..load import PROMPTS, pipeline
+from ..load import pipeline
 from ..masked_scenes import MaskedScenes
+from ..shipped import PROMPTS
 from .config import InpaintingConfig
 from .plain_vae import PLAIN
 

@@ -1,0 +1,38 @@
+"""The shipped models by name, and where they lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+# a UNet with cross-attention; an MM-DiT with joint attention; that UNet, taught to paint into holes
+Model = Literal["sd1", "sd3", "inpainting"]
+
+WEIGHTS: dict[Model, Path] = {
+    "sd1": Path(__file__).parent / "weights",
+    "sd3": Path(__file__).parent / "weights-sd3",
+    "inpainting": Path(__file__).parent / "weights-inpainting",
+}
+PROMPTS = "task_prompts.safetensors"  # in the folder of the inpainting model
+
+
+def model_path(model: Model = "sd1") -> Path:
+    """Folder of a shipped pipeline, for ``from_pretrained``.
+
+    ``StableDiffusionPipeline`` takes "sd1" as it is, and ``StableDiffusionInpaintPipeline`` "inpainting", whose folder
+    ``weft.TaskPrompts.load`` takes as well. ``StableDiffusion3Pipeline`` must be told that there is no T5,
+    as of any such folder: ``text_encoder_3=None, tokenizer_3=None``.
+
+    Raises:
+        ValueError: There is no model of that name.
+        FileNotFoundError: The package was installed without its weights.
+    """
+    if model not in WEIGHTS:
+        raise ValueError(f"weft.shapes: `model` must be one of {', '.join(map(repr, WEIGHTS))}; got {model!r}")
+    folder = WEIGHTS[model]
+    if not (folder / "model_index.json").is_file():
+        raise FileNotFoundError(
+            f"weft.shapes: no model in {folder}; reinstall weft with its package data, or train one with "
+            f"`python -m weft.shapes.train --model {model} --export-to {folder}`"
+        )
+    return folder
