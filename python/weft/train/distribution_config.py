@@ -15,17 +15,21 @@ class DistributionConfig:
     """What is added to the objective of a fit; nothing without ``losses``.
 
     Losses without ``features`` of their own look through the frozen denoiser (``DenoiserFeatures``), the others at
-    decoded pictures.
+    decoded pictures. Pictures of a batch with a caption in common, whichever view it is of, are not told from one
+    another, unless a loss has ``class_mask`` False. Where all have the same captions, as in ``fit_residual``, no
+    caption says so, and different pictures are told from one another.
 
     Measure whether it helps before relying on it. Soft tokens of the embedded model, 60 steps of 8 pictures with both
     losses through x0 at weights of 0.3 and 3, were no better than without: of 24 prompts 4 wordings under one noise
     agreed in 84 of 100 pairs, without the losses in 89 (difference -5 [-11, +1] points), at 2.7 times the cost of a
     step; a chain of four steps costs 5.9 times (``benchmarks.efficacy.distribution_losses`` measures it at length).
+    That was measured while repeated captions were looked for among first views alone.
     """
 
     losses: tuple[Loss, ...] = ()
-    # of all of them, beside the objective; each has one of its own. With this the gradient of fake-to-real at the
-    # start is about as large as that of soft tokens' objective on the embedded model
+    # of all of them, beside the objective: each counts this times a weight of its own, 0.06 and 0.3 unless told
+    # otherwise. With this the gradient of fake-to-real at the start is about as large as that of soft tokens'
+    # objective on the embedded model
     weight: float = 0.3
     # what generates: "x0", the clean pictures predicted from noisy ones; "chain", a short chain from noise alone
     through: Through = "x0"
@@ -42,12 +46,12 @@ class DistributionConfig:
         """Refuse what cannot be meant.
 
         Args:
-            batch_size: Pictures that are told from one another.
+            batch_size: Pictures of one pass on one process.
             who: For messages.
 
         Raises:
-            TypeError: Losses of another kind.
-            ValueError: An option out of range, or too small a batch.
+            TypeError: Losses of another kind, or no sequence of them.
+            ValueError: Two losses of a kind, an option out of range, or too small a batch.
         """
         check_losses(self.losses, who=who, name="distribution.losses")
         if self.losses and batch_size < 2:
