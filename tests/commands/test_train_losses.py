@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -141,3 +142,18 @@ def test_mistakes_are_told_in_a_line(
     with pytest.raises(SystemExit):
         cli.main(["train", "soft-tokens", "--pairs", str(pairs), *out, "--batch-size", "2", *arguments])
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", ["soft-tokens", "residual"])
+def test_the_help_has_whole_sentences(
+    what: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the terminal is wide enough, a row ends with a default, or is an option with its help in the next row."""
+    monkeypatch.setenv("COLUMNS", "400")
+    with pytest.raises(SystemExit):
+        cli.main(["train", what, "--help"])
+    rows = [row.strip("│ ") for row in capsys.readouterr().out.splitlines()]
+    first = next(number for number, row in enumerate(rows, 1) if row.startswith("-h, --help"))
+    options = [row for row in rows[first:] if re.search(r"\w", row)]
+    assert any(row.startswith("--f2f-temperature FLOAT") for row in options)
+    assert not [row for row in options if not row.endswith(")") and not re.fullmatch(r"-\S+( \S+)*", row)]

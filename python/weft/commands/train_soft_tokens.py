@@ -22,7 +22,7 @@ class _SoftTokens:
     """What is learnt, from what, and how."""
 
     pairs: Path
-    """Folder of pictures with captions: metadata.jsonl, or a text file beside every picture."""
+    """Folder of pictures, and metadata.jsonl with the caption or captions of each, or text files, a caption a line."""
     out: Path = Path("soft-tokens.safetensors")
     """The file to write."""
     encoded: Path | None = None
@@ -52,8 +52,7 @@ class _SoftTokens:
     text_length: int | None = None
     """Tokens of T5's text, with Stable Diffusion 3."""
     objective: Literal["agsm", "contrast"] = "agsm"
-    """contrast: every caption of a batch against every picture; agsm: its own and a few others, towards bounded
-    targets."""
+    """contrast: every caption of a batch against every picture; agsm: its own and a few, towards bounded targets."""
     denoising_weight: float | None = None
     """With contrast: of the error of matching pairs beside it."""
     direction: Literal["image_to_text", "both"] = "image_to_text"
@@ -87,7 +86,7 @@ class _SoftTokens:
     patience: int = 3
     """Measurements without a better one, after which training stops."""
     validation_prompts: Strings = ()
-    """What they show."""
+    """What the pictures of --validate-every show."""
 
 
 @dataclass(frozen=True)
