@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from weft.methods.distribution_losses import FakeToFake, FakeToReal, Features, Pairing, losses_named
+from weft.methods.distribution_losses import FakeToFake, FakeToReal, Features, Pairing, check_losses, losses_named
 from weft.train.accelerator import Precision
 from weft.train.config import LoopConfig
 from weft.train.gan.blocks import doublings, is_reached
@@ -257,9 +257,4 @@ class GanConfig:
         self.chosen.check(self.baseline, self.resolution)
         self.chosen_matching.check()
         self.loop()  # which checks its own numbers, as losses do
-        losses = self.chosen_losses()
-        if not all(isinstance(loss, FakeToFake | FakeToReal) for loss in losses):
-            found = ", ".join(type(loss).__name__ for loss in losses)
-            raise TypeError(f"{WHO}: `losses` must be a text, or FakeToFake and FakeToReal; got {found}")
-        if len({loss.name for loss in losses}) < len(losses):
-            raise ValueError(f"{WHO}: `losses` must have each kind once; got {[loss.name for loss in losses]}")
+        check_losses(self.chosen_losses(), who=WHO)
