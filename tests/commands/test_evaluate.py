@@ -144,7 +144,7 @@ def test_an_extractor_that_taught_the_generator_flatters(generator: Path, tmp_pa
         ({"count": 1}, "`count` must be at least 2"),
         ({"batch-size": 0}, "--batch-size must be at least 1"),
         ({"out": "found.txt"}, "--out must be a file that ends in .json"),
-        ({"count": 20, "steps": 1}, "192 features need more than 192 images on each side; got 20"),
+        ({"count": 20, "steps": 1}, "fid at least 193; there are 20 real and 20 drawn; give more (--count, "),
         ({"extractor": "/nowhere"}, "/nowhere is not there; nothing is downloaded"),
         ({"data": "/nowhere"}, "--data must be 'shapes' or a folder of pictures; there is none at /nowhere"),
         ({"split": "val"}, "--split of the shapes world must be train or test; got 'val'"),
@@ -180,6 +180,32 @@ def test_images_that_cannot_be_judged(folder: Path, tmp_path: Path) -> None:
     (empty / "b.png").write_text("not a picture")
     with pytest.raises(ValueError, match=r"b\.png cannot be read as a picture"):
         evaluate(Evaluate(images=empty, against=folder, measures=("cmmd",), out=out))
+
+
+def test_a_single_real_image_is_no_set(folder: Path, tmp_path: Path) -> None:
+    real, out = tmp_path / "real", tmp_path / "e.json"
+    real.mkdir()
+    Image.new("RGB", (64, 64)).save(real / "a.png")
+    some: Any = ("kid", "cmmd", "retrieval")
+    with pytest.raises(ValueError, match="kid at least 2, cmmd at least 2; there are 1 real and 8 drawn; give more"):
+        evaluate(Evaluate(images=folder, against=real, measures=some, out=out))
+    with pytest.raises(ValueError, match="fid at least 193, kid at least 2, cmmd at least 2; there are 1 real"):
+        evaluate(Evaluate(images=folder, against=real, out=out))
+
+
+def test_of_one_real_image_diversity_has_no_ruler(tmp_path: Path) -> None:
+    for name in ("drawn", "real"):
+        (tmp_path / name).mkdir()
+    Image.new("RGB", (64, 64)).save(tmp_path / "real" / "a.png")
+    rows = []
+    for number, colour in enumerate(("red", "green", "blue", "white")):
+        Image.new("RGB", (64, 64), colour).save(tmp_path / "drawn" / f"{number}.png")
+        scene, noise = divmod(number, 2)
+        rows.append({"file_name": f"{number}.png", "text": f"scene {scene}", "scene": scene, "noise": noise})
+    (tmp_path / "drawn" / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    options: Any = {"images": tmp_path / "drawn", "against": tmp_path / "real", "out": tmp_path / "e.json"}
+    text = evaluate(Evaluate(measures=("diversity",), **options))
+    assert "noises apart" in text and "unrelated" not in text
 
 
 def test_without_torchmetrics_it_says_what_to_install(

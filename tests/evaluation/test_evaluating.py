@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -143,8 +144,21 @@ def test_too_few_images_are_refused_before_anything_is_drawn(pictures: list[Pair
     def never(captions: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
         raise AssertionError("drawn")
 
-    with pytest.raises(ValueError, match="192 features need more than 192 images on each side; got 24"):
+    with pytest.raises(
+        ValueError, match=r"192 features.* fid at least 193; there are 24 real and 24 drawn; give more"
+    ):
         evaluate_sampler(never, pictures, judge_extractor(), QUICK)
+
+
+def test_a_distance_of_torchmetrics_without_it_is_refused_before_anything_is_drawn(
+    pictures: list[Pair], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(captions: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
+        raise AssertionError("drawn")
+
+    monkeypatch.setitem(sys.modules, "torchmetrics.image.kid", None)
+    with pytest.raises(ImportError, match=r"kid: needs torchmetrics; install weft\[evaluate\]"):
+        evaluate_sampler(never, pictures, judge_extractor(), QUICK, measures=("kid",))
 
 
 def test_streaming_is_batch(pictures: list[Pair], perfect: Any) -> None:

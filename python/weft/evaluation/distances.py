@@ -32,25 +32,14 @@ def fid(real: Tensor, drawn: Tensor) -> float:
         Heusel et al. 2017, arXiv:1706.08500, equation 6; by torchmetrics, in float64.
     """
     _check(real, drawn, "fid")
-    check_enough(real.shape[1], len(real), len(drawn))
-    metric = _image_metrics("fid").FrechetInceptionDistance(feature=_Given(real.shape[1]))
+    if (fewest := min(len(real), len(drawn))) <= real.shape[1]:
+        raise ValueError(
+            f"fid: {real.shape[1]} features need more than {real.shape[1]} images on each side; got {fewest}"
+        )
+    metric = image_metrics("fid").FrechetInceptionDistance(feature=_Given(real.shape[1]))
     metric.update(real.double(), real=True)
     metric.update(drawn.double(), real=False)
     return float(metric.compute())
-
-
-def check_enough(features: int, real: int, drawn: int) -> None:
-    """Refuse ``fid`` of so many features to so few images, and without torchmetrics.
-
-    Raises:
-        As ``fid``.
-    """
-    if (fewest := min(real, drawn)) <= features:
-        raise ValueError(
-            f"fid: {features} features need more than {features} images on each side; got {fewest}; evaluate more "
-            "images, or leave fid out of the measures"
-        )
-    _image_metrics("fid")
 
 
 def kid(real: Tensor, drawn: Tensor, *, subset_size: int, subsets: int = KID_SUBSETS, seed: int = 0) -> dict[str, Any]:
@@ -76,7 +65,7 @@ def kid(real: Tensor, drawn: Tensor, *, subset_size: int, subsets: int = KID_SUB
     fewest = min(len(real), len(drawn))
     if not 2 <= subset_size <= fewest:
         raise ValueError(f"kid: `subset_size` must be in 2..{fewest}, the images on each side; got {subset_size}")
-    kind = _image_metrics("kid").KernelInceptionDistance
+    kind = image_metrics("kid").KernelInceptionDistance
     with warnings.catch_warnings():
         # that it keeps all features, which are there anyway
         warnings.filterwarnings("ignore", message=".*save all extracted features", category=UserWarning)
@@ -153,7 +142,7 @@ class _Given(nn.Module):
         return features
 
 
-def _image_metrics(name: str) -> Any:
+def image_metrics(name: str) -> Any:
     """A module of ``torchmetrics.image``."""
     from importlib import import_module
 

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 from PIL import Image
 from torch import Tensor
 
-from weft.evaluation.distances import check_enough
 from weft.evaluation.drawings import Drawing, write_drawings
+from weft.evaluation.enough import check_enough
 from weft.evaluation.extractors import Extractor
 from weft.evaluation.measuring import MEASURES, READ, Measure, measure
 from weft.evaluation.observing import Report, features_of, observe
@@ -80,8 +80,7 @@ def evaluate_sampler(
     report = progress("real images", len(shown) + len(others))
     real, spare = (_features(part, extractor, report) for part in (shown, others))
     assert real is not None
-    if "fid" in measures:
-        check_enough(real.shape[1], len(real), plan.count)
+    check_enough(measures, real.shape[1], real=len(real), drawn=plan.count)
     images = draw(sampler, asked, batch_size)
     if keep is not None:
         images = write_drawings(keep, asked, images)
@@ -128,14 +127,16 @@ def evaluate_drawings(
     Returns, raises:
         As ``evaluate_sampler``.
     """
+    if not drawings or not against:
+        raise ValueError(f"evaluate: needs images on each side; got {len(against)} real and {len(drawings)} drawn")
     captioned = all(one.request is not None for one in drawings)
     asked = [one.request or Request(number, "", 0) for number, one in enumerate(drawings)]
     chosen: Sequence[Measure] = measures if captioned else [one for one in measures if one in ("fid", "kid", "cmmd")]
     report = progress("real images", len(against) + len(others))
     real, spare = (_features(part, extractor, report) for part in (against, others))
     assert real is not None
-    if "fid" in measures:
-        check_enough(real.shape[1], len(real), len(first_of_scenes(asked)))
+    counts = {"real": len(against), "drawn": len(first_of_scenes(asked)), "others": len(others)}
+    check_enough(chosen, real.shape[1], **counts)
     images = (one.read() for one in drawings)
     report, reads = progress("drawn images", len(drawings)), not READ.isdisjoint(chosen)
     observed = observe(images, asked, extractor, batch_size=_BATCH, with_reader=reads, report=report)
