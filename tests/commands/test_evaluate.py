@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -121,6 +123,26 @@ def test_a_generator_is_measured_whole(generator: Path, tmp_path: Path) -> None:
         evaluate(Evaluate(out=tmp_path / "e.json", resolution=128, **options))
 
 
+@pytest.mark.parametrize("model", [None, "embedded"])
+def test_a_folder_called_embedded_is_not_the_embedded_model(
+    model: str | None, generator: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Loaded(Exception):
+        pass
+
+    def load(name: str, *others: Any) -> Any:
+        raise Loaded(name)
+
+    shutil.copytree(generator, tmp_path / "embedded")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("weft.commands.evaluate.load_pipeline", load)
+    said = contextlib.nullcontext() if model is None else pytest.warns(UserWarning, match="give ./embedded for")
+    with pytest.raises(Loaded, match="embedded"), said:
+        evaluate(Evaluate(model=model, **FEW))
+    with pytest.raises(ValueError, match="is 64; got 128"):
+        evaluate(Evaluate(model="./embedded", resolution=128, **FEW))
+
+
 def test_an_extractor_that_taught_the_generator_flatters(generator: Path, tmp_path: Path) -> None:
     from weft.evaluation import Judge
     from weft.train.gan.generator import Generator
@@ -145,8 +167,14 @@ def test_an_extractor_that_taught_the_generator_flatters(generator: Path, tmp_pa
         ({"batch-size": 0}, "--batch-size must be at least 1"),
         ({"out": "found.txt"}, "--out must be a file that ends in .json"),
         ({"count": 20, "steps": 1}, "fid at least 193; there are 20 real and 20 drawn; give more (--count, "),
-        ({"extractor": "/nowhere"}, "/nowhere is not there; nothing is downloaded"),
-        ({"data": "/nowhere"}, "--data must be 'shapes' or a folder of pictures; there is none at /nowhere"),
+        (
+            {"extractor": "shape"},
+            "--extractor must be 'shapes' or a folder of a vision model of transformers; 'shape'",
+        ),
+        ({"extractor": "/nowhere"}, "is no such word, and as a folder /nowhere is not there; nothing is downloaded"),
+        ({"data": "shape"}, "--data must be 'shapes' or a folder of pictures with captions; 'shape' is no such word"),
+        ({"data": __file__}, "test_evaluate.py is a file"),
+        ({"model": str(Path(__file__).parent)}, "has neither generator.safetensors nor model_index.json"),
         ({"split": "val"}, "--split of the shapes world must be train or test; got 'val'"),
         ({"images": "/nowhere"}, "--images: must be a folder of pictures; /nowhere is not there"),
         ({"images": "/nowhere", "model": "embedded"}, "--model belong to a model; leave them out with --images"),

@@ -326,7 +326,9 @@ def test_a_folder_as_coco(tmp_path: Path, layout: Any) -> None:
 def test_too_few_pictures_in_a_folder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"--count 10 needs as many pictures with captions; .* has 9"):
         folder_pictures(folder_of(tmp_path, 9), 16, 10)
-    with pytest.raises(FileNotFoundError, match="there is none at"):
+    with pytest.raises(
+        FileNotFoundError, match=r"--data must be 'shapes' or a folder of pictures with captions; .* is not there"
+    ):
         folder_pictures(tmp_path / "gone", 16, 2)
 
 

@@ -133,7 +133,9 @@ def test_weights_that_are_not_in_the_folder_are_never_random(tmp_path: Path) -> 
 
 
 def test_what_is_no_model_is_named_and_never_fetched(tmp_path: Path, dino: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="is not there; nothing is downloaded"):
+    with pytest.raises(
+        FileNotFoundError, match=r"is no such word, and as a folder .* is not there; nothing is downloaded"
+    ):
         open_extractor("openai/clip-vit-base-patch32")
     with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
         open_extractor(tmp_path)

@@ -115,19 +115,23 @@ def _of_model(options: Evaluate) -> dict[str, Any]:
     from weft.evaluation.extractors import open_extractor
     from weft.evaluation.planning import Plan
     from weft.evaluation.scenes import folder_pictures, shapes_pictures
+    from weft.evaluation.words import folder_said, is_word
 
+    data = None
+    if not is_word(options.data, [SHAPES], option="--data"):
+        data = folder_said(options.data, [SHAPES], option="--data", what="pictures with captions")
     plan = Plan(options.count, options.groups, options.paraphrases, options.noises, options.seed)
     keep = None if options.keep is None else output_folder(options.keep, who="evaluate")
     device = choose_device(options.device)
     extractor = open_extractor(options.extractor, device)
     sampler, size, what, teachers = _sampler(options, device)
-    if options.data == SHAPES:
+    if data is None:
         split: Any = options.split or "train"
         pictures: Any = shapes_pictures(2 * plan.count, plan.paraphrases, seed=plan.seed, split=split)
         against = f"{plan.count} scenes of the shapes world, split {split}, seed {plan.seed}"
     else:
         wanted = {"layout": options.layout, "split": options.split, "seed": plan.seed}
-        pictures = folder_pictures(Path(options.data).expanduser(), size, plan.count, **wanted)  # type: ignore[arg-type]
+        pictures = folder_pictures(data, size, plan.count, **wanted)  # type: ignore[arg-type]
         against = f"{plan.count} pictures of {options.data}, squares of {size} pixels, Pillow Lanczos"
     with _progress() as progress:
         found = evaluate_sampler(
@@ -182,10 +186,12 @@ def _sampler(options: Evaluate, device: Any) -> tuple[Sampler, int, str, Teacher
     """What draws, how many pixels a side, what it is in words, and who taught it."""
     from weft.evaluation.samplers import generator_sampler, pipeline_sampler
     from weft.evaluation.teachers import NOBODY, UNKNOWN, Teachers
+    from weft.evaluation.words import is_word
 
     model = options.model or EMBEDDED
+    embedded = options.model is None or is_word(options.model, EMBEDDED_MODELS, option="--model")
     folder = Path(model).expanduser()
-    if (folder / GENERATOR_WEIGHTS).is_file():
+    if not embedded and (folder / GENERATOR_WEIGHTS).is_file():
         from weft.train.gan.generator import Generator
 
         generator = Generator.load(folder).to(device)
@@ -195,6 +201,11 @@ def _sampler(options: Evaluate, device: Any) -> tuple[Sampler, int, str, Teacher
             )
         sampler = generator_sampler(generator, generator.noise_width)
         return sampler, generator.resolution, f"generator {model}", Teachers.of(generator)
+    if not embedded and folder.is_dir() and not (folder / "model_index.json").is_file():
+        raise ValueError(
+            f"evaluate: --model must be {' or '.join(map(repr, EMBEDDED_MODELS))}, a folder of `weft train gan` or of "
+            f"diffusers, or a model id; {folder} has neither {GENERATOR_WEIGHTS} nor model_index.json"
+        )
     pipe = load_pipeline(model, choose_dtype(options.dtype, device), device)
     pipe.set_progress_bar_config(disable=True)
     denoiser = getattr(pipe, "unet", None) or pipe.transformer
@@ -204,7 +215,7 @@ def _sampler(options: Evaluate, device: Any) -> tuple[Sampler, int, str, Teacher
     )
     guidance = "its own guidance" if options.guidance_scale is None else f"guidance {options.guidance_scale:g}"
     what = f"{model}, {type(pipe.scheduler).__name__}, {options.steps} steps, {guidance}"
-    return sampler, size, what, NOBODY if model in EMBEDDED_MODELS else UNKNOWN
+    return sampler, size, what, NOBODY if embedded else UNKNOWN
 
 
 def _check(options: Evaluate) -> None:

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from weft.evaluation.digests import digest_of, digests_of
 from weft.evaluation.judge import SIZE, Judge
+from weft.evaluation.words import SHAPES, folder_said, is_word
 
-SHAPES = "shapes"
 Images = Sequence[Image.Image]
 
 
@@ -51,8 +51,10 @@ class Extractor:
 
 
 def open_extractor(name: str | Path, device: torch.device | str = "cpu") -> Extractor:
-    """``judge_extractor`` for "shapes", else ``folder_extractor``."""
-    return judge_extractor(device=device) if str(name) == SHAPES else folder_extractor(Path(name), device)
+    """``judge_extractor`` for the text "shapes", else ``folder_extractor``."""
+    if is_word(name, [SHAPES], option="--extractor"):
+        return judge_extractor(device=device)
+    return folder_extractor(Path(name), device)
 
 
 def judge_extractor(judge: Judge | None = None, device: torch.device | str = "cpu") -> Extractor:
@@ -124,11 +126,11 @@ def folder_extractor(folder: Path, device: torch.device | str = "cpu") -> Extrac
         FileNotFoundError: No such folder.
         ValueError: It holds no such model.
     """
+    folder = folder_said(folder, [SHAPES], option="--extractor", what="a vision model of transformers")
     if not (folder / "config.json").is_file():
-        what = "has no config.json" if folder.is_dir() else "is a file" if folder.exists() else "is not there"
         raise FileNotFoundError(
-            f"evaluate: --extractor must be {SHAPES!r} or the folder of a vision model of transformers; {folder} "
-            f"{what}; nothing is downloaded"
+            f"evaluate: --extractor must be {SHAPES!r} or a folder of a vision model of transformers; {folder} has no "
+            "config.json"
         )
     model, processor, tokenizer = _parts(folder)
     # what training kept in half precision is known by its digest in that, or after older versions in single

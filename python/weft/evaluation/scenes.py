@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from weft.evaluation.words import SHAPES, folder_said
 from weft.shapes.captioned_scenes import CaptionedScenes
 from weft.shapes.world import Split
 from weft.train.gan.layouts import is_coco, is_cub, read_coco, read_cub
@@ -103,10 +104,7 @@ def folder_pictures(
         FileNotFoundError: It is not there.
         ValueError: Pictures without captions, unreadable ones, or fewer than ``count``.
     """
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"evaluate: --data must be 'shapes' or a folder of pictures; there is none at {folder}"
-        )
+    folder = folder_said(folder, [SHAPES], option="--data", what="pictures with captions")
     if layout == "auto":
         layout = "cub" if is_cub(folder) else "coco" if is_coco(folder) else "imagefolder"
     if layout == "imagefolder":
