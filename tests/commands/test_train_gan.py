@@ -79,6 +79,9 @@ def test_ctrl_c_exits_cleanly_and_resume_ends_with_the_same_bits(
     [
         (("--batch-size", "1"), "`batch_size` must be at least 2"),
         (("--losses", "f2g"), "'f2g' is unknown"),
+        (("--f2r-weight", "2"), "--f2r-weight must go with --losses f2r; got --losses none"),
+        (("--losses", "f2r", "--no-both-views"), "--no-both-views must go with --losses f2f; got --losses f2r"),
+        (("--class-mask", "True"), "--class-mask must go with --losses f2f or f2r; got --losses none"),
         (("--data", "nowhere"), "there is none at nowhere"),
         (("--matching-folder", "nowhere"), "`matching_folder` must hold matching.safetensors"),
     ],
@@ -89,4 +92,4 @@ def test_what_cannot_be_is_one_line(
     with pytest.raises(SystemExit) as stop:
         cli.main(command(tmp_path / "gan", *options))
     assert stop.value.code == 2 and message in capsys.readouterr().err
-    assert not list((tmp_path / "gan").iterdir())
+    assert not list(tmp_path.glob("gan/*"))

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from weft.train.distribution_config import DistributionConfig
+
+ReadBy = dict[tuple[str, ...], tuple[str, ...]]
+
+# what reads an option: one of these losses at least
+READ_BY_ONE: ReadBy = {
+    ("f2f",): ("f2f_weight", "f2f_temperature", "pairing"),
+    ("f2r",): ("f2r_weight", "f2r_temperature", "symmetric"),
+}
+_READ_BY: ReadBy = {**READ_BY_ONE, ("f2f", "f2r"): ("losses_weight", "through", "chain_steps", "features")}
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,12 @@ def distribution_of(options: DistributionOptions, *, who: str) -> DistributionCo
     from weft.train.distribution_config import DistributionConfig
     from weft.train.vision_features import vision_features
 
-    _check(options, [loss.name for loss in losses_named(options.losses)], who)
+    check_read(options, _READ_BY, who=who)
+    if options.chain_steps != DistributionOptions.chain_steps and options.through != "chain":
+        raise ValueError(
+            f"{who}: --chain-steps must go with --through chain; got --through {options.through}, which takes one "
+            "step; choose the chain, or leave its steps out"
+        )
     losses = losses_named(
         options.losses,
         features=None if options.features is None else vision_features(options.features),
@@ -65,31 +78,29 @@ def distribution_of(options: DistributionOptions, *, who: str) -> DistributionCo
     return DistributionConfig(losses, options.losses_weight, through=options.through, chain_steps=options.chain_steps)
 
 
-# what reads an option: one of these losses at least
-_READ_BY = {
-    ("f2f",): ("f2f_weight", "f2f_temperature", "pairing"),
-    ("f2r",): ("f2r_weight", "f2r_temperature", "symmetric"),
-    ("f2f", "f2r"): ("losses_weight", "through", "chain_steps", "features"),
-}
+def check_read(options: Any, read_by: ReadBy, *, who: str) -> None:
+    """Refuse options that nothing would read.
 
+    Args:
+        options: With ``losses``; what differs from its default was given.
+        read_by: Losses -> options that one of them at least must read.
 
-def _check(options: DistributionOptions, chosen: Collection[str], who: str) -> None:
-    """Refuse what nothing would read."""
-    default = DistributionOptions()
-    for losses, names in _READ_BY.items():
-        given = [_flag(options, name) for name in names if getattr(options, name) != getattr(default, name)]
-        if given and not any(loss in chosen for loss in losses):
+    Raises:
+        ValueError: There are some, or a loss that is unknown.
+    """
+    from weft.methods.distribution_losses import losses_named
+
+    chosen = {loss.name for loss in losses_named(options.losses)}
+    default = {field.name: field.default for field in fields(options)}
+    for losses, names in read_by.items():
+        given = [_flag(options, name) for name in names if getattr(options, name) != default[name]]
+        if given and not chosen & set(losses):
             raise ValueError(
                 f"{who}: {', '.join(given)} must go with --losses {' or '.join(losses)}; got --losses "
                 f"{options.losses}; name it there, or leave out what nothing would read"
             )
-    if options.chain_steps != default.chain_steps and options.through != "chain":
-        raise ValueError(
-            f"{who}: --chain-steps must go with --through chain; got --through {options.through}, which takes one "
-            "step; choose the chain, or leave its steps out"
-        )
 
 
-def _flag(options: DistributionOptions, name: str) -> str:
+def _flag(options: Any, name: str) -> str:
     """How the command line gave an option."""
     return ("--no-" if getattr(options, name) is False else "--") + name.replace("_", "-")

@@ -121,7 +121,7 @@ def _of_model(options: Evaluate) -> dict[str, Any]:
     if not is_word(options.data, [SHAPES], option="--data"):
         data = folder_said(options.data, [SHAPES], option="--data", what="pictures with captions")
     plan = Plan(options.count, options.groups, options.paraphrases, options.noises, options.seed)
-    keep = None if options.keep is None else output_folder(options.keep, who="evaluate")
+    keep = None if options.keep is None else output_folder(options.keep, who="evaluate", option="--keep")
     device = choose_device(options.device)
     extractor = open_extractor(options.extractor, device)
     sampler, size, what, teachers = _sampler(options, device)

@@ -8,10 +8,16 @@ from typing import Any, Literal
 
 import weft
 from weft._files import output_folder
+from weft.commands.distribution import READ_BY_ONE, ReadBy, check_read
 from weft.commands.loading import choose_device
 from weft.commands.training import config_of
 
 SHAPES = "shapes"
+_READ_BY: ReadBy = {
+    **READ_BY_ONE,
+    ("f2f",): (*READ_BY_ONE["f2f",], "both_views"),
+    ("f2f", "f2r"): ("features", "class_mask"),
+}
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,7 @@ def train_gan(options: TrainGan) -> str:
     from weft.train.gan.config import GanConfig
     from weft.train.gan.fit import fit_gan
 
+    check_read(options, _READ_BY, who="train gan")
     out = output_folder(options.out, who="train gan")
     beside = options.out.with_name(f"{options.out.name}.run")
     run = output_folder(options.run or beside, who="train gan", option="--run")
