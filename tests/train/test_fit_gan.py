@@ -340,9 +340,7 @@ def test_options_out_of_range_are_refused(accelerator: Accelerator, changes: dic
 
 
 def test_losses_are_told_before_anything_is_trained(tmp_path: Path, accelerator: Accelerator) -> None:
-    with pytest.raises(
-        TypeError, match="`losses` must hold FakeToFake and FakeToReal; got int"
-    ):
+    with pytest.raises(TypeError, match="`losses` must hold FakeToFake and FakeToReal; got int"):
         run(accelerator, gans.config(losses=(3,)), tmp_path)
     assert not list(tmp_path.iterdir())
     assert gans.config(losses=FakeToFake()).chosen_losses() == (FakeToFake(),)
