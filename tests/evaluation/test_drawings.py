@@ -66,6 +66,12 @@ def test_a_wrong_row_is_named(tmp_path: Path, row: str, message: str) -> None:
         read_drawings(tmp_path, who="test", captioned=True)
 
 
+def test_a_list_in_another_encoding_is_named(tmp_path: Path) -> None:
+    (tmp_path / "metadata.jsonl").write_bytes('{"file_name": "a.png", "text": "Füße"}'.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"test: .*metadata\.jsonl must be text in UTF-8; .*; save it as such"):
+        read_drawings(tmp_path, who="test")
+
+
 def test_no_folder_and_an_empty_one(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no picture"):
         read_drawings(tmp_path, who="test")

@@ -67,7 +67,10 @@ def read_drawings(folder: Path, *, who: str, captioned: bool = False) -> list[Dr
         raise FileNotFoundError(f"{who}: must be a folder of pictures; {folder} {what}")
     listing = folder / METADATA
     if listing.is_file():
-        lines = enumerate(listing.read_text(encoding="utf-8").splitlines(), 1)
+        try:
+            lines = enumerate(listing.read_text(encoding="utf-8").splitlines(), 1)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{who}: {listing} must be text in UTF-8; {error}; save it as such") from error
         found = [_drawing(folder, line, number, who) for number, line in lines if line.strip()]
     else:
         found = [Drawing(path, None) for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES]
