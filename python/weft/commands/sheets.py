@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -11,17 +12,32 @@ CAPTION = 16  # pixels of a line of text
 
 
 def strip(heading: str, pictures: Sequence[tuple[str, Image.Image]]) -> Image.Image:
-    """One row of a sheet: the heading, then (title, picture) from left to right."""
+    """One row of a sheet: the heading, then (title, picture) from left to right; long titles take several lines."""
     font = ImageFont.load_default(size=12)
-    row = Image.new("RGB", (TILE * len(pictures), TILE + 2 * CAPTION), "white")
+    titles = [_wrapped(title, font) for title, _ in pictures]
+    above = CAPTION * (1 + max(map(len, titles)))
+    row = Image.new("RGB", (TILE * len(pictures), TILE + above), "white")
     pen = ImageDraw.Draw(row)
     pen.text((4, 1), heading, fill="black", font=font)
-    for column, (title, picture) in enumerate(pictures):
-        pen.text((column * TILE + 4, CAPTION + 1), title, fill="black", font=font)
+    for column, (lines, (_, picture)) in enumerate(zip(titles, pictures, strict=True)):
+        for number, line in enumerate(lines, 1):
+            pen.text((column * TILE + 4, number * CAPTION + 1), line, fill="black", font=font)
         # nearest where it grows: the pixels shown are the pixels made
         how = Image.Resampling.NEAREST if picture.width <= TILE else Image.Resampling.LANCZOS
-        row.paste(picture.resize((TILE, TILE), how), (column * TILE, 2 * CAPTION))
+        row.paste(picture.resize((TILE, TILE), how), (column * TILE, above))
     return row
+
+
+def _wrapped(text: str, font: Any) -> list[str]:
+    """Lines that fit over a picture, if no word is longer; one at least."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > TILE - 8:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
 
 
 def stack(rows: Sequence[Image.Image]) -> Image.Image:
