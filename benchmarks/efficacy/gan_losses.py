@@ -80,8 +80,8 @@ class Options:
 
     Attributes:
         runs: Folder of the runs.
-        others: Folders of runs that were trained with other options, NAME-VARIANT; compared with those of ``runs``
-            that have no losses.
+        others: Folders of runs that were trained with other options, NAME-VARIANT; compared with their own without
+            losses, or where there are none with those of ``runs``.
         plan: What is drawn.
         extractor: As of ``weft evaluate``.
         kept: Folder of the evaluations so far, told apart by weights and settings, not by code.

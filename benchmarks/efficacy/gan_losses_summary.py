@@ -60,7 +60,8 @@ def summarise(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
     Returns:
         With ``seeds``, and by column ``mean``, ``std`` over seeds (0 of a single one) and, where the baseline without
-        losses was trained from the same seeds, the mean and std of the ``difference`` from it.
+        losses was trained from the same seeds, the mean and std of the ``difference`` from it; from that of the same
+        variant, if there is one.
     """
     kinds: dict[tuple[str, str, str], dict[int, dict[str, Any]]] = {}
     for run in runs:
@@ -68,7 +69,7 @@ def summarise(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         kinds.setdefault(kind, {})[run["seed"]] = run["measures"]
     rows = []
     for (baseline, losses, variant), mine in kinds.items():
-        plain = kinds.get((baseline, REFERENCE, ""), {})
+        plain = kinds.get((baseline, REFERENCE, variant)) or kinds.get((baseline, REFERENCE, ""), {})
         row: dict[str, Any] = {"baseline": baseline, "losses": losses, "variant": variant, "seeds": sorted(mine)}
         for name, column in COLUMNS.items():
             values = {seed: column.of(measures) for seed, measures in mine.items()}

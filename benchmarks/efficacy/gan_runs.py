@@ -33,6 +33,8 @@ class Options:
         baselines, losses, seeds: Which runs.
         steps, f2f_weight, f2r_weight, features, both_views: As of ``GanConfig``; other numbers want another folder.
         scenes, captions: What they learn from.
+        text: Folder of a text encoder in place of our own, which learns beside the matching model that wordings of one
+            scene are the same.
         folder: Gets a folder a run, named BASELINE-LOSSES-SEED.
     """
 
@@ -46,6 +48,7 @@ class Options:
     both_views: bool = GanConfig.both_views
     scenes: int = 20_000
     captions: int = 8
+    text: Path | None = None
     folder: Path = ROOT / "runs" / "gan"
 
 
@@ -69,7 +72,7 @@ def train(options: Options, baseline: Baseline, losses: str, seed: int) -> Path:
         log_every=50,
     )
     pictures = shapes.CaptionedScenes(options.scenes, captions=options.captions)
-    generator = fit_gan(pictures, config=config, folder=run, resume=(run / CHECKPOINT).is_file())
+    generator = fit_gan(pictures, config=config, folder=run, resume=(run / CHECKPOINT).is_file(), text=options.text)
     if not matching.is_dir():
         with whole_folder(matching) as temporary:
             shutil.copytree(run / "matching", temporary, dirs_exist_ok=True)

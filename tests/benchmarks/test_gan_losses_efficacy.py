@@ -116,6 +116,8 @@ def test_differences_are_taken_seed_by_seed() -> None:
         ]
     )
     assert (other["variant"], other["fid"]["difference"]["mean"]) == ("weak", 3)
+    own = [run("none", 0, 10), run("none", 0, 5, variant="text"), run("f2f", 0, 6, variant="text")]
+    assert summarise(own)[-1]["fid"]["difference"]["mean"] == 1
     assert plain["fid"] == {"mean": 20, "std": pytest.approx(200**0.5), "count": 2}
     assert both["fid"]["difference"] == {"mean": -1.5, "std": pytest.approx(0.5**0.5), "count": 2}
     assert "kid" not in both
