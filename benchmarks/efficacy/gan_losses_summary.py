@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from weft.evaluation.extractors import SHAPES
+from weft.evaluation.words import SHAPES
 
 METHOD = "fake-to-fake and fake-to-real"
 LOSSES = ("none", "f2f", "f2r", "f2f,f2r")
