@@ -128,7 +128,8 @@ def measure(options: Options) -> dict[str, Any]:
     """The record, but for circumstances."""
     runs, extractor = runs_of(options.runs), open_extractor(options.extractor)
     for folder in options.others:
-        runs += runs_of(folder, folder.name.partition("-")[2] or folder.name)
+        name = folder.resolve().name
+        runs += runs_of(folder, name.partition("-")[2] or name)
     pictures = shapes_pictures(2 * options.plan.count, options.plan.paraphrases, seed=options.plan.seed)
     found = []
     for run in tqdm(runs, unit="run"):

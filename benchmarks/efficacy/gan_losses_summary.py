@@ -66,7 +66,9 @@ def summarise(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     kinds: dict[tuple[str, str, str], dict[int, dict[str, Any]]] = {}
     for run in runs:
         kind = run["baseline"], run["losses"], run.get("variant", "")
-        kinds.setdefault(kind, {})[run["seed"]] = run["measures"]
+        if run["seed"] in kinds.setdefault(kind, {}):
+            raise ValueError(f"efficacy: two runs of {' '.join(kind)} with seed {run['seed']}; name variants apart")
+        kinds[kind][run["seed"]] = run["measures"]
     rows = []
     for (baseline, losses, variant), mine in kinds.items():
         plain = kinds.get((baseline, REFERENCE, variant)) or kinds.get((baseline, REFERENCE, ""), {})

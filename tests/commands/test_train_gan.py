@@ -81,7 +81,7 @@ def test_ctrl_c_exits_cleanly_and_resume_ends_with_the_same_bits(
         (("--losses", "f2g"), "'f2g' is unknown"),
         (("--f2r-weight", "2"), "--f2r-weight must go with --losses f2r; got --losses none"),
         (("--losses", "f2r", "--no-both-views"), "--no-both-views must go with --losses f2f; got --losses f2r"),
-        (("--class-mask", "True"), "--class-mask must go with --losses f2f or f2r; got --losses none"),
+        (("--class-mask", "False"), "train gan: --class-mask must go with --losses f2f or f2r; got --losses none"),
         (("--data", "nowhere"), "there is none at nowhere"),
         (("--matching-folder", "nowhere"), "`matching_folder` must hold matching.safetensors"),
     ],

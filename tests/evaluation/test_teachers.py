@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from torch.nn import Linear
 
 from weft.evaluation import Plan, Teachers, evaluate_sampler, judge_extractor, module_extractor, table
 from weft.evaluation.judge import Judge
 from weft.evaluation.teachers import NOBODY, UNKNOWN
+from weft.train.gan.generator import Generator
 from weft.train.pairs import Pair
 from weft.train.weights import digest_of_weights
 
@@ -50,10 +51,11 @@ def test_of_a_custom_extractor_without_digests_nothing_is_said() -> None:
 
 def test_teachers_are_those_of_the_record() -> None:
     def generator(**record: Any) -> Any:
-        return SimpleNamespace(record=record, taught_by=tuple(record.get("taught_by", ())))
+        return Generator(Linear(1, 1), Linear(1, 1), record)  # type: ignore[arg-type]
 
-    assert Teachers.of(generator(taught_by=list(TAUGHT.digests))) == TAUGHT
-    assert Teachers.of(generator(taught_by=[])) == NOBODY
+    assert Teachers.of(generator(taught_by=list(TAUGHT.digests), knows_teachers=True)) == TAUGHT
+    assert Teachers.of(generator(taught_by=[], knows_teachers=True)) == NOBODY
+    assert Teachers.of(generator(taught_by=[], knows_teachers=False)) == UNKNOWN
     # written before records had it
     assert Teachers.of(generator()) == UNKNOWN
     # a part that is known tells of itself, whatever else there was

@@ -21,7 +21,6 @@ from torch import Tensor
 import weft
 from weft.methods.distribution_losses import FakeToReal, distribution_loss, losses_named
 from weft.testing.soft_tokens_eager import longer_text
-from weft.train.checkpoint import Diverged, Interrupted
 from weft.train.diffusion import TextStates, encode_captions, frozen, training_scheduler
 from weft.train.distribution_config import DistributionConfig
 from weft.train.distribution_term import DistributionTerm
@@ -33,6 +32,7 @@ from weft.train.residual import ResidualConfig, fit_residual
 from weft.train.soft_tokens import fit_soft_tokens
 from weft.train.soft_tokens_bank import TrainedTokens
 from weft.train.soft_tokens_config import SoftTokensConfig
+from weft.train.stopping import Diverged, Interrupted
 
 BOTH = losses_named("f2f,f2r")
 LOOP = LoopConfig(steps=4, learning_rate=1e-2, batch_size=3, checkpoint_every=2, log_every=1)

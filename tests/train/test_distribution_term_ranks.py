@@ -15,8 +15,6 @@ from torch import Tensor
 WORLD, EACH = 2, 2
 # captions of second views: that of the last picture is the first view's of the first, on the other process
 SECOND = torch.tensor([[20], [21], [22], [1]])
-# captions of second views: that of the last picture is the first view's of the first, on the other process
-SECOND = torch.tensor([[20], [21], [22], [1]])
 
 
 def found(folder: Path, rows: slice) -> dict[str, Tensor]:

@@ -149,10 +149,12 @@ def test_other_features_and_views(accelerator: Accelerator, baseline: Any, both_
         return torch.nn.functional.adaptive_avg_pool2d(images, 4).flatten(1)
 
     losses = (FakeToFake(features=small), FakeToReal(features=small))
-    run(accelerator, gans.config(baseline, losses=losses, steps=1, both_views=both_views))
+    generator = run(accelerator, gans.config(baseline, losses=losses, steps=1, both_views=both_views))
     assert seen == 3 * [(4, 3, 64, 64)]
+    assert not generator.knows_teachers, "nobody knows what a callable looks with"
     accelerator.free_memory()
-    run(accelerator, gans.config(baseline, losses="f2f,f2r", features="discriminator", steps=1))
+    generator = run(accelerator, gans.config(baseline, losses="f2f,f2r", features="discriminator", steps=1))
+    assert generator.knows_teachers and not generator.taught_by
 
 
 def test_batches_with_nothing_to_tell_apart_go_without_the_losses(tmp_path: Path, accelerator: Accelerator) -> None:
@@ -225,7 +227,7 @@ def test_text_and_vision_of_others(tmp_path: Path, accelerator: Accelerator) -> 
     noise = torch.randn(1, generator.noise_width)
     assert torch.equal(loaded(["a red circle"], noise), generator(["a red circle"], noise))
     accelerator.free_memory()
-    assert len(generator.taught_by) == 2 and loaded.taught_by == generator.taught_by
+    assert len(generator.taught_by) == 2 and loaded.taught_by == generator.taught_by and not loaded.knows_teachers
     again = gans.config(matching_folder=tmp_path / "run" / "matching")
     said = "is another: `text` was '[0-9a-f]{16}', is 'own'; `vision` was '[0-9a-f]{16}', is 'own'; choose another"
     with pytest.raises(ValueError, match=said):

@@ -16,6 +16,7 @@ from weft.train.gan.batches import GanBatch, GanBatches
 from weft.train.gan.drawn import Text
 from weft.train.gan.pictures import Pictures, read_pictures
 from weft.train.gan.text import Recurrent, Vocabulary, words_of
+from weft.train.pairs import Pair
 
 
 def read(data: Any, size: int = 64, *, crop: bool = False, flip: bool = False, split: str = "train") -> Pictures:
@@ -185,6 +186,21 @@ def test_what_captions_have_in_common_is_a_class_or_their_words() -> None:
     ids = torch.tensor([[3, 4], [3, 9], [5, 4]])
     batch = GanBatch(*(torch.empty(0) for _ in range(4)), ids, torch.tensor([-1, -1, 7]), torch.empty(0))
     assert batch.alike.tolist() == [[3, 4], [3, 9], [7, 7]]
+
+
+@pytest.mark.parametrize(
+    ("captions", "count", "message"),
+    [
+        ((), 2, "every picture needs captions; second has none"),
+        ((" ",), 2, r"every picture needs captions; second has \(' ',\)"),
+        (("a ball",), 1, "needs at least two pictures with captions; got 1"),
+    ],
+)
+def test_pairs_are_looked_at(captions: tuple[str, ...], count: int, message: str) -> None:
+    image = Image.new("RGB", (8, 8))
+    given = [Pair(image, ("a box",), "first", group=1), Pair(image, captions, "second", group=2)]
+    with pytest.raises(ValueError, match=message):
+        read(given[:count])
 
 
 def test_a_crop_is_another_each_time_and_a_flip_mirrors() -> None:

@@ -93,7 +93,8 @@ def check_read(options: Any, read_by: ReadBy, *, who: str) -> None:
     chosen = {loss.name for loss in losses_named(options.losses)}
     default = {field.name: field.default for field in fields(options)}
     for losses, names in read_by.items():
-        given = [_flag(options, name) for name in names if getattr(options, name) != default[name]]
+        given = [_flag(name, getattr(options, name), default[name]) for name in names]
+        given = [flag for flag in given if flag]
         if given and not chosen & set(losses):
             raise ValueError(
                 f"{who}: {', '.join(given)} must go with --losses {' or '.join(losses)}; got --losses "
@@ -101,6 +102,8 @@ def check_read(options: Any, read_by: ReadBy, *, who: str) -> None:
             )
 
 
-def _flag(options: Any, name: str) -> str:
-    """How the command line gave an option."""
-    return ("--no-" if getattr(options, name) is False else "--") + name.replace("_", "-")
+def _flag(name: str, value: Any, default: Any) -> str:
+    """How the command line gave an option; nothing where it did not."""
+    if value == default:
+        return ""
+    return ("--no-" if value is False and default is True else "--") + name.replace("_", "-")

@@ -34,7 +34,8 @@ def fid(real: Tensor, drawn: Tensor) -> float:
     _check(real, drawn, "fid")
     if (fewest := min(len(real), len(drawn))) <= real.shape[1]:
         raise ValueError(
-            f"fid: {real.shape[1]} features need more than {real.shape[1]} images on each side; got {fewest}"
+            f"fid: {real.shape[1]} features need more than {real.shape[1]} images on each side; got {fewest}; "
+            "evaluate more images, or leave fid out"
         )
     metric = image_metrics("fid").FrechetInceptionDistance(feature=_Given(real.shape[1]))
     metric.update(real.double(), real=True)

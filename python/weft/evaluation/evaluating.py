@@ -128,7 +128,10 @@ def evaluate_drawings(
         As ``evaluate_sampler``.
     """
     if not drawings or not against:
-        raise ValueError(f"evaluate: needs images on each side; got {len(against)} real and {len(drawings)} drawn")
+        raise ValueError(
+            f"evaluate: needs images on each side; got {len(against)} real and {len(drawings)} drawn; give some of "
+            "both"
+        )
     captioned = all(one.request is not None for one in drawings)
     asked = [one.request or Request(number, "", 0) for number, one in enumerate(drawings)]
     chosen: Sequence[Measure] = measures if captioned else [one for one in measures if one in ("fid", "kid", "cmmd")]

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from weft.evaluation.digests import digest_of, digests_of
 from weft.evaluation.judge import SIZE, Judge
 from weft.evaluation.words import SHAPES, folder_said, is_word
+from weft.train.weights import lacks_pooler
 
 Images = Sequence[Image.Image]
 
@@ -172,11 +173,8 @@ def _parts(folder: Path) -> tuple[Any, Any, Any]:
     try:
         # safetensors only: a pickled checkpoint can run code when it is read
         model, report = AutoModel.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **local)
-        lacking = set(report["missing_keys"])
-        if others := {name for name in lacking if not name.startswith("pooler.")}:
-            raise ValueError(f"{len(others)} weights of {type(model).__name__} are missing, such as {min(others)}")
-        if lacking:
-            model.pooler = None  # it would be random, and so would the features
+        if lacks_pooler(model, report):
+            model.pooler = None
         processor = AutoImageProcessor.from_pretrained(folder, **local)
         known = hasattr(model, "get_text_features")
         return model, processor, AutoTokenizer.from_pretrained(folder, **local) if known else None

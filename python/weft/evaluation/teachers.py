@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from weft.evaluation.extractors import Extractor
-from weft.train.gan.generator import Generator
+
+if TYPE_CHECKING:
+    from weft.train.gan.generator import Generator
 
 
 @dataclass(frozen=True)
@@ -23,8 +26,8 @@ class Teachers:
 
     @classmethod
     def of(cls, generator: Generator) -> Teachers:
-        """Those that its record tells; a generator of old tells nothing."""
-        return cls(frozenset(generator.taught_by), are_all="taught_by" in generator.record)
+        """Those that its record tells."""
+        return cls(frozenset(generator.taught_by), are_all=generator.knows_teachers)
 
     def include(self, extractor: Extractor) -> bool | None:
         """Whether it, or a part of it, is one of them; None where nobody knows."""

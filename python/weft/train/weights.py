@@ -1,9 +1,10 @@
-"""A name for the weights of a model, so that what one model gave is not taken for what another gives."""
+"""What can be said of the weights of a model: a name, so that what one gave is not taken for another's, and gaps."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,3 +24,18 @@ def digest_of_weights(modules: Sequence[nn.Module]) -> str:
         if some:
             sha.update(torch.cat(some).cpu().numpy().tobytes())
     return sha.hexdigest()[:16]
+
+
+def lacks_pooler(model: nn.Module, report: Mapping[str, Any]) -> bool:
+    """Whether the file of a model of transformers had no pooler, which would be another each time it is read.
+
+    Args:
+        report: Of ``from_pretrained(..., output_loading_info=True)``.
+
+    Raises:
+        ValueError: Other weights are missing, too.
+    """
+    lacking = set(report["missing_keys"])
+    if others := {name for name in lacking if not name.startswith("pooler.")}:
+        raise ValueError(f"{len(others)} weights of {type(model).__name__} are missing, such as {min(others)}")
+    return bool(lacking)

@@ -56,7 +56,9 @@ class Recipe:
                 f"being half of the next; got {self.stages}"
             )
         if baseline == "ssa" and self.style_blocks:
-            raise ValueError(f"{WHO}: style blocks are of baseline 'attn'; 'ssa' has none")
+            raise ValueError(
+                f"{WHO}: style blocks are of baseline 'attn', and 'ssa' has none; choose that, or leave them out"
+            )
 
 
 @dataclass(frozen=True)

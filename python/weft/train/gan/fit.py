@@ -109,11 +109,16 @@ def fit_gan(
         needs_classes=needs_classes,
     )
 
+    # what was brought as an object may hold another encoder, and be known by another digest
+    brought = [config.features, *(loss.features for loss in losses), text, vision]
+    knows_teachers = all(one is None or isinstance(one, (str, Path)) for one in brought)
+
     def generator(average: dict[str, torch.Tensor] | None) -> Generator:
         own = None if average is None else {key.removeprefix(f"{GENERATOR}."): value for key, value in average.items()}
         settling = [_noise_and_text(objective, replace(batches, process=0)(i * batches.size)) for i in range(SETTLING)]
         drawn_by = averaged(network, own, settling)
-        return Generator(drawn_by, matching.text, {**record, "taught_by": matching.taught_by})  # type: ignore[arg-type]
+        teachers = {"taught_by": matching.taught_by, "knows_teachers": knows_teachers}
+        return Generator(drawn_by, matching.text, {**record, **teachers})  # type: ignore[arg-type]
 
     draw = None
     if config.sample_every is not None and folder is not None:

@@ -45,8 +45,13 @@ class Generator:
 
     @property
     def taught_by(self) -> tuple[str, ...]:
-        """Digests of the pretrained encoders that took part in training, as ``digest_of_weights`` of each."""
+        """Digests of pretrained encoders that took part in training, as ``digest_of_weights`` of each."""
         return tuple(self.record.get("taught_by", ()))
+
+    @property
+    def knows_teachers(self) -> bool:
+        """Whether these are all; not where losses or the matching model look through an object of the user's."""
+        return bool(self.record.get("knows_teachers", False))
 
     @property
     def noise_width(self) -> int:

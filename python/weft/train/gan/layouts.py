@@ -57,7 +57,7 @@ def read_cub(folder: Path, split: str) -> list[Pair]:
                 f"{WHO}: {folder / 'images.txt'} names {name}; there is no {text if path.is_file() else path}"
             )
         captions = tuple(line.strip() for line in text.read_text(encoding="utf-8").splitlines() if line.strip())
-        found.append(_checked(Pair(path, captions, name, group=groups.get(number), box=boxes.get(number))))
+        found.append(checked(Pair(path, captions, name, group=groups.get(number), box=boxes.get(number))))
     return _enough(found, folder, split)
 
 
@@ -90,7 +90,7 @@ def read_coco(folder: Path, split: str) -> list[Pair]:
     for number, name in names.items():
         if Path(name).name != name or not (pictures / name).is_file():
             raise ValueError(f"{WHO}: {found[0].name} names {name}; there is no such file in {pictures}")
-        pairs.append(_checked(Pair(pictures / name, tuple(filter(None, captions[number])), name)))
+        pairs.append(checked(Pair(pictures / name, tuple(filter(None, captions[number])), name)))
     return _enough(pairs, folder, split)
 
 
@@ -116,9 +116,15 @@ def _box(rest: list[float]) -> tuple[float, float, float, float]:
     return x, y, width, height
 
 
-def _checked(pair: Pair) -> Pair:
-    if not pair.captions:
-        raise ValueError(f"{WHO}: every picture needs captions; {pair.name} has none")
+def checked(pair: Pair) -> Pair:
+    """``pair``, which has captions that say something and a picture that can be read.
+
+    Raises:
+        ValueError: It has not.
+    """
+    if not pair.captions or not all(isinstance(text, str) and text.strip() for text in pair.captions):
+        said = f"has {pair.captions!r}" if pair.captions else "has none"
+        raise ValueError(f"{WHO}: every picture needs captions; {pair.name} {said}")
     if reason := why_unusable(pair.image):
         raise ValueError(f"{WHO}: every picture must be one; {pair.name}: {reason}")
     return pair

@@ -148,9 +148,11 @@ def _loaded(folder: Path, alike: tuple[str, ...], identity: dict[str, Any], enco
     try:
         missing, unexpected = matching.load_state_dict(load_file(folder / WEIGHTS), strict=False)
     except (SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{WHO}: {folder / WEIGHTS} cannot be read, or does not fit {RECORD}: {error}") from error
+        raise ValueError(
+            f"{WHO}: {folder / WEIGHTS} cannot be read, or does not fit {RECORD}: {error}; choose another folder"
+        ) from error
     if unexpected or [key for key in missing if not _is_frozen(key)]:
-        raise ValueError(f"{WHO}: {folder / WEIGHTS} does not fit {RECORD} beside it")
+        raise ValueError(f"{WHO}: {folder / WEIGHTS} does not fit {RECORD} beside it; choose another folder")
     return matching.requires_grad_(False).eval()
 
 

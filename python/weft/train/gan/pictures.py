@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from weft.train.gan.layouts import is_coco, is_cub, read_coco, read_cub
+from weft.train.gan.layouts import checked, is_coco, is_cub, read_coco, read_cub
 from weft.train.pairs import Pair, digest, read_pairs
 
 MARGIN = 76 / 64  # side that a picture is brought to before a random square is cut, in squares
@@ -126,11 +126,13 @@ def read_pictures(data: Any, size: int, *, crop: bool, flip: bool, split: str) -
         else:
             return Pictures(read_pairs(folder, who=WHO), size, crop, flip)
         return Pictures(tuple(data), size, crop, flip)
-    if isinstance(data, list | tuple) and len(data) > 1 and all(isinstance(item, Pair) for item in data):
-        return Pictures(tuple(data), size, crop, flip)
-    if isinstance(data, Sequence) and not isinstance(data, list | tuple):
-        if len(data) < 2:
-            raise ValueError(f"{WHO}: needs at least two pictures with captions; got {len(data)}")
+    of_pairs = isinstance(data, list | tuple) and bool(data) and all(isinstance(item, Pair) for item in data)
+    comes_one_by_one = isinstance(data, Sequence) and not isinstance(data, list | tuple)
+    if (of_pairs or comes_one_by_one) and len(data) < 2:
+        raise ValueError(f"{WHO}: needs at least two pictures with captions; got {len(data)}; give more")
+    if of_pairs:
+        return Pictures(tuple(map(checked, data)), size, crop, flip)
+    if comes_one_by_one:
         _as_pair(data[0], 0)
         return Pictures(data, size, crop, flip)
     return Pictures(read_pairs(data, who=WHO), size, crop, flip)

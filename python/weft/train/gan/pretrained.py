@@ -10,7 +10,7 @@ from typing import Any
 
 from weft.train.gan.image_encoder import vision_tower
 from weft.train.gan.text import text_tower
-from weft.train.weights import digest_of_weights
+from weft.train.weights import digest_of_weights, lacks_pooler
 
 WHO = "fit_gan"
 
@@ -105,11 +105,8 @@ def _model(folder: Path) -> Any:
     # safetensors only: a pickled checkpoint can run code when it is read
     local = {"local_files_only": True, "use_safetensors": True}
     model, report = named.from_pretrained(folder, output_loading_info=True, **local)
-    lacking = set(report["missing_keys"])
-    if others := {name for name in lacking if not name.startswith("pooler.")}:
-        raise ValueError(f"{len(others)} weights of {type(model).__name__} are missing, such as {min(others)}")
-    if lacking:
-        model.pooler = None  # it would be another each time
+    if lacks_pooler(model, report):
+        model.pooler = None
     # of CLIP's towers the inner module is no model by itself
     body = transformers.MODEL_MAPPING.get(type(config), ())
     return model.base_model if isinstance(model.base_model, body) else model
