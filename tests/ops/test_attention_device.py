@@ -170,9 +170,10 @@ def test_gradients(draw, call_attention, backend, dtype, layer):
     poison(inputs)
     found = gradients(inputs, lambda x: call_attention(x, backend), at)
     for name, gradient in found.items():
-        # eager's largest error over the few elements of a table is an uncertain measure of its accuracy
-        factor = 10.0 if name in TABLES else 4.0
-        assert_as_accurate_as_eager(f"d{name}", gradient, eager[name], gold[name], factor=factor)
+        # eager's largest error over the few elements of a table is an uncertain measure of its accuracy, and of new
+        # inputs every time it is now and then lucky in all of them
+        factor, size = (10.0, gold[name].abs().max().item()) if name in TABLES else (4.0, 0.0)
+        assert_as_accurate_as_eager(f"d{name}", gradient, eager[name], gold[name], factor=factor, size=size)
         assert_unbiased(f"d{name}", gradient, eager[name], gold[name], factor=factor)
     poison(inputs)
     for name, gradient in gradients(inputs, lambda x: call_attention(x, backend), at).items():
