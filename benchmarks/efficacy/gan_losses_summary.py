@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.efficacy.record import day_and_commit
 from weft.evaluation.words import SHAPES
 
 METHOD = "fake-to-fake and fake-to-real"
@@ -95,10 +96,9 @@ def _spread(values: list[float]) -> dict[str, Any]:
 def table(record: dict[str, Any]) -> str:
     """Markdown: means over seeds with their standard deviation; what a loss adds, seed by seed, in parentheses."""
     where, plan, extractor = record["circumstances"], record["plan"], record["extractor"]
-    commit = where.get("commit", "?") + ("+" if where.get("dirty") else "")
     unused = ", which no loss has used" if extractor["name"] == SHAPES else ""
     lines = [
-        f"{record['method']} on GANs of the shapes world ({where.get('date', '')[:10]}, commit {commit}). "
+        f"{record['method']} on GANs of the shapes world ({day_and_commit(where)}). "
         f"{plan['count']} scenes that were not trained on, each drawn once; {plan['groups']} of them also in up to "
         f"{plan['paraphrases']} wordings from one noise (*wordings apart*: less is more consistent) and from "
         f"{plan['noises']} noises (*noises apart*: more is more diverse); the same scenes and noise for all. "

@@ -18,3 +18,9 @@ def publish(record: dict[str, Any], table: Callable[[dict[str, Any]], str], out:
         with whole_file(path) as temporary:
             temporary.write_text(content)
     print(text)
+
+
+def day_and_commit(where: dict[str, Any]) -> str:
+    """Day and commit of ``circumstances``, for a table; a plus sign says that the commit was not all."""
+    commit = where.get("commit", "?") + ("+" if where.get("dirty") else "")
+    return f"{where.get('date', '')[:10]}, commit {commit}"

@@ -9,6 +9,7 @@ import numpy as np
 
 from benchmarks.efficacy.preservation import Seen, preserved
 from benchmarks.efficacy.readings import Measures, Readings
+from benchmarks.efficacy.record import day_and_commit
 from benchmarks.efficacy.summary import rate_cell
 from weft.shapes.captions import Prompt
 from weft.shapes.concepts import Concept
@@ -57,13 +58,12 @@ def readings(images: Sequence[np.ndarray], plain: Sequence[Seen], prompts: list[
 def table(record: dict[str, Any]) -> str:
     """Markdown: shares in percent, differences in points, changes in levels; 95 % intervals."""
     sampling, where = record["sampling"], record["circumstances"]
-    commit = where.get("commit", "?") + ("+" if where.get("dirty") else "")
     training, concepts = record["training"], record["concepts"]
     lines = [
         f"{record['method']} on the shapes model: {len(concepts)} concepts ({', '.join(concepts)}), each taught by "
         f"{training['pictures']} pictures, {training['steps']} steps of batch {training['batch_size']}; DDIM, "
         f"{sampling['steps']} steps, guidance {sampling['guidance']:g}, the same noise for all variants "
-        f"({where.get('date', '')[:10]}, commit {commit}). In percent of pictures; in parentheses what a variant "
+        f"({day_and_commit(where)}). In percent of pictures; in parentheses what a variant "
         f"differs from *{MEASURES.reference}* by, picture by picture, in points; 95 % intervals in brackets.",
         "",
         "| variant | prompts | pictures | " + " | ".join(MEASURES.headings) + " |",

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.efficacy.readings import Measures, Readings
+from benchmarks.efficacy.record import day_and_commit
 from weft.shapes.captions import Prompt
 from weft.shapes.reader import read
 from weft.shapes.scoring import MIN_CONFIDENCE, score
@@ -63,10 +64,9 @@ def diversity(images: np.ndarray, seeds: int) -> list[float]:
 def table(record: dict[str, Any]) -> str:
     """Markdown: shares and differences from the base in percent and points, with 95 % intervals."""
     where = record["circumstances"]
-    commit = where.get("commit", "?") + ("+" if where.get("dirty") else "")
     lines = [
         f"{record['method']} on both shapes models: prompts that name what training never showed; the same noise for "
-        f"all variants of a model ({where.get('date', '')[:10]}, commit {commit}). In percent of pictures; in "
+        f"all variants of a model ({day_and_commit(where)}). In percent of pictures; in "
         f"parentheses what a variant differs from *{BASE}* by, picture by picture, in points; 95 % intervals in "
         "brackets.",
     ]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.efficacy.record import day_and_commit
 from benchmarks.efficacy.trials import Verdicts, diversity
 from weft.shapes.measuring import Rate
 
@@ -86,10 +87,9 @@ def _base_of(
 def table(record: dict[str, Any]) -> str:
     """Markdown: shares in percent, differences in points, both with 95 % intervals."""
     sampling, where = record["sampling"], record["circumstances"]
-    commit = where.get("commit", "?") + ("+" if where.get("dirty") else "")
     lines = [
         f"{record['method']} on the shapes model: DDIM, {sampling['steps']} steps, guidance {sampling['guidance']:g}, "
-        f"the same noise for all variants ({where.get('date', '')[:10]}, commit {commit}). In percent of images; "
+        f"the same noise for all variants ({day_and_commit(where)}). In percent of images; "
         "differences from the base in points, image by image; 95 % intervals in brackets.",
         "",
         "| variant | prompts | images | all objects bound | difference | and nothing extra | difference | diversity |",

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from benchmarks.efficacy.readings import Measures, Readings
+from benchmarks.efficacy.record import day_and_commit
 from benchmarks.efficacy.task_prompts_cases import Case
 from weft.methods._task_prompts_recipes import Task
 from weft.shapes.reader import FOREGROUND_DISTANCE, Detection, as_pixels, background_of, read
@@ -116,11 +117,10 @@ def as_large(case: Case) -> np.ndarray:
 def table(record: dict[str, Any]) -> str:
     """Markdown, a table a task: shares in percent, levels from 0 to 255; 95 % intervals."""
     sampling, where = record["sampling"], record["circumstances"]
-    commit = where.get("commit", "?") + ("+" if where.get("dirty") else "")
     lines = [
         f"{record['method']} on the embedded inpainting model: scenes that training never saw, DDIM, "
         f"{sampling['steps']} steps, guidance {sampling['guidance']:g}, the same noise for all variants of a task "
-        f"({where.get('date', '')[:10]}, commit {commit}). In percent of pictures; in parentheses what a variant "
+        f"({day_and_commit(where)}). In percent of pictures; in parentheses what a variant "
         f"differs from *{LEARNT}* by, picture by picture; 95 % intervals in brackets.",
     ]
     for task, results in record["tasks"].items():
