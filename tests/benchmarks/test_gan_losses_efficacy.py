@@ -63,7 +63,7 @@ def test_no_runs(tmp_path: Path) -> None:
         runs_of(tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_benchmark_of_seconds(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = Options(runs, plan=Plan(count=196, groups=2, paraphrases=2, noises=2), kept=tmp_path / "kept")
     # the reader is the slow part and tested elsewhere

@@ -79,7 +79,7 @@ def test_some_ways() -> None:
 
 
 @pytest.mark.serial
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("method", "memory"), [("maskdiffusion", True), ("localized_residuals", False), ("soft_tokens", False)]
 )

@@ -22,7 +22,7 @@ WEIGHTS = (
     "python/weft/shapes/weights-inpainting",
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.serial]
+pytestmark = [pytest.mark.long, pytest.mark.serial]
 
 
 def build(source: Path, out: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
