@@ -179,6 +179,8 @@ def main() -> None:
         lines = run(options)
     except ValueError as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
     if options.out != "-":
         print(f"{len(lines)} lines appended to {results_path(options.op, options.out)}")
 

@@ -1,87 +1,66 @@
-"""The command line: parses options, calls the command, turns an expected error into one line and exit status 2."""
+"""The entry point of ``weft``: whatever ends a command ends it in one message, with an exit status.
+
+0 done; 2 an error that the user can mend; 130 interrupted. Everything else is a fault of weft and shows its traceback.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import sys
-from typing import Annotated, Union
+from collections.abc import Sequence
+from typing import NoReturn
 
-import tyro
-
+from weft import __version__
 from weft._errors import BackendUnavailableError
-from weft.commands.bench import Bench
-from weft.commands.demo import Demo
-from weft.commands.evaluate import Evaluate
-from weft.commands.generate import Generate
-from weft.commands.inpaint import Inpaint
-from weft.commands.train import Train
 from weft.train.stopping import Diverged, Interrupted
 
+# what a wrong option, a wrong file or a machine without something raises, in weft and in the libraries below it
+_EXPECTED = (
+    ValueError,
+    TypeError,
+    LookupError,
+    OSError,
+    ImportError,
+    MemoryError,
+    OverflowError,
+    BackendUnavailableError,
+    Diverged,
+)
+# torch has no type of its own for what a CPU cannot hold
+_LACK_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory", "size calculation overflowed")
 
-@dataclasses.dataclass(frozen=True)
-class Doctor:
-    """Tell what is built, which backends work here and why others do not, versions and chip features."""
 
-
-Command = Union[  # noqa: UP007 - tyro reads the annotations of a Union's members
-    Annotated[Doctor, tyro.conf.subcommand("doctor")],
-    Annotated[Demo, tyro.conf.subcommand("demo")],
-    Annotated[Generate, tyro.conf.subcommand("generate")],
-    Annotated[Inpaint, tyro.conf.subcommand("inpaint")],
-    Annotated[Train, tyro.conf.subcommand("train")],
-    Annotated[Evaluate, tyro.conf.subcommand("evaluate")],
-    Annotated[Bench, tyro.conf.subcommand("bench")],
-]
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Entry point of ``weft``; ``arguments`` are those of the process unless given."""
-    command = tyro.cli(
-        Command, prog="weft", args=arguments, description="Read, edit and localise text-to-image models."
-    )
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Carry out the command that ``arguments`` name, those of the process unless given."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        run(command)
+        if given == ["--version"]:
+            print(f"weft {__version__}")
+            return
+        # here, so that Ctrl-C is answered in one line while modules are imported, too
+        from weft.commands.command_line import parse, run
+
+        run(parse(given))
     except Interrupted as stop:
-        print(f"weft: {stop}", file=sys.stderr)
-        raise SystemExit(130) from stop
-    except (ValueError, TypeError, OSError, BackendUnavailableError, Diverged) as error:
-        print(f"weft: error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+        _end(str(stop), 130)
+    except KeyboardInterrupt:
+        _end("interrupted", 130)
+    except _EXPECTED as error:
+        _end(f"error: {_message(error)}", 2)
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in _LACK_OF_MEMORY):
+            raise
+        _end(f"error: not enough memory; ask for less: {_message(error)}", 2)
 
 
-def run(command: Doctor | Demo | Generate | Inpaint | Train | Evaluate | Bench) -> None:
-    """Carry out one parsed command and print what it found or wrote."""
-    if isinstance(command, Doctor):
-        from weft import _doctor
+def _message(error: Exception) -> str:
+    """What an error says, without the names that the line begins with already."""
+    # of a KeyError the text is a repr
+    said = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    if not isinstance(error, BackendUnavailableError):  # which has a line for each backend
+        said = (said.strip().splitlines() or [""])[0]
+    return said.removeprefix("weft: ") or type(error).__name__
 
-        print(_doctor.render(_doctor.examine()))
-    elif isinstance(command, Demo):
-        from weft.commands.demo import demo, describe
 
-        rows, path = demo(command)
-        print(describe(rows))
-        print(f"pictures: {path}")
-    elif isinstance(command, Inpaint):
-        from weft.commands.inpaint import inpaint
-
-        print(inpaint(command))
-    elif isinstance(command, Train):
-        from weft.commands.train import train
-
-        if said := train(command):
-            print(said)
-    elif isinstance(command, Evaluate):
-        from weft.commands.evaluate import evaluate
-
-        print(evaluate(command))
-    elif isinstance(command, Bench):
-        from weft.commands.bench import bench
-
-        status = bench(command)
-        if status:
-            raise SystemExit(status)
-    else:
-        from weft.commands.generate import generate
-
-        for picture in generate(command):
-            print(picture.path)
+def _end(said: str, status: int) -> NoReturn:
+    print(f"weft: {said}", file=sys.stderr)
+    raise SystemExit(status)

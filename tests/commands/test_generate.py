@@ -171,7 +171,8 @@ def test_soft_tokens_choose_the_length_of_the_t5_text(tmp_path: Path) -> None:
             {"model": "./nowhere"},
             "must be 'embedded' or 'embedded-sd3', a diffusers folder or a model.* nowhere is not there",
         ),
-        ({"model": "nobody/no-such-model"}, "--model nobody/no-such-model: diffusers cannot load it"),
+        ({"device": "meta"}, "sees no device meta here; use --device cpu"),
+        ({"device": "cpu:7"}, "the last device of this kind here is cpu"),
         ({"device": "tpu-ish"}, "--device must be auto, cpu or cuda"),
         ({"maps": ("triangle",)}, "triangle"),
         ({"phrases": ("a red circle",)}, "belongs to a method; add --method maskdiffusion"),
@@ -188,7 +189,7 @@ def test_soft_tokens_choose_the_length_of_the_t5_text(tmp_path: Path) -> None:
         ({"residual": (Path("nowhere.safetensors"),)}, "nowhere.safetensors"),
     ],
     ids=[
-        *("steps", "images", "seed", "prompt", "folder", "model-id", "device", "word"),
+        *("steps", "images", "seed", "prompt", "folder", "device-meta", "device-index", "device", "word"),
         *(
             "no-method",
             "no-residual",

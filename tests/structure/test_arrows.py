@@ -70,7 +70,7 @@ ROOMS = {
     "doctor": _room(r"python/weft/_doctor\.py", weft="FOUNDATION ops _device shapes"),
     "cli": _room(
         r"python/weft/(cli|commands/.*|__main__)(\.py)?",
-        weft="FOUNDATION _doctor _files _device commands ops attach methods train shapes evaluation",
+        weft="FOUNDATION __version__ _doctor _files _device cli commands ops attach methods train shapes evaluation",
         guarded="diffusers tyro",
     ),
     "benchmarks": _room(r"benchmarks/.*", weft="*", guarded=" ".join(GUARDED)),

@@ -42,7 +42,7 @@ def test_import_is_light() -> None:
 
 def test_the_command_line_is_light() -> None:
     """Help comes at once, and so does a refusal."""
-    loaded = python("import json, sys, weft.cli; print(json.dumps(sorted(sys.modules)))")
+    loaded = python("import json, sys, weft.cli, weft.commands.command_line; print(json.dumps(sorted(sys.modules)))")
     assert not (HEAVY - {"tyro"}) & set(loaded)
 
 

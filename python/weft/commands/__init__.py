@@ -1,1 +1,1 @@
-"""One file a command: a dataclass of its options and the function that carries it out; ``weft.cli`` only parses."""
+"""One file a command: a dataclass of its options and the function that carries it out; parsed by ``command_line``."""

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import weft
+from weft._device import choose_device, choose_dtype
 from weft._files import output_folder, whole_file
-from weft.commands.loading import EMBEDDED, choose_device, choose_dtype, load_pipeline
+from weft.commands.loading import EMBEDDED, load_pipeline
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from tqdm import tqdm
 
+from weft._device import choose_device, choose_dtype
 from weft._files import output_folder, whole_file
-from weft.commands.loading import EMBEDDED, EMBEDDED_MODELS, choose_device, choose_dtype, load_pipeline
+from weft.commands.loading import EMBEDDED, EMBEDDED_MODELS, load_pipeline
 
 if TYPE_CHECKING:
     from weft.evaluation.evaluating import Progress

@@ -15,9 +15,10 @@ import tyro
 from PIL import Image
 
 import weft
+from weft._device import choose_device, choose_dtype
 from weft._files import output_folder, whole_file
 from weft.commands.controls import columns, localized_residuals, mask_diffusion, parse_boxes, settings_of
-from weft.commands.loading import EMBEDDED, choose_device, choose_dtype, load_pipeline
+from weft.commands.loading import EMBEDDED, load_pipeline
 from weft.commands.sheets import stack, strip
 
 if TYPE_CHECKING:

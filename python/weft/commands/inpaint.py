@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal
 import tyro
 
 import weft
+from weft._device import choose_device, choose_dtype
 from weft._files import output_folder, whole_file
-from weft.commands.loading import EMBEDDED, choose_device, choose_dtype, load_inpainting
+from weft.commands.loading import EMBEDDED, load_inpainting
 
 SIDES = ("left", "right", "top", "bottom")
 

@@ -6,43 +6,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from weft._device import dtype_argument
+
 if TYPE_CHECKING:
     import torch
 
     from weft.shapes.shipped import Model
 
+_HUB_TIMEOUT = 10  # seconds
 EMBEDDED = "embedded"
 # what a user calls the shipped models, and ``weft.shapes``: a UNet, and a joint transformer as in Stable Diffusion 3
 EMBEDDED_MODELS: dict[str, Model] = {EMBEDDED: "sd1", "embedded-sd3": "sd3"}
-
-
-def choose_device(device: str) -> torch.device:
-    """``device`` itself, or for "auto" the first GPU if there is one.
-
-    Raises:
-        ValueError: It is not a device, or torch does not see it here.
-    """
-    import torch  # here, as in every command: help and a refusal come at once
-
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"--device must be auto, cpu or cuda[:index]; got {device!r}") from error
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"--device {device}: torch {torch.__version__} sees no CUDA device here; use --device cpu")
-    return chosen
-
-
-def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """The dtype of that name, or for "auto" float16 on a GPU and float32 elsewhere."""
-    import torch
-
-    if dtype == "auto":
-        dtype = "float16" if device.type == "cuda" else "float32"
-    found: torch.dtype = getattr(torch, dtype)
-    return found
 
 
 def load_pipeline(model: str, dtype: torch.dtype, device: torch.device) -> Any:
@@ -101,12 +75,47 @@ def _open(kind: Any, model: str, dtype: torch.dtype, shipped: Iterable[str]) -> 
                 f"as owner/name; {folder} {found}"
             )
         model = str(folder)
+    else:
+        _check_reachable(model)
     try:
         index = kind.load_config(model)
         # a part that the model says it has not, such as a T5, is asked for unless it is refused by name
         absent = {name: None for name, part in index.items() if part == [None, None]}
         # safetensors only: a pickled checkpoint can run code when it is read
-        return kind.from_pretrained(model, torch_dtype=dtype, use_safetensors=True, **absent)
+        return kind.from_pretrained(model, use_safetensors=True, **dtype_argument(dtype), **absent)
     except (OSError, ValueError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise ValueError(f"--model {model}: diffusers cannot load it: {first_line}") from error
+        raise ValueError(f"--model {model}: diffusers cannot load it: {_first_line(error)}") from error
+
+
+def _check_reachable(model: str) -> None:
+    """Refuse a model id that is not in the cache, where no hub answers or the hub does not have it.
+
+    diffusers would ask six times, wait half a minute, and then speak of a missing file.
+    """
+    from huggingface_hub import model_info, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    # where nothing answers, the error is of the client's HTTP library, which differs between versions (requests,
+    # httpx, ...): an OSError, or of the class that the client's own error is derived from
+    of_transport: Any = HfHubHTTPError.__bases__[0]
+    try:
+        if isinstance(try_to_load_from_cache(model, "model_index.json"), str):
+            return
+        model_info(model, timeout=_HUB_TIMEOUT)
+    except HFValidationError as error:
+        raise ValueError(f"--model {model}: is no folder here and no model id such as owner/name") from error
+    except HfHubHTTPError as error:
+        raise ValueError(
+            f"--model {model}: is no folder here, and the hub does not give a model of that id "
+            f"({_first_line(error)}); check its spelling, and log in by `hf auth login` if it is private"
+        ) from error
+    except (OSError, of_transport) as error:
+        raise ValueError(
+            f"--model {model}: is no folder here and not in the cache of downloaded models, and the hub cannot be "
+            f"reached ({_first_line(error)}); fetch it where there is a network, by `hf download {model} --local-dir "
+            "FOLDER`, and give that folder"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import weft
+from weft._device import choose_device
 from weft._files import output_folder
 from weft.commands.distribution import READ_BY_ONE, ReadBy, check_read
-from weft.commands.loading import choose_device
 from weft.commands.training import config_of
 
 SHAPES = "shapes"

@@ -7,8 +7,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
 
+from weft._device import choose_device, choose_dtype
 from weft._files import output_folder
-from weft.commands.loading import choose_device, choose_dtype, load_pipeline
+from weft.commands.loading import load_pipeline
 
 if TYPE_CHECKING:
     import torch

@@ -40,5 +40,6 @@ def folder_said(said: str | Path, words: Collection[str], *, option: str, what: 
     found = "a file" if folder.exists() else "not there"
     raise FileNotFoundError(
         f"evaluate: {option} must be {' or '.join(map(repr, words))} or a folder of {what}; {str(said)!r} is no such "
-        f"word, and as a folder {folder} is {found}; nothing is downloaded"
+        f"word, and as a folder {folder} is {found}; no model id is looked up and nothing is downloaded: fetch it by "
+        "`hf download ID --local-dir FOLDER` and give that folder"
     )

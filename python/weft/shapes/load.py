@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal, overload
 
 import torch
 
+from weft._device import dtype_argument
+
 from .shipped import Model, model_path
 
 if TYPE_CHECKING:
@@ -65,6 +67,6 @@ def open_pipeline(folder: Path, dtype: torch.dtype = torch.float32) -> Diffusion
 
     index = json.loads((folder / "model_index.json").read_text())
     absent = {name: None for name, value in index.items() if value == [None, None]}
-    pipe = DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, **absent)
+    pipe = DiffusionPipeline.from_pretrained(folder, **dtype_argument(dtype), **absent)
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -59,7 +59,8 @@ def vision_features(folder: str | Path) -> VisionFeatures:
         if not (folder / name).is_file():
             raise FileNotFoundError(
                 f"vision_features: a folder of a vision model must hold {name}; there is none in {folder}; save the "
-                "model and its image processor there by save_pretrained"
+                "model and its image processor there by save_pretrained, or fetch them by `hf download ID --local-dir "
+                "FOLDER`, for no model id is looked up"
             )
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     # of a model of pictures and texts the half that sees

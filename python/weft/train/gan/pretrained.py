@@ -114,4 +114,7 @@ def _model(folder: Path) -> Any:
 
 def _check(folder: Path, name: str) -> None:
     if not folder.is_dir():
-        raise FileNotFoundError(f"{WHO}: `{name}` must be a folder; there is none at {folder}")
+        raise FileNotFoundError(
+            f"{WHO}: `{name}` must be a folder; there is none at {folder}; no model id is looked up: fetch it by `hf "
+            f"download ID --local-dir FOLDER` and give that folder"
+        )
