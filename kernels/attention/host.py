@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import torch
 import triton.language as tl
 from torch import Tensor
 
+from weft.kernels.common.device import device_arch
+
 from . import launch
 from .launch_table import Tile
-
-# what the interpreter, which has no device, is tiled like
-INTERPRETED_ARCH = 86
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,12 +147,3 @@ class Call:
         values = 16 // self.q.element_size()
         strides = (stride for x in (self.q, self.k, self.v) for stride in x.stride()[:3])
         return values if all(stride % values == 0 for stride in strides) else 1
-
-
-@lru_cache(maxsize=64)
-def device_arch(device: torch.device) -> int:
-    """Compute capability without its point; a stand-in on the CPU, where only the interpreter runs."""
-    if device.type != "cuda":
-        return INTERPRETED_ARCH
-    major, minor = torch.cuda.get_device_capability(device)
-    return 10 * major + minor

@@ -19,10 +19,11 @@ from torch import Tensor
 from triton.errors import TritonError
 
 from weft import _env
+from weft.kernels.common.device import device_arch
 
 from .bwd import attention_bwd
 from .fwd import attention_fwd
-from .host import Call, device_arch
+from .host import Call
 from .launch_table import Tile
 from .reference import attention_reference
 from .reference_bwd import attention_backward_reference

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
-import torch
 from torch import Tensor
+
+from weft.kernels.common.device import device_arch
 
 from . import launch
 from .launch_table import Tile
-
-# what the interpreter, which has no device, is tiled like
-INTERPRETED_ARCH = 86
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,12 +64,3 @@ def options(tile: Tile) -> dict[str, Any]:
     """How a kernel with this tile is compiled."""
     # fusion is pinned, since its default differs between versions of Triton
     return {"num_warps": tile.num_warps, "num_stages": tile.num_stages, "enable_fp_fusion": False}
-
-
-@lru_cache(maxsize=64)
-def device_arch(device: torch.device) -> int:
-    """Compute capability without its point; a stand-in on the CPU, where only the interpreter runs."""
-    if device.type != "cuda":
-        return INTERPRETED_ARCH
-    major, minor = torch.cuda.get_device_capability(device)
-    return 10 * major + minor

@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from weft.kernels.common.device import device_arch
+
 from . import launch
 from .launch_table import Tile
-
-# what the interpreter, which has no device, is tiled like
-INTERPRETED_ARCH = 86
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,12 +104,3 @@ def concept_of_rank(ranks: tuple[int, ...], device: torch.device) -> Tensor:
     """Number of the concept that each of R ranks belongs to, [R] int32. Kept, so that a graph may capture a call."""
     concepts = torch.arange(len(ranks), dtype=torch.int32)
     return concepts.repeat_interleave(torch.tensor(ranks)).to(device)
-
-
-@lru_cache(maxsize=64)
-def device_arch(device: torch.device) -> int:
-    """Compute capability without its point; a stand-in on the CPU, where only the interpreter runs."""
-    if device.type != "cuda":
-        return INTERPRETED_ARCH
-    major, minor = torch.cuda.get_device_capability(device)
-    return 10 * major + minor

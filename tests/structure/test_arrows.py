@@ -46,7 +46,9 @@ ROOMS = {
     "launch": _room(r"kernels/\w+/launch\w*\.py", weft="op/launch", only=""),
     "kernel packages": _room(r"(kernels/\w+|python/weft/kernels)/__init__\.py", only=""),
     # what measures a device checks each tile against the definition
-    "tune": _room(r"kernels/\w+/tune\w*\.py", weft="_env _errors op/", guarded="triton", only="torch triton"),
+    "tune": _room(
+        r"kernels/\w+/tune\w*\.py", weft="_env _errors kernels.common op/", guarded="triton", only="torch triton"
+    ),
     "triton": _room(r"kernels/\w+/\w+\.py", weft="kernels.common op/launch", guarded="triton", only="torch triton"),
     "foundation": _room(
         r"python/weft/_(env|errors|native_loader|dispatch|files|device)\.py", weft="FOUNDATION", only="torch"
