@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from weft.kernels.common.capture import kept_on_device
 from weft.kernels.common.device import device_arch
 
 from . import launch
@@ -99,8 +100,8 @@ def options(tile: Tile) -> dict[str, Any]:
     return {"num_warps": tile.num_warps, "num_stages": tile.num_stages, "enable_fp_fusion": False}
 
 
-@lru_cache(maxsize=256)
+@kept_on_device
 def concept_of_rank(ranks: tuple[int, ...], device: torch.device) -> Tensor:
-    """Number of the concept that each of R ranks belongs to, [R] int32. Kept, so that a graph may capture a call."""
+    """Number of the concept that each of R ranks belongs to, [R] int32."""
     concepts = torch.arange(len(ranks), dtype=torch.int32)
     return concepts.repeat_interleave(torch.tensor(ranks)).to(device)

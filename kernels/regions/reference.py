@@ -6,11 +6,12 @@ alone, is made once on the CPU.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from weft.kernels.common.capture import kept_on_device
 
 Size = tuple[int, int]
 
@@ -141,13 +142,13 @@ def meets(windows: Tensor, window: Tensor, gap: int) -> Tensor:
     return ((shared > -gap) & (other_extent > 0)).all(-1)
 
 
-@lru_cache(maxsize=64)
+@kept_on_device
 def corner_window(size: Size, device: torch.device) -> Tensor:
     """The window of this size at the top left, [4] int32."""
     return torch.tensor([0, 0, *size], dtype=torch.int32).to(device)
 
 
-@lru_cache(maxsize=64)
+@kept_on_device
 def list_candidates(grid: Size, sizes: tuple[Size, ...], margin: int, device: torch.device) -> Candidates:
     """All windows of ``sizes`` that leave ``margin`` rows and columns at the bottom and the right uncovered."""
     extents = torch.tensor(sizes, dtype=torch.int32)  # [S, 2]

@@ -42,7 +42,7 @@ def _room(pattern: str, *, weft: str = "", guarded: str = "", only: str | None =
 
 # the first pattern that matches a path is its room
 ROOMS = {
-    "definition": _room(r"kernels/\w+/reference\w*\.py", weft="op/reference", only="torch"),
+    "definition": _room(r"kernels/\w+/reference\w*\.py", weft="op/reference kernels.common.capture", only="torch"),
     "launch": _room(r"kernels/\w+/launch\w*\.py", weft="op/launch", only=""),
     "kernel packages": _room(r"(kernels/\w+|python/weft/kernels)/__init__\.py", only=""),
     # what measures a device checks each tile against the definition

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from itertools import permutations
 
 import torch
 from torch import Tensor
 
+from weft.kernels.common.capture import kept_on_device
 from weft.kernels.regions.reference import Size, cover
 from weft.ops import _regions_checks as checks
 from weft.ops._regions_search import search
@@ -78,7 +78,7 @@ def assign_windows(
     return torch.zeros_like(chosen).scatter_(1, tried[best][..., None].expand_as(chosen), chosen)
 
 
-@lru_cache(maxsize=32)
+@kept_on_device
 def orders(objects: int, device: torch.device) -> Tensor:
     """The orders of choice that are tried, [P, n] int64; the order given comes first."""
     given = list(range(objects))
