@@ -17,6 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from weft.kernels.common.device import run
+
 from . import launch
 from .bwd_tables import attention_bwd_tables
 from .fwd import VARYING, Forward
@@ -39,6 +41,7 @@ from .tiles import (
     load_plane,
     load_readout,
     load_rows,
+    locate,
     logits,
     product,
     store_rows,
@@ -125,8 +128,7 @@ def _attention_bwd_q_kernel(
     REFINE: tl.constexpr,
     PART: tl.constexpr,
 ):
-    head = tl.program_id(1)
-    sample = tl.program_id(2).to(tl.int64)
+    tile, head, sample, samples = locate(tl.cdiv(Nq, BLOCK_Q), H)
     q_ptr += (sample * stride_q_b + head.to(tl.int64) * stride_q_h) * ALIGN
     k_ptr += (sample * stride_k_b + head.to(tl.int64) * stride_k_h) * ALIGN
     v_ptr += (sample * stride_v_b + head.to(tl.int64) * stride_v_h) * ALIGN
@@ -147,7 +149,7 @@ def _attention_bwd_q_kernel(
     if delta_ptr is not None:
         delta_ptr += sample * stride_delta_b
 
-    queries = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    queries = tile * BLOCK_Q + tl.arange(0, BLOCK_Q)
     mask = queries < Nq
     q0 = load_rows(q_ptr, queries, stride_q_n * ALIGN, Nq, 0, FIRST, D, False)
     do0 = load_rows(dout_ptr + of_head, queries, H * D, Nq, 0, FIRST, D, False)
@@ -166,7 +168,7 @@ def _attention_bwd_q_kernel(
         read = load_readout(reads_ptr + (sample * H + head) * Nq * M, queries, M, 1, Nq, M, BLOCK_M)
         row_term += tl.sum(dm * read, axis=1)[:, None]
 
-    plane = tl.num_programs(2).to(tl.int64) * H * Nq
+    plane = samples * H * Nq
     largest = load_plane(rows_ptr, LARGEST * plane, row, mask, float("inf"))[:, None]
     inverse = load_plane(rows_ptr, INVERSE * plane, row, mask, 0.0)[:, None]
     top, bottom = 0.0, 0.0
@@ -282,6 +284,7 @@ def _attention_bwd_kv_kernel(
     LQ,
     LK,
     scale,
+    splits,
     split_length,  # queries of one split, a multiple of BLOCK_Q
     # compile-time
     ALIGN: tl.constexpr,
@@ -297,10 +300,8 @@ def _attention_bwd_kv_kernel(
     PART: tl.constexpr,
 ):
     tiles = tl.cdiv(Nk, BLOCK_K)
-    split = tl.program_id(0) // tiles
-    head = tl.program_id(1)
-    sample = tl.program_id(2).to(tl.int64)
-    samples = tl.num_programs(2).to(tl.int64)
+    program, head, sample, samples = locate(tiles * splits, H)
+    split = program // tiles
     q_ptr += (sample * stride_q_b + head.to(tl.int64) * stride_q_h) * ALIGN
     k_ptr += (sample * stride_k_b + head.to(tl.int64) * stride_k_h) * ALIGN
     v_ptr += (sample * stride_v_b + head.to(tl.int64) * stride_v_h) * ALIGN
@@ -319,7 +320,7 @@ def _attention_bwd_kv_kernel(
     if delta_ptr is not None:
         delta_ptr += sample * stride_delta_b
 
-    keys = (tl.program_id(0) % tiles) * BLOCK_K + tl.arange(0, BLOCK_K)
+    keys = (program % tiles) * BLOCK_K + tl.arange(0, BLOCK_K)
     k0 = load_rows(k_ptr, keys, stride_k_n * ALIGN, Nk, 0, FIRST, D, FULL_K)
     v0 = load_rows(v_ptr, keys, stride_v_n * ALIGN, Nk, 0, FIRST, D, FULL_K)
     k1, v1 = k0, v0
@@ -428,7 +429,9 @@ def attention_bwd(
         "rows_ptr": forward.rows,
     }
     tile = call.tile("bwd_q")
-    _attention_bwd_q_kernel[(triton.cdiv(seqlen_q, tile.block_q), heads, samples)](
+    run(
+        _attention_bwd_q_kernel,
+        triton.cdiv(seqlen_q, tile.block_q) * heads * samples,
         **arguments,
         out_ptr=forward.out,
         reads_ptr=forward.reads,
@@ -464,11 +467,14 @@ def _launch_bwd_kv(call: Call, arguments: dict[str, object], wants_readout: bool
     # parts are added in fp32; a sum in one part is rounded where it is made
     dk, dv = (k.new_empty((splits, *k.shape), dtype=k.dtype if splits == 1 else torch.float32) for _ in range(2))
     dw = k.new_empty((splits, samples, heads, seqlen_k, call.columns if wants_readout else 0), dtype=torch.float32)
-    _attention_bwd_kv_kernel[(tiles * splits, heads, samples)](
+    run(
+        _attention_bwd_kv_kernel,
+        tiles * splits * heads * samples,
         **arguments,
         dk_ptr=dk,
         dv_ptr=dv,
         dreadout_ptr=dw if wants_readout else None,
+        splits=splits,
         split_length=triton.cdiv(tiles_q, splits) * tile.block_q,
         BLOCK_Q=tile.block_q,
         BLOCK_K=tile.block_k,

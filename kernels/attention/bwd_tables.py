@@ -13,6 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from weft.kernels.common.device import run
+
 from . import launch
 from .fwd import VARYING
 from .host import Call
@@ -30,6 +32,7 @@ from .tiles import (
     load_plane,
     load_readout,
     load_rows,
+    locate,
     logits,
     product,
 )
@@ -121,13 +124,12 @@ def _attention_bwd_tables_kernel(
     LABELS: tl.constexpr,
     PART: tl.constexpr,
 ):
-    split = tl.program_id(0) % splits
-    pairs = tl.program_id(0) // splits
     pairs_k = tl.cdiv(LK, BLOCK_L)
+    program, head, sample, samples = locate(tl.cdiv(LQ, BLOCK_L) * pairs_k * splits, H)
+    split = program % splits
+    pairs = program // splits
     labels_q = (pairs // pairs_k) * BLOCK_L + tl.arange(0, BLOCK_L)
     labels_k = (pairs % pairs_k) * BLOCK_L + tl.arange(0, BLOCK_L)
-    head = tl.program_id(1)
-    sample = tl.program_id(2).to(tl.int64)
     q_ptr += (sample * stride_q_b + head.to(tl.int64) * stride_q_h) * ALIGN
     k_ptr += (sample * stride_k_b + head.to(tl.int64) * stride_k_h) * ALIGN
     v_ptr += (sample * stride_v_b + head.to(tl.int64) * stride_v_h) * ALIGN
@@ -151,7 +153,7 @@ def _attention_bwd_tables_kernel(
     if delta_ptr is not None:
         delta_ptr += sample * stride_delta_b
 
-    plane = tl.num_programs(2).to(tl.int64) * H * Nq
+    plane = samples * H * Nq
     of_rows = (sample * H + head) * Nq
     dalpha = tl.zeros([BLOCK_L, BLOCK_L], tl.float32)
     dbeta = tl.zeros([BLOCK_L, BLOCK_L], tl.float32)
@@ -248,7 +250,9 @@ def attention_bwd_tables(call: Call, arguments: dict[str, object]) -> tuple[Tens
     tiles = triton.cdiv(seqlen_q, tile.block_q)
     splits = launch.choose_splits(blocks * heads * samples, tiles)
     parts = call.q.new_empty((samples, splits, heads, 4, labels_q, labels_k), dtype=torch.float32)
-    _attention_bwd_tables_kernel[(blocks * splits, heads, samples)](
+    run(
+        _attention_bwd_tables_kernel,
+        blocks * splits * heads * samples,
         **arguments,
         dtables_ptr=parts,
         splits=splits,

@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from weft.kernels.common.device import run
+
 from . import launch
 from .host import Call
 from .tiles import (
@@ -30,6 +32,7 @@ from .tiles import (
     load_labels,
     load_readout,
     load_rows,
+    locate,
     logits,
     store_rows,
 )
@@ -119,9 +122,7 @@ def _attention_fwd_short_kernel(
     LABELS: tl.constexpr,
     PART: tl.constexpr,
 ):
-    head = tl.program_id(1)
-    # int64 before any product: samples of a video batch lie further apart than 2**31 values
-    sample = tl.program_id(2).to(tl.int64)
+    program, head, sample, samples = locate(tl.cdiv(Nq, BLOCK_Q * TILES), H)
     q_ptr += (sample * stride_q_b + head.to(tl.int64) * stride_q_h) * ALIGN
     k_ptr += (sample * stride_k_b + head.to(tl.int64) * stride_k_h) * ALIGN
     v_ptr += (sample * stride_v_b + head.to(tl.int64) * stride_v_h) * ALIGN
@@ -152,7 +153,7 @@ def _attention_fwd_short_kernel(
         delta_ptr += sample * stride_delta_b
 
     for i in range(TILES):
-        queries = (tl.program_id(0) * TILES + i) * BLOCK_Q + tl.arange(0, BLOCK_Q)
+        queries = (program * TILES + i) * BLOCK_Q + tl.arange(0, BLOCK_Q)
         q0 = load_rows(q_ptr, queries, stride_q_n * ALIGN, Nq, 0, FIRST, D, False)
         q1 = q0
         if SECOND > 0:
@@ -203,7 +204,7 @@ def _attention_fwd_short_kernel(
             columns = tl.arange(0, BLOCK_M)[None, :]
             tl.store(reads_ptr + row * M + columns, reads, mask=(queries[:, None] < Nq) & (columns < M))
         if rows_ptr is not None:
-            plane = tl.num_programs(2).to(tl.int64) * H * Nq
+            plane = samples * H * Nq
             mask = queries[:, None] < Nq
             tl.store(rows_ptr + LARGEST * plane + row, tl.where(total > 0.0, largest, float("inf")), mask=mask)
             tl.store(rows_ptr + INVERSE * plane + row, tl.where(total > 0.0, inverse, 0.0), mask=mask)
@@ -270,8 +271,7 @@ def _attention_fwd_long_kernel(
     LABELS: tl.constexpr,
     PART: tl.constexpr,
 ):
-    head = tl.program_id(1)
-    sample = tl.program_id(2).to(tl.int64)
+    tile, head, sample, samples = locate(tl.cdiv(Nq, BLOCK_Q), H)
     q_ptr += (sample * stride_q_b + head.to(tl.int64) * stride_q_h) * ALIGN
     k_ptr += (sample * stride_k_b + head.to(tl.int64) * stride_k_h) * ALIGN
     v_ptr += (sample * stride_v_b + head.to(tl.int64) * stride_v_h) * ALIGN
@@ -291,7 +291,7 @@ def _attention_fwd_long_kernel(
     if delta_ptr is not None:
         delta_ptr += sample * stride_delta_b
 
-    queries = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    queries = tile * BLOCK_Q + tl.arange(0, BLOCK_Q)
     q0 = load_rows(q_ptr, queries, stride_q_n * ALIGN, Nq, 0, FIRST, D, False)
     q1 = q0
     if SECOND > 0:
@@ -383,7 +383,7 @@ def _attention_fwd_long_kernel(
         columns = tl.arange(0, BLOCK_M)[None, :]
         tl.store(reads_ptr + row * M + columns, reads * inverse, mask=mask & (columns < M))
     if rows_ptr is not None:
-        plane = tl.num_programs(2).to(tl.int64) * H * Nq
+        plane = samples * H * Nq
         tl.store(rows_ptr + LARGEST * plane + row, tl.where(total > 0.0, largest, float("inf")), mask=mask)
         tl.store(rows_ptr + INVERSE * plane + row, tl.where(total > 0.0, inverse, 0.0), mask=mask)
         if beta_ptr is not None:
@@ -434,7 +434,7 @@ def _launch_fwd(call: Call, out: Tensor, reads: Tensor, rows: Tensor) -> None:
     }
     if kernel == "fwd_short":
         in_turn = launch.choose_tiles_per_program(tiles, samples * heads, tile.most_tiles)
-        grid = (triton.cdiv(tiles, in_turn), heads, samples)
-        _attention_fwd_short_kernel[grid](**arguments, TILES=in_turn)
+        programs = triton.cdiv(tiles, in_turn) * heads * samples
+        run(_attention_fwd_short_kernel, programs, **arguments, TILES=in_turn)
     else:
-        _attention_fwd_long_kernel[(tiles, heads, samples)](**arguments)
+        run(_attention_fwd_long_kernel, tiles * heads * samples, **arguments)

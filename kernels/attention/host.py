@@ -142,8 +142,9 @@ class Call:
         """Values in 16 bytes if every row of q, k and v begins at a multiple of them, else 1.
 
         Triton asks of a stride only whether 16 divides it. Where D = 40 that is false, although 16-byte loads fit:
-        strides are passed in this unit and multiplied inside, where the compiler sees the factor.
+        strides are passed in this unit and multiplied inside, where the compiler sees the factor. A stride that is an
+        int64 stays what it is: in this unit it could pass as an int32, and the product inside would overflow.
         """
         values = 16 // self.q.element_size()
         strides = (stride for x in (self.q, self.k, self.v) for stride in x.stride()[:3])
-        return values if all(stride % values == 0 for stride in strides) else 1
+        return values if all(stride % values == 0 and stride < 2**31 for stride in strides) else 1

@@ -30,6 +30,19 @@ BOTTOM_TERM = tl.constexpr(2)  # sum_j gamma dS'
 
 
 @triton.jit
+def locate(per_head, H):
+    """Place of this program among the ``per_head`` programs of its head, the head, the sample and how many there are.
+
+    Grids have one axis, since CUDA bounds the others by 65535. The two last are int64, before any product: samples of
+    a video batch lie further apart than 2**31 values.
+    """
+    program = tl.program_id(0)
+    of_head = program // per_head
+    samples = tl.num_programs(0) // (per_head * H)
+    return program % per_head, of_head % H, (of_head // H).to(tl.int64), samples.to(tl.int64)
+
+
+@triton.jit
 def load_rows(
     base, rows, stride, limit, FIRST: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr, FULL: tl.constexpr
 ):

@@ -16,6 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from weft.kernels.common.device import run
+
 from . import launch
 from .host import Call, options
 from .tiles import load_lines, logits_of, pairs_of
@@ -68,8 +70,10 @@ def _contrastive_loss_bwd_pairs_kernel(
     HAS_CLASSES: tl.constexpr,
     FULL_D: tl.constexpr,
 ):
-    here_m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    here_n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    row_tiles = tl.cdiv(height, BLOCK_M)
+    row_tile, column_tile = tl.program_id(0) % row_tiles, tl.program_id(0) // row_tiles
+    here_m = row_tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    here_n = column_tile * BLOCK_N + tl.arange(0, BLOCK_N)
     rows, columns = first_row + here_m, first_column + here_n
     s = logits_of(
         rows_ptr,
@@ -109,7 +113,7 @@ def _contrastive_loss_bwd_pairs_kernel(
     mask = (here_m[:, None] < height) & (here_n[None, :] < width)
     if products_ptr is not None:
         product = tl.sum(tl.sum(tl.where(mask, g * s, 0.0), axis=1), axis=0)
-        tl.store(products_ptr + tl.program_id(0) * tl.num_programs(1) + tl.program_id(1), product)
+        tl.store(products_ptr + row_tile * tl.cdiv(width, BLOCK_N) + column_tile, product)
     at = g_ptr + here_m.to(tl.int64)[:, None] * width + here_n[None, :]
     tl.store(at, g.to(g_ptr.dtype.element_ty), mask=mask)
 
@@ -136,8 +140,9 @@ def _contrastive_loss_bwd_features_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    lines = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    d = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    line_tiles = tl.cdiv(M, BLOCK_M)
+    lines = (tl.program_id(0) % line_tiles) * BLOCK_M + tl.arange(0, BLOCK_M)
+    d = (tl.program_id(0) // line_tiles) * BLOCK_N + tl.arange(0, BLOCK_N)
     total = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     for start in range(0, N, BLOCK_K):
         n = start + tl.arange(0, BLOCK_K)
@@ -186,9 +191,11 @@ def _pairs(call: Call, factors: Factors, g: Tensor, first_row: int, first_column
     """Write G of a band; the sums of G * s of its tiles, if asked for."""
     height, width = g.shape
     tile = call.tile("bwd_pairs", height, width)
-    grid = (launch.ceil_div(height, tile.block_m), launch.ceil_div(width, tile.block_n))
-    products = factors.scale.new_empty(grid if sums else 0)
-    _contrastive_loss_bwd_pairs_kernel[grid](
+    tiles = launch.ceil_div(height, tile.block_m) * launch.ceil_div(width, tile.block_n)
+    products = factors.scale.new_empty(tiles if sums else 0)
+    run(
+        _contrastive_loss_bwd_pairs_kernel,
+        tiles,
         by_row_ptr=factors.by_row,
         by_column_ptr=factors.by_column,
         g_ptr=g,
@@ -206,8 +213,9 @@ def _add_product(call: Call, factors: Factors, g: Tensor, features: Tensor, out:
     """Add G [M, N] times ``features`` [N, D], scaled, to ``out`` [M, D]."""
     lines, width = out.shape
     tile = call.tile("bwd_features", lines, width)
-    grid = (launch.ceil_div(lines, tile.block_m), launch.ceil_div(width, tile.block_n))
-    _contrastive_loss_bwd_features_kernel[grid](
+    run(
+        _contrastive_loss_bwd_features_kernel,
+        launch.ceil_div(lines, tile.block_m) * launch.ceil_div(width, tile.block_n),
         g_ptr=g,
         features_ptr=features,
         scale_ptr=factors.scale,

@@ -13,6 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from weft.kernels.common.device import run
+
 from . import launch
 from .host import Call
 from .tiles import logits_of, pairs_of
@@ -51,11 +53,13 @@ def _contrastive_loss_fwd_kernel(
     FULL_D: tl.constexpr,
 ):
     inverse_temperature = 1.0 / tl.load(temperature_ptr)
-    by_row_ptr += tl.program_id(1).to(tl.int64) * 4 * R
+    row_parts = tl.cdiv(tl.cdiv(R, BLOCK_M), row_tiles)
+    row_part, column_part = tl.program_id(0) % row_parts, tl.program_id(0) // row_parts
+    by_row_ptr += column_part.to(tl.int64) * 4 * R
     if by_column_ptr is not None:
-        by_column_ptr += tl.program_id(0).to(tl.int64) * 4 * K
-    first_row_tile = tl.program_id(0) * row_tiles
-    first_column_tile = tl.program_id(1) * column_tiles
+        by_column_ptr += row_part.to(tl.int64) * 4 * K
+    first_row_tile = row_part * row_tiles
+    first_column_tile = column_part * column_tiles
 
     for row_tile in range(first_row_tile, tl.minimum(first_row_tile + row_tiles, tl.cdiv(R, BLOCK_M))):
         rows = row_tile * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -139,7 +143,9 @@ def contrastive_loss_fwd(call: Call) -> Tensor:
     parts = launch.ceil_div(tiles[0], each[0]), launch.ceil_div(tiles[1], each[1])
     by_row = call.temperature.new_empty(parts[1], 4, rows)
     by_column = call.temperature.new_empty(parts[0], 4, columns) if call.symmetric else None
-    _contrastive_loss_fwd_kernel[parts](
+    run(
+        _contrastive_loss_fwd_kernel,
+        parts[0] * parts[1],
         by_row_ptr=by_row,
         by_column_ptr=by_column,
         row_tiles=each[0],

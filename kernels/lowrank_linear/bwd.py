@@ -16,6 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from weft.kernels.common.device import run
+
 from . import launch
 from .fwd import Shrunk, project, shrink
 from .host import Call, concept_of_rank, options, strides
@@ -50,9 +52,10 @@ def _lowrank_linear_bwd_outer_kernel(
     BLOCK_K: tl.constexpr,
 ):
     across = tl.cdiv(Q, BLOCK_N)
-    p_columns = (tl.program_id(0) // across) * BLOCK_M + tl.arange(0, BLOCK_M)
-    q_columns = (tl.program_id(0) % across) * BLOCK_N + tl.arange(0, BLOCK_N)
-    part = tl.program_id(1)
+    tiles = tl.cdiv(P, BLOCK_M) * across
+    tile, part = tl.program_id(0) % tiles, tl.program_id(0) // tiles
+    p_columns = (tile // across) * BLOCK_M + tl.arange(0, BLOCK_M)
+    q_columns = (tile % across) * BLOCK_N + tl.arange(0, BLOCK_N)
 
     total = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     for step in range(part * steps, part * steps + steps):
@@ -83,8 +86,9 @@ def _lowrank_linear_bwd_gate_kernel(
     BLOCK_R: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    concepts = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    row_tiles = tl.cdiv(M, BLOCK_M)
+    rows = (tl.program_id(0) % row_tiles) * BLOCK_M + tl.arange(0, BLOCK_M)
+    concepts = (tl.program_id(0) // row_tiles) * BLOCK_C + tl.arange(0, BLOCK_C)
     total = tl.zeros([BLOCK_M, BLOCK_C], tl.float32)
     for start in range(0, R, BLOCK_R):
         ranks = start + tl.arange(0, BLOCK_R)
@@ -159,7 +163,9 @@ def _sum_of_outer(call: Call, p: Tensor, q: Tensor) -> Tensor:
     if not parts:
         return q.new_zeros(height, width)
     out = q.new_empty((parts, height, width), dtype=q.dtype if parts == 1 else torch.float32)
-    _lowrank_linear_bwd_outer_kernel[(tiles, parts)](
+    run(
+        _lowrank_linear_bwd_outer_kernel,
+        tiles * parts,
         p_ptr=p,
         q_ptr=q,
         out_ptr=out,
@@ -184,9 +190,10 @@ def _gate_gradient(call: Call, through: Shrunk, made: Shrunk) -> Tensor:
     samples, rows, concepts = *call.x.shape[:2], len(call.ranks)
     dgate = call.gate.new_empty(samples, rows, concepts)
     block_c = launch.power_of_two(min(concepts, 32))
-    grid = (launch.ceil_div(call.rows, GATE_ROWS), launch.ceil_div(concepts, block_c))
     if dgate.numel():
-        _lowrank_linear_bwd_gate_kernel[grid](
+        run(
+            _lowrank_linear_bwd_gate_kernel,
+            launch.ceil_div(call.rows, GATE_ROWS) * launch.ceil_div(concepts, block_c),
             dh_ptr=through.raw,
             h_ptr=made.raw,
             concept_ptr=concept_of_rank(call.ranks, call.x.device),

@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from weft.kernels.common.device import run
+
 from . import launch
 from .host import Call, options, strides
 from .tiles import dot, load_gate, load_matrix, load_tile, row_offsets, store_tile
@@ -66,9 +68,11 @@ def _lowrank_linear_shrink_kernel(
     BLOCK_K: tl.constexpr,
     FULL_K: tl.constexpr,
 ):
-    rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    row_tiles = tl.cdiv(M, BLOCK_M)
+    row_tile, rank_tile = tl.program_id(0) % row_tiles, tl.program_id(0) // row_tiles
+    rows = row_tile * BLOCK_M + tl.arange(0, BLOCK_M)
     inside = rows < M
-    ranks = tl.program_id(1) * BLOCK_R + tl.arange(0, BLOCK_R)
+    ranks = rank_tile * BLOCK_R + tl.arange(0, BLOCK_R)
 
     is_open = 1
     if gate_ptr is not None:
@@ -76,7 +80,7 @@ def _lowrank_linear_shrink_kernel(
         gate = load_gate(gate_ptr, concept_ptr, gate_at, ranks, inside, stride_gate_k, R)
         if flags_ptr is not None:
             is_open = tl.max(tl.max((gate != 0.0).to(tl.int32), axis=1), axis=0)
-            tl.store(flags_ptr + tl.program_id(0) * tl.num_programs(1) + tl.program_id(1), is_open)
+            tl.store(flags_ptr + row_tile * tl.cdiv(R, BLOCK_R) + rank_tile, is_open)
     if is_open > 0:
         x_at = row_offsets(rows, N, stride_x_b, stride_x_n)
         h = tl.zeros([BLOCK_M, BLOCK_R], tl.float32)
@@ -287,12 +291,14 @@ def shrink(call: Call, keep_raw: bool = False, skip_closed: bool = True) -> Shru
     assert call.down is not None
     samples, rows, width_in = call.x.shape
     tile = call.tile("shrink", call.rows, call.rank)
-    grid = (launch.ceil_div(call.rows, tile.block_m), launch.ceil_div(call.rank, tile.block_n))
+    tiles = (launch.ceil_div(call.rows, tile.block_m), launch.ceil_div(call.rank, tile.block_n))
     gated = call.x.new_empty(samples, rows, call.rank)
     raw = call.x.new_empty(gated.shape, dtype=torch.float32) if keep_raw else None
-    flags = call.x.new_empty(grid, dtype=torch.int32) if call.gate is not None and skip_closed else None
+    flags = call.x.new_empty(tiles, dtype=torch.int32) if call.gate is not None and skip_closed else None
     if gated.numel():
-        _lowrank_linear_shrink_kernel[grid](
+        run(
+            _lowrank_linear_shrink_kernel,
+            tiles[0] * tiles[1],
             x_ptr=call.x,
             down_ptr=call.down,
             gated_ptr=gated,
@@ -326,7 +332,9 @@ def project(call: Call, y: Tensor, shrunk: Shrunk | None) -> None:
     gates = call.gate_arguments()
     if not recompute:
         gates |= {"gate_ptr": None, "concept_ptr": None}
-    _lowrank_linear_project_kernel[(row_tiles * launch.ceil_div(column_tiles, tiles),)](
+    run(
+        _lowrank_linear_project_kernel,
+        row_tiles * launch.ceil_div(column_tiles, tiles),
         x_ptr=call.x,
         weight_ptr=call.weight,
         bias_ptr=call.bias,

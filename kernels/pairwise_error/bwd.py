@@ -10,6 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from weft.kernels.common.device import run
+
 from .host import as_pairs, as_targets, memory_order, strides
 from .launch import BLOCK, NUM_WARPS, ceil_div, choose_columns
 
@@ -42,13 +44,15 @@ def _pairwise_error_bwd_kernel(
     # compile-time
     BLOCK: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64)
-    n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    mask = n < N
-    offs_n = n.to(tl.int64)
+    blocks = tl.cdiv(N, BLOCK)
+    rows = tl.num_programs(0) // (blocks * tl.cdiv(C, columns))
+    row = (tl.program_id(0) % rows).to(tl.int64)
+    of_row = tl.program_id(0) // rows
+    offs_n = (of_row % blocks).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = offs_n < N
     target = tl.load(target_ptr + row * stride_target_r + offs_n * stride_target_n, mask=mask, other=0.0)
     target = target.to(tl.float32)
-    first = tl.program_id(2) * columns
+    first = (of_row // blocks) * columns
 
     dtarget = tl.zeros([BLOCK], tl.float32)
     for c in range(first, tl.minimum(first + columns, C)):
@@ -80,7 +84,9 @@ def pairwise_error_bwd(
     rows, columns, values = flat_pred.shape
     # a sum over columns wants one program for all of them
     each = columns if wanted[1] else choose_columns(rows, columns, values)
-    _pairwise_error_bwd_kernel[(rows, ceil_div(values, BLOCK), ceil_div(columns, each))](
+    run(
+        _pairwise_error_bwd_kernel,
+        rows * ceil_div(values, BLOCK) * ceil_div(columns, each),
         derror_ptr=derror,
         pred_ptr=flat_pred,
         target_ptr=flat_target,

@@ -9,6 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from weft.kernels.common.device import run
+
 from .host import as_pairs, as_targets, memory_order, strides
 from .launch import BLOCK, NUM_WARPS, choose_parts
 
@@ -28,26 +30,28 @@ def _pairwise_error_fwd_kernel(
     stride_target_n,
     C,
     N,
+    parts,
     blocks,  # of a part
     # compile-time
     BLOCK: tl.constexpr,
 ):
+    pairs = tl.num_programs(0) // parts
+    pair, part = tl.program_id(0) % pairs, tl.program_id(0) // pairs
     # int64 before the products: they can pass 2**31
-    row = (tl.program_id(0) // C).to(tl.int64)
-    column = (tl.program_id(0) % C).to(tl.int64)
+    row = (pair // C).to(tl.int64)
+    column = (pair % C).to(tl.int64)
     pred_ptr += row * stride_pred_r + column * stride_pred_c
     target_ptr += row * stride_target_r
-    first = tl.program_id(1) * blocks
+    first = part.to(tl.int64) * blocks
 
     total = tl.zeros([BLOCK], tl.float32)
     for block in range(first, first + blocks):
-        n = block * BLOCK + tl.arange(0, BLOCK)
-        mask = n < N
-        offs_n = n.to(tl.int64)
+        offs_n = block * BLOCK + tl.arange(0, BLOCK)
+        mask = offs_n < N
         pred = tl.load(pred_ptr + offs_n * stride_pred_n, mask=mask, other=0.0).to(tl.float32)
         target = tl.load(target_ptr + offs_n * stride_target_n, mask=mask, other=0.0).to(tl.float32)
         total += (pred - target) * (pred - target)
-    tl.store(sums_ptr + tl.program_id(1) * tl.num_programs(0) + tl.program_id(0), tl.sum(total, axis=0))
+    tl.store(sums_ptr + tl.program_id(0), tl.sum(total, axis=0))
 
 
 def pairwise_error_fwd(pred: Tensor, target: Tensor) -> Tensor:
@@ -57,7 +61,9 @@ def pairwise_error_fwd(pred: Tensor, target: Tensor) -> Tensor:
     rows, columns, values = pred.shape
     parts, blocks = choose_parts(rows * columns, values)
     sums = pred.new_empty((parts, rows, columns), dtype=torch.float32)
-    _pairwise_error_fwd_kernel[(rows * columns, parts)](
+    run(
+        _pairwise_error_fwd_kernel,
+        rows * columns * parts,
         pred_ptr=pred,
         target_ptr=target,
         sums_ptr=sums,
@@ -65,6 +71,7 @@ def pairwise_error_fwd(pred: Tensor, target: Tensor) -> Tensor:
         **strides("target", target, "rn"),
         C=columns,
         N=values,
+        parts=parts,
         blocks=blocks,
         BLOCK=BLOCK,
         num_warps=NUM_WARPS,

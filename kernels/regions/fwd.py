@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from weft.kernels.common.device import run
+
 from .launch import choose_search_launch
 
 INT_MAX = tl.constexpr(2147483647)
@@ -185,8 +187,10 @@ def best_windows_fwd(
     windows = maps.new_empty((samples, objects, 4), dtype=torch.int32)
     if not windows.numel():
         return windows
-    launch = choose_search_launch(height, width, len(candidates))
-    _best_windows_fwd_kernel[(samples,)](
+    tiles = choose_search_launch(height, width, len(candidates))
+    run(
+        _best_windows_fwd_kernel,
+        samples,
         maps.contiguous(),
         candidates,
         None if present is None else present.contiguous().view(torch.uint8),
@@ -201,10 +205,10 @@ def best_windows_fwd(
         *fallback,
         PROTECT_FACTOR=protect_factor,
         EXCLUSION=exclusion,
-        BLOCK_H=launch.block_h,
-        BLOCK_W=launch.block_w,
-        BLOCK_P=launch.block_p,
-        num_warps=launch.num_warps,
+        BLOCK_H=tiles.block_h,
+        BLOCK_W=tiles.block_w,
+        BLOCK_P=tiles.block_p,
+        num_warps=tiles.num_warps,
         # a pipelined loop would read sums and windows before they are written
         num_stages=1,
         # contraction would round the weakened maps otherwise than the definition does

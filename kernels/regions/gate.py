@@ -11,6 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from weft.kernels.common.device import run
+
 from .launch import choose_gate_launch
 
 INT_MIN = tl.constexpr(-2147483648)
@@ -91,9 +93,10 @@ def _concept_gate_map_kernel(
     WRITES_GATE: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    sample = tl.program_id(0).to(tl.int64)
-    k = tl.program_id(1)
-    offs_n = tl.arange(0, BLOCK_N)
+    # int64 before the products: maps may be a few columns of something large
+    sample = (tl.program_id(0) % B).to(tl.int64)
+    k = (tl.program_id(0) // B).to(tl.int64)
+    offs_n = tl.arange(0, BLOCK_N).to(tl.int64)
     mask_n = offs_n < N
 
     map_ptr = maps_ptr + sample * stride_maps_b + k * stride_maps_k
@@ -147,9 +150,9 @@ def _concept_gate_overlap_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    sample = tl.program_id(0).to(tl.int64)
-    offs_n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
-    offs_k = tl.arange(0, BLOCK_K)
+    sample = (tl.program_id(0) % B).to(tl.int64)
+    offs_n = (tl.program_id(0) // B).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    offs_k = tl.arange(0, BLOCK_K).to(tl.int64)
     mask_k = offs_k < K
     mask = (offs_n < N)[:, None] & mask_k[None, :]
 
@@ -180,9 +183,11 @@ def concept_gate_fwd(maps: Tensor, strengths: Tensor, rule: str | float, overlap
     samples, cells, concepts = maps.shape
     repeats = strengths.shape[0] // samples
     competes = concepts > 1 and overlap == "largest"
-    launch = choose_gate_launch(cells, concepts)
+    tiles = choose_gate_launch(cells, concepts)
     ranges = out.new_empty((samples, concepts, 3)) if competes else None
-    _concept_gate_map_kernel[(samples, concepts)](
+    run(
+        _concept_gate_map_kernel,
+        samples * concepts,
         maps,
         strengths,
         out,
@@ -196,13 +201,15 @@ def concept_gate_fwd(maps: Tensor, strengths: Tensor, rule: str | float, overlap
         *strengths.stride(),
         RULE=rule if isinstance(rule, str) else "level",
         WRITES_GATE=not competes,
-        BLOCK_N=launch.block_map,
-        num_warps=launch.map_warps,
+        BLOCK_N=tiles.block_map,
+        num_warps=tiles.map_warps,
         # contraction would round the threshold otherwise than the definition does
         enable_fp_fusion=False,
     )
     if competes:
-        _concept_gate_overlap_kernel[(samples, triton.cdiv(cells, launch.block_n))](
+        run(
+            _concept_gate_overlap_kernel,
+            samples * triton.cdiv(cells, tiles.block_n),
             maps,
             strengths,
             ranges,
@@ -214,8 +221,8 @@ def concept_gate_fwd(maps: Tensor, strengths: Tensor, rule: str | float, overlap
             *maps.stride(),
             *strengths.stride(),
             IS_OTSU=rule == "otsu",
-            BLOCK_N=launch.block_n,
-            BLOCK_K=launch.block_k,
-            num_warps=launch.overlap_warps,
+            BLOCK_N=tiles.block_n,
+            BLOCK_K=tiles.block_k,
+            num_warps=tiles.overlap_warps,
             enable_fp_fusion=False,
         )
