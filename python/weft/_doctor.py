@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import os
+import pkgutil
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 
+import weft.ops
 from weft import _env
 from weft._dispatch import BACKEND_NAMES, Op
 from weft._native_loader import native_or_none, why_not_native
@@ -119,13 +121,31 @@ def _pairwise_error_call(device: str) -> tuple[Any, ...]:
     return torch.zeros(2, 3, 16, device=device), torch.zeros(2, 16, device=device)
 
 
-# a plain call of each op of weft.ops, as its backends are asked about it
+def _best_windows_call(device: str) -> tuple[Any, ...]:
+    return torch.zeros(1, 2, 8, 8, device=device), ((2, 4), (4, 2)), 0, 0, 1.0, None, 0, (2, 4), None
+
+
+def _concept_gate_call(device: str) -> tuple[Any, ...]:
+    maps, strengths = torch.zeros(1, 16, 2, device=device), torch.ones(1, 2, device=device)
+    return maps, strengths, "median", "largest", torch.empty_like(maps)
+
+
+# a plain call of each op that ``ops`` finds, as its backends are asked about it
 SAMPLE_CALLS: dict[str, Callable[[str], tuple[Any, ...]]] = {
     "attention": _attention_call,
     "contrastive_loss": _contrastive_loss_call,
     "lowrank_linear": _lowrank_linear_call,
     "pairwise_error": _pairwise_error_call,
+    "regions.best_windows": _best_windows_call,
+    "regions.concept_gate": _concept_gate_call,
 }
+
+
+def ops() -> dict[str, Op]:
+    """Every op that a module of ``weft.ops`` defines, by its name."""
+    modules = pkgutil.walk_packages(weft.ops.__path__, "weft.ops.")
+    values = [value for module in modules for value in vars(importlib.import_module(module.name)).values()]
+    return {op.name: op for op in sorted((one for one in values if isinstance(one, Op)), key=lambda op: op.name)}
 
 
 def examine() -> Report:
@@ -213,11 +233,9 @@ def _why_no_device() -> str:
 def _examine_backends(device: str) -> tuple[BackendState, ...]:
     """Ask each op's backends about calls on the CPU and, where there is one, on the GPU."""
     states = []
-    for name, sample in SAMPLE_CALLS.items():
-        op = vars(importlib.import_module(f"weft.ops.{name}"))[name.upper()]
-        assert isinstance(op, Op)
+    for name, op in ops().items():
         for where in dict.fromkeys((device, "cpu")):
-            objections = op.explain(*sample(where))
+            objections = op.explain(*SAMPLE_CALLS[name](where))
             for backend in BACKEND_NAMES:
                 if backend != "auto":
                     reasons = objections.get(backend, [f"not written for {name} yet"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import types
 
 import pytest
@@ -29,16 +30,28 @@ def call(state: _doctor.BackendState) -> torch.Tensor:
         return weft.ops.contrastive_loss(rows, segment.columns, backend=state.backend)
     if state.op == "pairwise_error":
         return weft.ops.pairwise_error(*arguments, backend=state.backend)
+    if state.op == "regions.best_windows":
+        maps, sizes, *_ = arguments
+        return weft.ops.regions.best_windows(maps, sizes, backend=state.backend)
+    if state.op == "regions.concept_gate":
+        maps, strengths, *_ = arguments
+        return weft.ops.regions.concept_gate(maps, strengths, backend=state.backend)
     x, weight, _, down, up, ranks, *_ = arguments
     return weft.ops.lowrank_linear(x, weight, down=down, up=up, ranks=ranks, backend=state.backend)
 
 
-def test_every_op_is_asked_about() -> None:
-    functions = {name: getattr(weft.ops, name) for name in weft.ops.__all__}
-    functions = {name: f for name, f in functions.items() if isinstance(f, types.FunctionType)}
-    # what lives in the module of another op is a helper of that
-    ops = {name for name, f in functions.items() if f.__module__ == f"weft.ops.{name}"}
-    assert set(_doctor.SAMPLE_CALLS) == ops
+def test_every_op_is_asked_about(report: _doctor.Report) -> None:
+    assert set(_doctor.SAMPLE_CALLS) == set(_doctor.ops()) == {state.op for state in report.backends}
+
+
+def test_every_public_function_with_backends_has_an_op() -> None:
+    """The table follows from the ops, and no function chooses a backend without one."""
+    public = {name: getattr(weft.ops, name) for name in weft.ops.__all__}
+    public |= {f"regions.{name}": getattr(weft.ops.regions, name) for name in weft.ops.regions.__all__}
+    functions = {name: f for name, f in public.items() if isinstance(f, types.FunctionType)}
+    with_backends = {name for name, f in functions.items() if "backend" in inspect.signature(f).parameters}
+    # this one hands its backend on to ``best_windows``
+    assert with_backends - {"regions.assign_windows"} == set(_doctor.ops())
 
 
 def test_a_backend_said_to_work_does(report: _doctor.Report) -> None:
