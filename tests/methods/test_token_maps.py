@@ -95,3 +95,60 @@ def test_pictures_of_a_real_generation(tmp_path: Path) -> None:
         sheet = attachment.maps.grid(images)
     assert overlay.size == images[1].size and overlay.tobytes() != images[1].tobytes()
     assert sheet.width > 3 * images[0].width and sheet.height > 2 * images[0].height
+
+
+RNG = np.random.default_rng(0)
+BYTES = RNG.integers(0, 256, (48, 64, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    "over",
+    [
+        Image.fromarray(BYTES),
+        BYTES,
+        BYTES[:, ::-1][:, ::-1],
+        BYTES / 255,
+        (BYTES / 255).astype(np.float32),
+        np.concatenate([BYTES, BYTES[..., :1]], 2),
+        torch.from_numpy(BYTES).permute(2, 0, 1),
+        torch.from_numpy(BYTES).permute(2, 0, 1) / 255,
+    ],
+    ids=["pil", "uint8", "strided", "fp64", "fp32", "alpha", "tensor-uint8", "tensor-fp32"],
+)
+def test_a_picture_may_be_of_any_common_kind(maps: TokenMaps, over: object) -> None:
+    picture = maps.image(3, over=over)
+    assert picture.tobytes() == maps.image(3, over=Image.fromarray(BYTES)).tobytes()
+    assert picture.size == (64, 48)
+    assert maps.grid([over, over]).tobytes() == maps.grid([Image.fromarray(BYTES)] * 2).tobytes()
+
+
+@pytest.mark.parametrize("grey", [BYTES[..., 0], BYTES[..., :1], torch.from_numpy(BYTES[..., 0])], ids=str)
+def test_a_grey_picture(maps: TokenMaps, grey: object) -> None:
+    assert maps.image(3, over=grey).tobytes() == maps.image(3, over=Image.fromarray(BYTES[..., 0])).tobytes()
+
+
+def test_a_batch_is_a_sheet(maps: TokenMaps) -> None:
+    """As a pipeline gives it with output_type "np" and "pt"."""
+    batch = np.stack([BYTES / 255] * 2)
+    sheet = maps.grid([Image.fromarray(BYTES)] * 2).tobytes()
+    assert maps.grid(batch).tobytes() == sheet
+    assert maps.grid(torch.from_numpy(batch).permute(0, 3, 1, 2)).tobytes() == sheet
+
+
+@pytest.mark.parametrize(
+    ("over", "error", "message"),
+    [
+        ("a.png", TypeError, "must be a PIL image, an array .* or a tensor .*; got str"),
+        (BYTES.astype(int), TypeError, "must have uint8 from 0 to 255 or floats from 0 to 1; got int64"),
+        (torch.zeros(3, 4, 4, dtype=torch.int64), TypeError, "floats from 0 to 1; got torch.int64"),
+        (BYTES.astype(np.float32), ValueError, "floats of the picture must be from 0 to 1; got 0 to 255"),
+        (np.full((4, 4, 3), np.nan), ValueError, "must be from 0 to 1; got nan"),
+        (BYTES[None], ValueError, r"\[h, w, C\] with C of 1, 3 or 4; got \[1, 48, 64, 3\]; of a batch give one"),
+        (torch.from_numpy(BYTES), ValueError, r"\[C, h, w\] with C of 1, 3 or 4; got \[48, 64, 3\]"),
+        (np.zeros((0, 4, 3), np.uint8), ValueError, r"got \[0, 4, 3\]"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_anything_else_is_one_clear_error(maps: TokenMaps, over: object, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        maps.image("circle", over=over)

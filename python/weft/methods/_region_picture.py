@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+
+from weft.methods._shown_picture import as_picture
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -15,19 +17,20 @@ _SMALLEST_SIDE = 256  # pixels
 _COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (204, 121, 167), (213, 94, 0), (0, 114, 178))
 
 
-def draw_regions(image: Image.Image, masks: Tensor, names: Sequence[str]) -> Image.Image:
+def draw_regions(image: Any, masks: Tensor, names: Sequence[str]) -> Image.Image:
     """Outline each region and write its name into it.
 
     Args:
-        image: Any size; small ones are enlarged.
+        image: Of any size, as ``as_picture`` takes it; small ones are enlarged.
         masks: bool [n, h, w], one a name.
         names: What to write.
     """
     import cv2
     from PIL import Image, ImageDraw
 
+    image = as_picture(image, who="MaskDiffusion.image: `over`")
     times = -(-_SMALLEST_SIDE // min(image.size))
-    picture = image.convert("RGB").resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
+    picture = image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
     pen = ImageDraw.Draw(picture)
     width = max(2, min(picture.size) // 128)
     for number, (mask, name) in enumerate(zip(masks.cpu().numpy().astype("uint8"), names, strict=True)):

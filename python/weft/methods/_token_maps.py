@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from weft.methods._shown_picture import as_picture
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -17,6 +19,7 @@ Token = str | int
 _OVERLAY = 0.6  # share of the heat map at its hottest point; 0 where it is cold
 _SMALLEST_SIDE = 256  # pixels, of a picture without an image below it
 _CAPTION = 18  # pixels
+_GRID = "TokenMaps.grid: `images`"
 
 
 class TokenMaps(Mapping[Token, Tensor]):
@@ -53,23 +56,26 @@ class TokenMaps(Mapping[Token, Tensor]):
         shape = list(next(iter(self._maps.values())).shape)
         return f"TokenMaps({', '.join(map(repr, self._maps))}; each {shape})"
 
-    def image(self, token: Token, over: Image.Image | None = None, index: int = 0) -> Image.Image:
+    def image(self, token: Token, over: Any = None, index: int = 0) -> Image.Image:
         """Draw one map as heat, alone or over the image it belongs to.
 
         Args:
             token: One of the tokens.
-            over: The image made; the picture has its size.
+            over: The image made, a PIL image, an array [h, w, C] or a tensor [C, h, w] (uint8, or floats from 0 to 1);
+                the picture has its size.
             index: Which image of the batch the map is of.
 
         Raises:
             KeyError: A token that was not read.
             IndexError: No such image.
+            TypeError, ValueError: ``over`` is no such image.
         """
         heat = self._heat(token, index)
         if over is None:
             times = -(-_SMALLEST_SIDE // min(heat.shape))
             size = (heat.shape[0] * times, heat.shape[1] * times)
         else:
+            over = as_picture(over, who="TokenMaps.image: `over`")
             size = (over.height, over.width)
         heat = F.interpolate(heat[None, None], size, mode="bicubic", align_corners=False)[0, 0].clamp(0, 1)
         colours = _colours(heat)  # [h, w, 3] in [0, 1]
@@ -78,21 +84,23 @@ class TokenMaps(Mapping[Token, Tensor]):
             colours = share * colours + (1 - share) * _to_tensor(over)
         return _to_image(colours)
 
-    def grid(self, images: Sequence[Image.Image] | Image.Image | None = None) -> Image.Image:
+    def grid(self, images: Any = None) -> Image.Image:
         """One sheet: a row per image, with the image itself and the map of every token over it, and captions.
 
         Args:
-            images: The images made, one per map; None to draw the maps alone.
+            images: The images made, one per map, each as ``image`` takes it; a sequence, or a batch as one array or
+                tensor; None to draw the maps alone.
 
         Raises:
+            TypeError: No such images.
             ValueError: Not as many images as maps.
         """
         rows = next(iter(self._maps.values())).shape[-3]
-        listed = [images] if images is not None and not isinstance(images, Sequence) else images
+        listed = None if images is None else [as_picture(image, who=_GRID) for image in _listed(images)]
         if listed is not None and len(listed) != rows:
             raise ValueError(f"TokenMaps.grid: `images` must be the {rows} images of the maps; got {len(listed)}")
         pictures = [
-            ([] if listed is None else [("image", listed[row].convert("RGB"))])
+            ([] if listed is None else [("image", listed[row])])
             + [(str(token), self.image(token, None if listed is None else listed[row], row)) for token in self]
             for row in range(rows)
         ]
@@ -109,6 +117,12 @@ class TokenMaps(Mapping[Token, Tensor]):
         return heat / largest if largest > 0 else heat
 
 
+def _listed(images: Any) -> list[Any]:
+    """The images of a sequence or of a batch; one alone is a batch of one."""
+    is_batch = isinstance(images, Sequence) or getattr(images, "ndim", 0) == 4
+    return list(images) if is_batch else [images]
+
+
 def _colours(heat: Tensor) -> Tensor:
     import cv2
 
@@ -118,7 +132,7 @@ def _colours(heat: Tensor) -> Tensor:
 
 
 def _to_tensor(image: Image.Image) -> Tensor:
-    pixels = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return pixels.view(image.height, image.width, 3).float() / 255
 
 
