@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from weft._errors import BackendUnavailableError
 
 if TYPE_CHECKING:
-    from weft import ops, train
+    from weft import evaluation, ops, shapes, testing, train
     from weft._dispatch import backend
     from weft.attach import Attachment, attach
     from weft.methods.attention_maps import AttentionMaps
@@ -41,7 +41,7 @@ _LAZY = {
     "backend": "weft._dispatch",
 }
 # `weft.attach` is a package that can be called, so that importing it never hides the function of its name
-_PACKAGES = ("attach", "ops", "train")
+_PACKAGES = ("attach", "evaluation", "ops", "shapes", "testing", "train")
 
 __all__ = [
     "Attachment",
@@ -57,7 +57,10 @@ __all__ = [
     "TaskPrompts",
     "attach",
     "backend",
+    "evaluation",
     "ops",
+    "shapes",
+    "testing",
     "train",
 ]
 

@@ -68,7 +68,9 @@ ROOMS = {
         r"python/weft/evaluation/.*", weft="FOUNDATION ops train shapes _files _device", guarded="transformers tyro"
     ),
     "testing": _room(r"python/weft/testing/.*"),
-    "surface": _room(r"python/weft/__init__\.py", weft="_dispatch _errors attach methods ops train"),
+    "surface": _room(
+        r"python/weft/__init__\.py", weft="_dispatch _errors attach evaluation methods ops shapes testing train"
+    ),
     "doctor": _room(r"python/weft/_doctor\.py", weft="FOUNDATION ops _device shapes"),
     "cli": _room(
         r"python/weft/(cli|commands/.*|__main__)(\.py)?",

@@ -24,7 +24,10 @@ NAMES = [
     "TaskPrompts",
     "attach",
     "backend",
+    "evaluation",
     "ops",
+    "shapes",
+    "testing",
     "train",
 ]
 OPS = [
