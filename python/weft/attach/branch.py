@@ -74,6 +74,11 @@ class Branch(nn.Module):
         convolutions = (*self.down, self.mid, *self.up)
         return tuple(convolution(tap) for convolution, tap in zip(convolutions, found, strict=True))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies are made of configuration and weights: without hooks, and without an attachment to the original."""
+        frozen = [name for name, parameter in self.named_parameters() if not parameter.requires_grad]
+        return _rebuilt, (self.config, self.state_dict(), self.training, frozen)
+
     @property
     def dtype(self) -> torch.dtype:
         """Of the weights."""
@@ -100,6 +105,15 @@ class Branch(nn.Module):
     def released_names(self) -> dict[str, str]:
         """The name of a tensor in released files -> in ``state_dict``."""
         return {_released(name): name for name in self.state_dict()}
+
+
+def _rebuilt(config: Mapping[str, Any], state: Mapping[str, Tensor], training: bool, frozen: list[str]) -> Branch:
+    """A branch with these weights, as they are."""
+    branch = Branch(config)
+    branch.load_state_dict(state, assign=True)
+    for name, parameter in branch.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    return branch.train(training)
 
 
 def beside(unet: Any, masked_latents_at: int = _LATENT) -> Branch:

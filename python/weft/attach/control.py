@@ -156,6 +156,10 @@ class Control:
     sets their strength, and learns regions in ``read``. A method that acts within the pass itself (LAG, which gates
     the projection behind an attention) lets a ``sink`` write into the gate of the terms that ``project`` returned.
 
+    A copy (``copy.deepcopy``, ``pickle``) has the settings of a control and is not attached, whatever the original is
+    doing: what a control has read or drawn belongs to its own attachment and stays with it. Pickle ``control.maps``
+    to keep them.
+
     Attributes:
         projects: Whether ``project`` is to be asked. The projections of a model are taken over only for controls that
             say so, and given back with the last of them.
@@ -164,6 +168,14 @@ class Control:
 
     projects: ClassVar[bool] = False
     injects: ClassVar[bool] = False
+
+    def start_blank(self) -> None:
+        """Set every attribute that belongs to an attachment as it is before any; for ``__init__`` and for copies."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        blank = object.__new__(type(self))
+        blank.start_blank()
+        return {**vars(self), **vars(blank)}
 
     def check_model(self, model: BaseModel) -> None:
         """Raise where this control was not made for the model; asked before ``attached``, once."""

@@ -35,6 +35,9 @@ class InpaintingTasks(Control):
     paste_back: PasteBack | None
     _pipe: Any = None
 
+    def start_blank(self) -> None:
+        self._pipe = None
+
     # --- tasks ----------------------------------------------------------------------------------------------------
 
     def removal(self, text: Text = "", *, negative: Text = "", **changes: Any) -> Arguments:

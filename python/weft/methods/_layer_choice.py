@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from weft.attach import LayerInfo
@@ -13,7 +13,7 @@ class LayerChoice:
     """None for all; a regular expression searched in names, a resolution, a predicate, or a sequence of these."""
 
     def __init__(self, layers: Any) -> None:
-        self._given = layers
+        self.given = layers
         listed = list(layers) if isinstance(layers, (list, tuple, set, frozenset)) else [layers]
         if layers is not None and not listed:
             raise ValueError("layers: must choose something; got an empty sequence; leave it out for every layer")
@@ -23,9 +23,6 @@ class LayerChoice:
         self._predicates: list[Callable[[LayerInfo], bool]] = []
         for choice in [] if self._all else listed:
             self._take(choice)
-
-    def __repr__(self) -> str:
-        return repr(self._given)
 
     def chooses(self, layer: LayerInfo, latent_size: tuple[int, int]) -> bool:
         """Whether ``layer`` is one of them, for a latent of this size."""
@@ -85,23 +82,41 @@ class LayerChoice:
             raise TypeError(f"layers: must be names, resolutions or predicates; got {choice!r}")
 
 
-def chosen_steps(steps: Any) -> Callable[[int], bool]:
-    """Turn ``steps`` (None, an index, a range, a slice, an iterable of indices) into a test of one index.
+class StepChoice:
+    """None for all, an index, a range, a slice, or an iterable of indices; a call says whether an index is chosen.
+
+    Attributes:
+        given: As the user wrote it; of an iterator what it gave.
 
     Raises:
         TypeError: Something else.
         ValueError: No step at all, or a negative one: how many there will be is not known beforehand.
     """
-    if steps is None:
-        return lambda index: True
-    if isinstance(steps, slice):
-        start, stop, stride = steps.start or 0, steps.stop, steps.step or 1
-        if start < 0 or stride < 0 or (stop is not None and stop <= start):
-            raise ValueError(f"steps: must be counted from the first step, forwards, and not be empty; got {steps!r}")
-        return lambda index: index >= start and (stop is None or index < stop) and (index - start) % stride == 0
-    if isinstance(steps, bool) or not isinstance(steps, (int, Iterable)) or isinstance(steps, str):
-        raise TypeError(f"steps: must be an index, a range, a slice or an iterable of indices; got {steps!r}")
-    wanted = frozenset([steps] if isinstance(steps, int) else steps)
-    if not wanted or not all(isinstance(index, int) and index >= 0 for index in wanted):
-        raise ValueError(f"steps: must be at least one index, each 0 or more; got {steps!r}")
-    return wanted.__contains__
+
+    def __init__(self, steps: Any) -> None:
+        if isinstance(steps, Iterator):
+            steps = tuple(steps)
+        self.given = steps
+        self._listed: frozenset[int] = frozenset()
+        if steps is None:
+            return
+        if isinstance(steps, slice):
+            start, stop, stride = steps.start or 0, steps.stop, steps.step or 1
+            if start < 0 or stride < 0 or (stop is not None and stop <= start):
+                raise ValueError(
+                    f"steps: must be counted from the first step, forwards, and not be empty; got {steps!r}"
+                )
+            return
+        if isinstance(steps, bool) or not isinstance(steps, (int, Iterable)) or isinstance(steps, str):
+            raise TypeError(f"steps: must be an index, a range, a slice or an iterable of indices; got {steps!r}")
+        self._listed = frozenset([steps] if isinstance(steps, int) else steps)
+        if not self._listed or not all(isinstance(index, int) and index >= 0 for index in self._listed):
+            raise ValueError(f"steps: must be at least one index, each 0 or more; got {steps!r}")
+
+    def __call__(self, index: int) -> bool:
+        if self.given is None:
+            return True
+        if isinstance(self.given, slice):
+            start, stop, stride = self.given.start or 0, self.given.stop, self.given.step or 1
+            return index >= start and (stop is None or index < stop) and (index - start) % stride == 0
+        return index in self._listed

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from weft.attach import Control, Generation, LayerInfo, LayerRequest, Step
-from weft.methods._layer_choice import LayerChoice, chosen_steps
+from weft.methods._call_text import call_text
+from weft.methods._layer_choice import LayerChoice, StepChoice
 from weft.methods._token_maps import Token, TokenMaps
 
 AXES = ("layers", "steps")
@@ -71,13 +72,23 @@ class AttentionMaps(Control):
             raise ValueError(f'AttentionMaps: `missing` must be "error" or "zero"; got {missing!r}')
         self._missing = missing
         self._layers = LayerChoice(layers)
-        self._wants_step = chosen_steps(steps)
-        self._steps_given = steps
+        self._wants_step = StepChoice(steps)
+        self.start_blank()
+
+    def start_blank(self) -> None:
         self._cross_layers: tuple[LayerInfo, ...] = ()
         self._run: _Run | None = None
 
     def __repr__(self) -> str:
-        return f"AttentionMaps({list(self.tokens)!r}, layers={self._layers!r}, steps={self._steps_given!r})"
+        return call_text(
+            AttentionMaps,
+            tokens=list(self.tokens),
+            layers=self._layers.given,
+            steps=self._wants_step.given,
+            reduce=self.reduce,
+            size=self._size,
+            missing=self._missing,
+        )
 
     @property
     def maps(self) -> TokenMaps:

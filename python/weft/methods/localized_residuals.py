@@ -14,6 +14,7 @@ from torch import Tensor
 from weft.attach import Control, Generation, LayerInfo, LayerRequest, Step
 from weft.attach.base_model import BaseModel
 from weft.attach.projections import ProjectionInfo, ProjectionTerms
+from weft.methods._call_text import call_text
 from weft.methods._concept_factors import Factors, stack_factors
 from weft.methods._concept_gates import Workspace
 from weft.methods._concept_regions import Region, checked_regions, region_masks
@@ -107,13 +108,20 @@ class LocalizedResiduals(Control):
         else:
             self._regions = checked_regions(localize, self.phrases)
         everywhere = self._regions is None and not self._by_attention
+        cfg_given = cfg
         cfg = ("both" if everywhere else "conditional") if cfg is None else cfg
         _check_choice("cfg", cfg, ROWS)
         _check_choice("overlap", overlap, OVERLAPS)
         _check_choice("inner", inner, INNER)
         self._inner = inner
         self._rules = Rules(_checked_threshold(threshold), overlap, conditional_only=cfg == "conditional", exact=exact)
-        self._strengths, self._scale, self._is_rescaled = _checked_scale(scale, len(self.residuals)), scale, False
+        self._strengths, self._scale = _checked_scale(scale, len(self.residuals)), scale
+        self._given = {"localize": localize, "threshold": threshold, "cfg": cfg_given, "overlap": overlap}
+        self._given |= {"inner": inner, "exact": exact}
+        self.start_blank()
+
+    def start_blank(self) -> None:
+        self._is_rescaled = False
         self._workspace = Workspace()
         self._factors: dict[str, Factors] = {}
         self._factors_of: tuple[torch.device, torch.dtype] | None = None
@@ -123,9 +131,7 @@ class LocalizedResiduals(Control):
         self._last_shares: Tensor | None = None  # of the last pass before it was detached
 
     def __repr__(self) -> str:
-        settings = self.settings
-        said = ", ".join(f"{name}={settings[name]!r}" for name in ("localize", "threshold"))
-        return f"LocalizedResiduals({list(self.phrases)!r}, {said})"
+        return call_text(LocalizedResiduals, residuals=list(self.residuals), scale=self._scale, **self._given)
 
     @property
     def scale(self) -> Scale:
@@ -154,10 +160,11 @@ class LocalizedResiduals(Control):
         where = "attention" if self._by_attention else "none" if self._regions is None else "regions"
         return {"concepts": self.phrases, "localize": where, "scale": self._strengths, **asdict(self._rules)}
 
-    def image(self, over: Image.Image, phrase: str | None = None, index: int = 0) -> Image.Image:
+    def image(self, over: Any, phrase: str | None = None, index: int = 0) -> Image.Image:
         """Draw where a concept acted over the image that was made.
 
         Args:
+            over: The image, as ``masks.image`` takes it.
             phrase: Which concept; None for the first.
             index: Which image of the batch it is.
 

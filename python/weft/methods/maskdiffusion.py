@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from weft.attach import Control, Generation, LayerInfo, LayerRequest, Step
+from weft.methods._call_text import call_text
 from weft.methods._maskdiffusion_run import Run
 from weft.methods._maskdiffusion_settings import MODES, MaskDiffusionSettings
 from weft.methods._maskdiffusion_words import Box, checked_boxes, checked_phrases, find_words, left_alone
@@ -84,12 +85,23 @@ class MaskDiffusion(Control):
         find_phrases("", parser)  # an unknown or missing parser is told now
         self._parser = parser
         self._mode = mode
+        self._given_steps = steps
+        self.start_blank()
+
+    def start_blank(self) -> None:
         self._layers: tuple[LayerInfo, ...] = ()
         self._run: Run | None = None
 
     def __repr__(self) -> str:
-        phrases = "found in the prompt" if self._given_phrases is None else repr(self._given_phrases)
-        return f"MaskDiffusion({phrases}, mode={self._mode!r}, strength={self._strength:g})"
+        return call_text(
+            MaskDiffusion,
+            phrases=self._given_phrases,
+            boxes=self._boxes,
+            mode=self._mode,
+            strength=self._strength,
+            steps=self._given_steps,
+            parser=self._parser,
+        )
 
     @property
     def phrases(self) -> tuple[tuple[str, ...], ...] | None:
@@ -120,11 +132,11 @@ class MaskDiffusion(Control):
             names = run.words[0].phrases
         return TokenMaps({name: maps[:, number] for number, name in enumerate(names)})
 
-    def image(self, over: Image.Image, index: int = 0) -> Image.Image:
+    def image(self, over: Any, index: int = 0) -> Image.Image:
         """Draw the regions over the image that was made with them.
 
         Args:
-            over: The image.
+            over: The image, a PIL image, an array [h, w, C] or a tensor [C, h, w] (uint8, or floats from 0 to 1).
             index: Which image of the batch it is.
 
         Raises:

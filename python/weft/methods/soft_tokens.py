@@ -70,6 +70,9 @@ class SoftTokens(Control):
         length = self.text_length
         if length is not None and (isinstance(length, bool) or not isinstance(length, int) or length < 1):
             raise ValueError(f"SoftTokens: `text_length` must be None or a number of tokens; got {length!r}")
+        self.start_blank()
+
+    def start_blank(self) -> None:
         self._requests: tuple[LayerRequest, ...] = ()  # of each block, or one of all
         self._row: Tensor | None = None
         self._made_of: tuple[Any, ...] | None = None  # what the requests in use were made of

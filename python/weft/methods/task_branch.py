@@ -85,8 +85,7 @@ class TaskBranch(InpaintingTasks):
     paste_back: PasteBack | None = field(default_factory=PasteBack)
 
     def __post_init__(self) -> None:
-        self._inner: Attachment | None = None
-        self._run: BranchRun | None = None
+        self.start_blank()
         if not isinstance(self.network, Branch):
             raise TypeError(f"{WHO}: `network` must be a Branch; got {type(self.network).__name__}")
         if self.dialect not in BRANCH_DIALECTS:
@@ -95,6 +94,11 @@ class TaskBranch(InpaintingTasks):
         check_states(self.states, self.network.config["cross_attention_dim"], who=WHO)
         self.states = {name: self.states[name] for name in STATE_NAMES}
         self._check_options()
+
+    def start_blank(self) -> None:
+        super().start_blank()
+        self._inner: Attachment | None = None
+        self._run: BranchRun | None = None
 
     @property
     def text_cache(self) -> TextCache | None:
