@@ -141,4 +141,4 @@ def test_a_stored_picture_shows_its_control(name: str) -> None:
     model = name.split("/")[1]
     found, stock = (store.read_row(each)["picture"] for each in (name, f"pictures/{model}/stock"))
     off = float((found - stock).abs().max())
-    assert off <= pictures.TOLERANCE if "/maps" in name else off > 10 * pictures.TOLERANCE
+    assert off <= pictures.TOLERANCE if "/maps" in name else off > 10 * pictures.PASTED
