@@ -90,7 +90,7 @@ def tasks_with(**paste_back: Any) -> Callable[[Painting], Call]:
 
     def prepare(painting: Painting) -> Call:
         def call() -> Image.Image:
-            painting.tasks.paste_back = weft.methods.task_prompts.PasteBack(**paste_back)
+            painting.tasks.paste_back = weft.methods.powerpaint.prompts.PasteBack(**paste_back)
             with weft.attach(painting.pipe, painting.tasks):
                 return painting.call(prompt="", **painting.tasks.removal())
 
@@ -144,6 +144,6 @@ BENCHMARK = Benchmark(
     make_inputs=make_painting,
     verify=verify,
     result_bytes=lambda painting: painting.picture.width * painting.picture.height * 3,
-    gate=("tests/methods/test_task_prompts.py",),
+    gate=("tests/methods/powerpaint/test_prompts.py",),
     default_dtypes=("fp32",),
 )

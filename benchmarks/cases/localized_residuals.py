@@ -132,7 +132,7 @@ COST = ImageCost(
     less_time=3.0,
     less_memory=3.0,
     memory_stage="step",
-    gate=("tests/methods/test_localized_residuals.py",),
+    gate=("tests/methods/residuals/test_control.py",),
     # pixels whose map is as high as the median but for rounding change sides
     tolerance={torch.float32: 1e-2, torch.bfloat16: 1e-1},
 )

@@ -84,6 +84,6 @@ COST = ImageCost(
     less_time=3.0,
     less_memory=10.0,
     memory_stage="edit",
-    gate=("tests/methods/test_maskdiffusion_parity.py",),
+    gate=("tests/methods/maskdiffusion/test_parity.py",),
 )
 BENCHMARK = COST.benchmark(tuple(shape for shape in SHAPES if shape.kind == SD15))

@@ -60,6 +60,6 @@ COST = ImageCost(
     less_time=1.0,
     less_memory=1.0,
     memory_stage="step",
-    gate=("tests/methods/test_soft_tokens.py",),
+    gate=("tests/methods/soft_tokens/test_control.py",),
 )
 BENCHMARK = COST.benchmark(SHAPES)

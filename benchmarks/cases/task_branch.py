@@ -21,8 +21,8 @@ from torch import Tensor
 import weft
 from benchmarks.cases.denoiser import SD15, make_images
 from benchmarks.registry import Benchmark, Call, Mode, Provider, Shape
-from weft.attach.branch import Branch, beside
-from weft.methods._inpaint_inputs import CONVENTIONS, shown
+from weft.methods.inpainting.inputs import CONVENTIONS, shown
+from weft.methods.powerpaint.network import Branch, beside
 from weft.shapes.load import pipeline
 from weft.testing import relative_l2
 from weft.testing.branch_eager import branch_residuals, denoised
@@ -202,6 +202,6 @@ BENCHMARK = Benchmark(
     result_bytes=lambda painting: (
         4 * painting.image.width * painting.image.height * 4 // painting.pipe.vae_scale_factor**2
     ),
-    gate=("tests/attach/test_injection.py", "tests/methods/test_task_branch.py"),
+    gate=("tests/attach/test_injection.py", "tests/methods/powerpaint/test_branch.py"),
     default_dtypes=("fp32",),
 )

@@ -35,9 +35,9 @@ from benchmarks.efficacy.readings import Readings
 from benchmarks.efficacy.record import publish
 from benchmarks.efficacy.soft_tokens_training import Lesson, tokens_of
 from benchmarks.efficacy.trials import Sampling, noise
-from weft.methods.distribution_losses import losses_named
 from weft.shapes.load import pipeline
 from weft.train import LoopConfig
+from weft.train.distribution.losses import losses_named
 from weft.train.distribution_config import DistributionConfig, Through
 
 MODEL = "sd1"

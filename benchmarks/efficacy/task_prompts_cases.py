@@ -9,7 +9,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from weft.methods._task_prompts_recipes import Task
+from weft.methods.powerpaint.recipes import Task
 from weft.shapes.captions import phrase
 from weft.shapes.rendering import coverage, render
 from weft.shapes.vocabulary import COLOURS, IMAGE_SIZE

@@ -15,29 +15,29 @@ if TYPE_CHECKING:
     from weft import evaluation, ops, shapes, testing, train
     from weft._dispatch import backend
     from weft.attach import Attachment, attach
-    from weft.methods.attention_maps import AttentionMaps
-    from weft.methods.distribution_losses import FakeToFake, FakeToReal
-    from weft.methods.localized_residuals import LocalizedResiduals
-    from weft.methods.maskdiffusion import MaskDiffusion
-    from weft.methods.residual import Residual
-    from weft.methods.soft_tokens import SoftTokens
-    from weft.methods.task_branch import TaskBranch
-    from weft.methods.task_prompts import TaskPrompts
+    from weft.methods.attention_maps.control import AttentionMaps
+    from weft.methods.maskdiffusion.control import MaskDiffusion
+    from weft.methods.powerpaint.branch import TaskBranch
+    from weft.methods.powerpaint.prompts import TaskPrompts
+    from weft.methods.residuals.control import LocalizedResiduals
+    from weft.methods.residuals.residual import Residual
+    from weft.methods.soft_tokens.control import SoftTokens
+    from weft.train.distribution.losses import FakeToFake, FakeToReal
 
 __version__ = "0.1.0"
 
 # name -> module it is an attribute of
 _LAZY = {
     "Attachment": "weft.attach",
-    "AttentionMaps": "weft.methods.attention_maps",
-    "FakeToFake": "weft.methods.distribution_losses",
-    "FakeToReal": "weft.methods.distribution_losses",
-    "LocalizedResiduals": "weft.methods.localized_residuals",
-    "MaskDiffusion": "weft.methods.maskdiffusion",
-    "Residual": "weft.methods.residual",
-    "SoftTokens": "weft.methods.soft_tokens",
-    "TaskBranch": "weft.methods.task_branch",
-    "TaskPrompts": "weft.methods.task_prompts",
+    "AttentionMaps": "weft.methods.attention_maps.control",
+    "FakeToFake": "weft.train.distribution.losses",
+    "FakeToReal": "weft.train.distribution.losses",
+    "LocalizedResiduals": "weft.methods.residuals.control",
+    "MaskDiffusion": "weft.methods.maskdiffusion.control",
+    "Residual": "weft.methods.residuals.residual",
+    "SoftTokens": "weft.methods.soft_tokens.control",
+    "TaskBranch": "weft.methods.powerpaint.branch",
+    "TaskPrompts": "weft.methods.powerpaint.prompts",
     "backend": "weft._dispatch",
 }
 # `weft.attach` is a package that can be called, so that importing it never hides the function of its name

@@ -13,8 +13,8 @@ from PIL import Image
 
 import weft
 from weft import shapes
-from weft.attach.branch import beside
 from weft.cli import main
+from weft.methods.powerpaint.network import beside
 from weft.train.inpainting_unet import inpainting_pipeline
 
 pytestmark = pytest.mark.usefixtures("quiet_machine")

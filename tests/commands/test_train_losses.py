@@ -16,7 +16,7 @@ import weft
 from weft import cli
 from weft.commands.distribution import DistributionOptions, distribution_of
 from weft.commands.train_gan import TrainGan
-from weft.methods.distribution_losses import FakeToFake, FakeToReal, losses_named
+from weft.train.distribution.losses import FakeToFake, FakeToReal, losses_named
 from weft.train.distribution_config import DistributionConfig
 
 pytestmark = pytest.mark.usefixtures("quiet_machine")

@@ -14,9 +14,9 @@ from PIL import Image
 import weft
 from weft import shapes
 from weft.attach.base_model import base_model
-from weft.attach.branch import beside
-from weft.methods._maskdiffusion_settings import CLEAN, MaskDiffusionSettings
-from weft.methods._task_branch_states import STATE_NAMES
+from weft.methods.maskdiffusion.settings import CLEAN, MaskDiffusionSettings
+from weft.methods.powerpaint.branch_states import STATE_NAMES
+from weft.methods.powerpaint.network import beside
 
 PROMPT = "a sks circle and a blue square"
 BOXES = {"a sks circle": (0, 0, 32, 64), "a blue square": (32, 0, 64, 64)}

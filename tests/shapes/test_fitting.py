@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState
 from diffusers import AutoencoderKL, DiffusionPipeline
 from PIL import Image
 
-from weft.methods.task_prompts import TaskPrompts
+from weft.methods.powerpaint.prompts import TaskPrompts
 from weft.shapes.fitting import vae
 from weft.shapes.fitting.bank import latent_bank
 from weft.shapes.fitting.config import (

@@ -55,7 +55,9 @@ ROOMS = {
     ),
     "ops": _room(r"python/weft/ops/.*", weft="FOUNDATION kernels _device", only="torch"),
     "attach": _room(r"python/weft/attach/.*", weft="FOUNDATION ops _device", guarded="diffusers peft transformers"),
-    "methods": _room(r"python/weft/methods/.*", weft="FOUNDATION ops attach _files _device", guarded="diffusers"),
+    "methods": _room(
+        r"python/weft/methods/.*", weft="FOUNDATION ops attach _files _device", guarded="diffusers transformers"
+    ),
     "train": _room(
         r"python/weft/train/.*",
         weft="FOUNDATION ops attach methods _files _device",

@@ -19,9 +19,9 @@ from PIL import Image
 from torch import Tensor
 
 import weft
-from weft.methods.distribution_losses import FakeToReal, distribution_loss, losses_named
 from weft.testing.soft_tokens_eager import longer_text
 from weft.train.diffusion import TextStates, encode_captions, frozen, training_scheduler
+from weft.train.distribution.losses import FakeToReal, distribution_loss, losses_named
 from weft.train.distribution_config import DistributionConfig
 from weft.train.distribution_term import DistributionTerm
 from weft.train.distribution_views import Views

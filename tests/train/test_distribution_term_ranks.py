@@ -24,8 +24,8 @@ def found(folder: Path, rows: slice) -> dict[str, Tensor]:
     from accelerate import Accelerator
 
     import weft
-    from weft.methods.distribution_losses import losses_named
     from weft.train.diffusion import TextStates, encode_captions, frozen
+    from weft.train.distribution.losses import losses_named
     from weft.train.distribution_config import DistributionConfig
     from weft.train.distribution_term import distribution_term
     from weft.train.distribution_views import Views
@@ -68,7 +68,6 @@ def learnt(folder: Path, what: str) -> list[Tensor]:
     import tiny_pipelines as tiny
     from PIL import Image
 
-    from weft.methods.distribution_losses import losses_named
     from weft.train import (
         DistributionConfig,
         LoopConfig,
@@ -77,6 +76,7 @@ def learnt(folder: Path, what: str) -> list[Tensor]:
         fit_residual,
         fit_soft_tokens,
     )
+    from weft.train.distribution.losses import losses_named
 
     captions = (
         ("a red circle", "circle"),

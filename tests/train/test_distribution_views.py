@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from weft.methods.distribution_losses import losses_named
 from weft.train.diffusion import Latents, encode_captions, latent_batches
+from weft.train.distribution.losses import losses_named
 from weft.train.distribution_config import DistributionConfig
 from weft.train.distribution_views import ConceptBatches, ViewBatches, Views
 from weft.train.noising import Flow

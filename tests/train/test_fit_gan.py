@@ -17,9 +17,9 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor
 
-from weft.methods.distribution_losses import FakeToFake, FakeToReal
 from weft.train import Diverged, GanConfig, Generator, Interrupted, fit_gan
 from weft.train.checkpoint import load_checkpoint
+from weft.train.distribution.losses import FakeToFake, FakeToReal
 from weft.train.gan.config import MATCHING, RECIPES
 from weft.train.gan.objective import GanObjective
 from weft.train.gan.pretrained import load_text

@@ -18,7 +18,7 @@ from torch import Tensor
 import weft
 from weft import shapes
 from weft.attach.learnt_words import LearntText, encode
-from weft.methods._task_prompts_recipes import NAMES
+from weft.methods.powerpaint.recipes import NAMES
 from weft.train.diffusion import min_snr_weight, training_scheduler
 from weft.train.inpainting_examples import Examples, MaskedBatches, Said
 from weft.train.inpainting_mixture import Mixture

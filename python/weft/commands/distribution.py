@@ -55,7 +55,7 @@ def distribution_of(options: DistributionOptions, *, who: str) -> DistributionCo
             read.
         FileNotFoundError: No vision model in a folder.
     """
-    from weft.methods.distribution_losses import losses_named
+    from weft.train.distribution.losses import losses_named
     from weft.train.distribution_config import DistributionConfig
     from weft.train.vision_features import vision_features
 
@@ -88,7 +88,7 @@ def check_read(options: Any, read_by: ReadBy, *, who: str) -> None:
     Raises:
         ValueError: There are some, or a loss that is unknown.
     """
-    from weft.methods.distribution_losses import losses_named
+    from weft.train.distribution.losses import losses_named
 
     chosen = {loss.name for loss in losses_named(options.losses)}
     default = {field.name: field.default for field in fields(options)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from weft.methods.distribution_losses import FakeToFake, Features, Loss, Pairing, check_losses
+from weft.train.distribution.losses import FakeToFake, Features, Loss, Pairing, check_losses
 
 Through = Literal["x0", "chain"]
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from weft.attach.source import denoiser_of
-from weft.methods.distribution_losses import Features, Loss, distribution_loss, features_of
 from weft.train.diffusion import TextStates, encode_captions
+from weft.train.distribution.losses import Features, Loss, distribution_loss, features_of
 from weft.train.distribution_config import DistributionConfig
 from weft.train.distribution_views import Views
 from weft.train.feature_sources import DecodedPictures, DenoiserFeatures

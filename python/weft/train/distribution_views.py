@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from weft.methods.distribution_losses import Pairing
 from weft.train.diffusion import TextStates
+from weft.train.distribution.losses import Pairing
 from weft.train.distribution_config import DistributionConfig
 from weft.train.noising import Noising
 from weft.train.pair_batches import PairBatches, pooled_of

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from weft.methods.distribution_losses import Features
 from weft.train.diffusion import TextStates
+from weft.train.distribution.losses import Features
 from weft.train.noising import Noising
 from weft.train.short_chain import Denoise
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from weft.methods._task_prompts_recipes import RECIPES, PromptName
+from weft.methods.powerpaint.recipes import RECIPES, PromptName
 from weft.train import inpainting_masks as masks
 from weft.train.diffusion import encode_views
 from weft.train.images import View

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from weft.methods.distribution_losses import Loss
+from weft.train.distribution.losses import Loss
 
 
 def linked(numbers: Tensor) -> Tensor:

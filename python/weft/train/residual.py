@@ -10,7 +10,7 @@ from accelerate import Accelerator
 
 from weft.attach.base_model import base_model
 from weft.attach.projections import GatedProjections
-from weft.methods.residual import Residual
+from weft.methods.residuals.residual import Residual
 from weft.train.accelerator import Precision, make_accelerator
 from weft.train.diffusion import (
     check_denoiser,

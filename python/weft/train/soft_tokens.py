@@ -15,7 +15,7 @@ from accelerate.utils import broadcast_object_list
 import weft
 from weft.attach.base_model import base_model
 from weft.attach.source import denoiser_of
-from weft.methods.soft_tokens import SoftTokens
+from weft.methods.soft_tokens.control import SoftTokens
 from weft.train.accelerator import make_accelerator
 from weft.train.captioned_latents import CaptionedLatents
 from weft.train.diffusion import caption_fits, check_denoiser, frozen, picture_size

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from weft.methods.soft_tokens import SoftTokens
+from weft.methods.soft_tokens.control import SoftTokens
 from weft.ops import bounded_logit, pairwise_error
 from weft.train.captioned_latents import CaptionedLatents
 from weft.train.chunked_gradient import ChunkedGradient

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 import weft
 from weft.attach import Control, LayerInfo, LayerRequest, Step
 from weft.attach.extra_text import ExtraText
-from weft.methods._soft_tokens_blocks import block_of, check_blocks, check_served
-from weft.methods._soft_tokens_file import Space
-from weft.methods.soft_tokens import SoftTokens
+from weft.methods.soft_tokens.blocks import block_of, check_blocks, check_served
+from weft.methods.soft_tokens.control import SoftTokens
+from weft.methods.soft_tokens.file import Space
 
 
 class TokenBank(nn.Module):

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from weft.methods.soft_tokens import SoftTokens
+from weft.methods.soft_tokens.control import SoftTokens
 from weft.train.accelerator import Precision
 from weft.train.config import LoopConfig
 from weft.train.distribution_config import DistributionConfig

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from weft.methods.soft_tokens import SoftTokens
+from weft.methods.soft_tokens.control import SoftTokens
 from weft.train.captioned_latents import CaptionedLatents
 from weft.train.chunked_gradient import ChunkedGradient
 from weft.train.compared_captions import Compared, contrast, mean_of_any

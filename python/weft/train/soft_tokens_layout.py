@@ -8,8 +8,8 @@ from typing import Any, Literal
 import torch
 
 from weft.attach.source import denoiser_of
-from weft.methods._soft_tokens_file import Space
-from weft.methods.soft_tokens import SoftTokens
+from weft.methods.soft_tokens.control import SoftTokens
+from weft.methods.soft_tokens.file import Space
 from weft.train.diffusion import encode_captions
 from weft.train.randomness import torch_generator
 

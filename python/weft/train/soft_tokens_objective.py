@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from weft.methods.soft_tokens import SoftTokens
+from weft.methods.soft_tokens.control import SoftTokens
 from weft.train.captioned_latents import CaptionedLatents
 from weft.train.chunked_gradient import ChunkedGradient
 from weft.train.diffusion import TextStates

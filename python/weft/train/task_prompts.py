@@ -14,10 +14,10 @@ from accelerate import Accelerator
 from weft.attach.base_model import base_model
 from weft.attach.learnt_words import embeddings_of, token_limit
 from weft.attach.projections import find_projections
-from weft.methods._inpaint_host import check_host
-from weft.methods._task_prompts_recipes import COUNT, NAMES, PromptName
-from weft.methods._task_prompts_text import Vectors
-from weft.methods.task_prompts import TaskPrompts
+from weft.methods.inpainting.host import check_host
+from weft.methods.powerpaint.prompts import TaskPrompts
+from weft.methods.powerpaint.prompts_text import Vectors
+from weft.methods.powerpaint.recipes import COUNT, NAMES, PromptName
 from weft.train.accelerator import Precision, make_accelerator
 from weft.train.diffusion import frozen, picture_size, training_scheduler
 from weft.train.inpainting_examples import Examples, MaskedBatches

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from weft.attach.learnt_words import LearntText, encode, token_count, token_limit
-from weft.methods._task_prompts_recipes import NAMES, PromptName
-from weft.methods._task_prompts_text import Vectors, shortened
+from weft.methods.powerpaint.prompts_text import Vectors, shortened
+from weft.methods.powerpaint.recipes import NAMES, PromptName
 from weft.train.diffusion import denoising_target, min_snr_weight
 from weft.train.inpainting_examples import Said
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from weft._files import whole_file
-from weft.methods._task_prompts_recipes import Task
-from weft.methods.task_prompts import TaskPrompts
+from weft.methods.powerpaint.prompts import TaskPrompts
+from weft.methods.powerpaint.recipes import Task
 from weft.train import inpainting_masks as masks
 from weft.train.inpainting_pictures import MaskedPicture
 

@@ -10,7 +10,7 @@ import torch
 from diffusers import StableDiffusionInpaintPipeline
 from torch import Tensor
 
-from weft.attach.branch import Branch, beside
+from weft.methods.powerpaint.network import Branch, beside
 
 PLACES = 28
 # what no tensor tells (heads, groups) as in Stable Diffusion 1.5

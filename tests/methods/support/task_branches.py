@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
 import weft
-from weft.attach.branch import Branch
+from weft.methods.powerpaint.network import Branch
 
 PUBLISHED = {"context": "P_ctxt", "shape": "P_shape", "object": "P_obj"}
 LONG = 77  # tokens, where a text must have room for letters

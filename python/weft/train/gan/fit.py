@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from weft.methods.distribution_losses import FakeToFake
 from weft.train.accelerator import make_accelerator
+from weft.train.distribution.losses import FakeToFake
 from weft.train.gan.attn import AttnDiscriminator
 from weft.train.gan.batches import GanBatch, GanBatches
 from weft.train.gan.config import GanConfig
@@ -70,7 +70,7 @@ def fit_gan(
 
     Source:
         The designs: ``weft.train.gan.ssa`` and ``weft.train.gan.attn``. The losses over pairs of views:
-        ``weft.methods.distribution_losses``.
+        ``weft.train.distribution.losses``.
     """
     config = config or GanConfig()
     folder = None if folder is None else Path(folder)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from weft.methods.distribution_losses import FakeToFake, FakeToReal, distribution_loss
+from weft.train.distribution.losses import FakeToFake, FakeToReal, distribution_loss
 from weft.train.gan.batches import GanBatch
 from weft.train.gan.drawn import Drawn, Text
 from weft.train.gan.games import Game

@@ -14,7 +14,7 @@ from weft.train import GanConfig
 
 def branch_beside(unet: Any) -> nn.Module:
     """A branch for ``weft.TaskBranch`` that begins as a copy of ``unet``."""
-    from weft.attach.branch import beside
+    from weft.methods.powerpaint.network import beside
 
     return beside(unet)
 

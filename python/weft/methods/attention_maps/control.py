@@ -1,0 +1,270 @@
+"""DAAM: where in the image each word of the prompt was looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from weft.attach import Control, Generation, LayerInfo, LayerRequest, Step
+from weft.methods._call_text import call_text
+from weft.methods.attention_maps.layer_choice import LayerChoice, StepChoice
+from weft.methods.attention_maps.token_maps import Token, TokenMaps
+
+AXES = ("layers", "steps")
+
+
+class AttentionMaps(Control):
+    """Read the cross-attention of chosen tokens while images are made; the images stay what they are.
+
+        map[m] = mean over steps and layers of  max(0, resize(mean over heads of mean over pieces j of P[:, j]))
+
+    with P the softmax of a layer's cross-attention in the rows that carry the prompt (unconditional rows are not
+    read). ``maps`` holds the last generation; a new one starts it afresh.
+
+    In a joint attention (Stable Diffusion 3) a pixel attends to all other pixels too, and what is left for the text
+    differs from layer to layer. There P[:, j] is its share of that: mean over heads of P[:, j], divided by the mean
+    over heads of the sum of P over all text tokens. So heads count by how much they look at the text, and maps of
+    all tokens sum to 1 as those of a cross-attention do. Passes with layers left out (``skip_guidance_layers``) are
+    not read.
+
+    Args:
+        tokens: What to read: words or phrases of the prompt as they are written there ("circle", "red circle"), the
+            n-th of several as "circle#2", or token positions (the start token is 0, the first word 1). The pieces of
+            a word or phrase are averaged, with a T5 those of both texts.
+        layers: None for every cross-attention layer; or names: a regular expression searched in them ("up_blocks",
+            r"down_blocks\\.1"), a predicate of the ``LayerInfo``, or an integer for the layers whose larger side, in
+            queries, it is; or a sequence of these, any of which may hold.
+        steps: None for every step, one index, a range, a slice or any iterable of indices, from 0.
+        reduce: The axes to average over, of "layers" and "steps". What is left out stays an axis of the maps.
+        size: Rows and columns of the maps, or one number for both; None for the size of the latent.
+        missing: What to do for an image of a batch whose prompt lacks a word: "error", or "zero" for an empty map. A
+            word that no prompt of the batch has is an error either way.
+
+    Raises:
+        TypeError, ValueError: An argument that is not as above; tokens that are repeated or none at all. Whatever
+            depends on the prompt or the model is told before the first step or when attaching.
+
+    Source:
+        Tang et al. 2022, arXiv:2210.04885, section 3: bicubic resizing, values below 0 cut off, mean over layers and
+        steps. Departure: heads are averaged before the resize rather than after it, which makes a difference only
+        where the cut-off acts.
+    """
+
+    def __init__(
+        self,
+        tokens: str | int | Sequence[str | int],
+        *,
+        layers: Any = None,
+        steps: int | range | slice | Iterable[int] | None = None,
+        reduce: str | Sequence[str] = AXES,
+        size: int | tuple[int, int] | None = None,
+        missing: str = "error",
+    ) -> None:
+        self.tokens = _checked_tokens(tokens)
+        self.reduce = _checked_reduce(reduce)
+        self._size = _checked_size(size)
+        if missing not in ("error", "zero"):
+            raise ValueError(f'AttentionMaps: `missing` must be "error" or "zero"; got {missing!r}')
+        self._missing = missing
+        self._layers = LayerChoice(layers)
+        self._wants_step = StepChoice(steps)
+        self.start_blank()
+
+    def start_blank(self) -> None:
+        self._cross_layers: tuple[LayerInfo, ...] = ()
+        self._run: _Run | None = None
+
+    def __repr__(self) -> str:
+        return call_text(
+            AttentionMaps,
+            tokens=list(self.tokens),
+            layers=self._layers.given,
+            steps=self._wants_step.given,
+            reduce=self.reduce,
+            size=self._size,
+            missing=self._missing,
+        )
+
+    @property
+    def maps(self) -> TokenMaps:
+        """The maps of the last generation, complete or still running.
+
+        Raises:
+            ValueError: Nothing was read yet, or no layer and step was both chosen and run.
+        """
+        if self._run is None:
+            raise ValueError("AttentionMaps.maps: no image was made since attaching; call the pipeline first")
+        return self._run.result(self.tokens, self.reduce)
+
+    def attached(self, layers: tuple[LayerInfo, ...]) -> None:
+        self._cross_layers = tuple(layer for layer in layers if layer.is_cross)
+        self._layers.check_layers(self._cross_layers)
+
+    def begin_generation(self, generation: Generation) -> None:
+        size = self._size or generation.latent_size
+        places = [self._places(generation, token) for token in self.tokens]
+        self._layers.check_resolutions(self._cross_layers, generation.latent_size)
+        self._run = _Run(size, generation.latent_size, places)
+
+    def request(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
+        run = self._run
+        if run is None or not layer.is_cross or step.is_perturbed or not self._wants_step(step.index):
+            return None
+        if not self._layers.chooses(layer, step.generation.latent_size):
+            return None
+        return run.request(step, layer.is_joint)
+
+    def read(self, layer: LayerInfo, step: Step, maps: Tensor) -> None:
+        assert self._run is not None
+        kept_layer = layer.name if "layers" not in self.reduce else None
+        kept_step = step.index if "steps" not in self.reduce else None
+        self._run.add((kept_layer, kept_step), layer, maps[step.conditional])
+
+    def _places(self, generation: Generation, token: Token) -> list[tuple[int, ...]]:
+        """Positions of ``token`` in every image's prompt; none where it is missing and may be."""
+        if isinstance(token, int):
+            return [(token,)] * generation.images
+        if generation.prompt is None:
+            raise ValueError(
+                f"AttentionMaps: {token!r} cannot be looked up, since the conditioning did not come from "
+                "`encode_prompt` of an attached pipeline; attach the pipeline that you call, or give token positions"
+            )
+        places: list[tuple[int, ...]] = []
+        absent: list[LookupError] = []
+        for image in range(generation.images):
+            try:
+                places.append(generation.prompt.find(token, image))
+            except LookupError as error:
+                absent.append(error)
+                places.append(())
+        if absent and (self._missing == "error" or len(absent) == generation.images):
+            raise ValueError(str(absent[0]))
+        return places
+
+
+@dataclass
+class _Sum:
+    """A running mean on the device, and what went into it."""
+
+    total: Tensor
+    count: int = 0
+
+
+class _Run:
+    """What one generation has gathered: sums [images, M, h, w] fp32, one for each place of the axes that are kept."""
+
+    def __init__(
+        self, size: tuple[int, int], latent_size: tuple[int, int], places: list[list[tuple[int, ...]]]
+    ) -> None:
+        self._size = size
+        self._latent_size = latent_size
+        self._places = places  # [M][images] positions
+        self._sums: dict[tuple[str | None, int | None], _Sum] = {}
+        self._requests: dict[tuple[int, int, bool], LayerRequest] = {}
+
+    def request(self, step: Step, is_joint: bool) -> LayerRequest:
+        """The read-out, [B, Nk, M] with zero rows for samples that do not carry the prompt.
+
+        In a joint attention there is one column more, of ones: the attention to the text.
+        """
+        key = (step.batch, step.seqlen_k, is_joint)
+        if key not in self._requests:
+            readout = torch.zeros(step.batch, step.seqlen_k, len(self._places) + is_joint)
+            rows = readout[step.conditional]
+            if is_joint:
+                rows[..., -1] = 1
+            for column, images in enumerate(self._places):
+                for image, positions in enumerate(images):
+                    if positions and positions[-1] >= step.seqlen_k:
+                        raise ValueError(
+                            f"AttentionMaps: `tokens` has position {positions[-1]}; the prompt has positions 0 to "
+                            f"{step.seqlen_k - 1}"
+                        )
+                    for position in positions:
+                        rows[image, position, column] = 1 / len(positions)
+            self._requests[key] = LayerRequest(readout=readout.to(step.generation.device, step.generation.dtype))
+        return self._requests[key]
+
+    def add(self, key: tuple[str | None, int | None], layer: LayerInfo, maps: Tensor) -> None:
+        """Add the maps of one layer, [images, Nq, M], in a joint attention with those of the text behind them."""
+        if layer.is_joint:
+            # a pixel may look at nothing but pixels
+            maps = maps[..., :-1] / maps[..., -1:].clamp_min(torch.finfo(maps.dtype).tiny)
+        h, w = layer.grid(self._latent_size)
+        if maps.shape[1] != h * w:
+            raise ValueError(
+                f"AttentionMaps: expected {h} x {w} queries in {layer.name}; got {maps.shape[1]}; something (token "
+                "merging, for one) changed them, leave it out or choose other layers"
+            )
+        grids = maps.detach().float().transpose(1, 2).reshape(maps.shape[0], -1, h, w)  # [images, M, h, w]
+        if (h, w) != self._size:
+            grids = F.interpolate(grids, self._size, mode="bicubic", align_corners=False).clamp_(min=0)
+        known = self._sums.get(key)
+        if known is None:
+            # contiguous() also makes it ours when nothing was resized
+            self._sums[key] = _Sum(grids.contiguous().clone(), 1)
+        else:
+            known.total += grids
+            known.count += 1
+
+    def result(self, tokens: tuple[Token, ...], reduce: tuple[str, ...]) -> TokenMaps:
+        if not self._sums:
+            raise ValueError("AttentionMaps.maps: nothing was read; no chosen step has run in a chosen layer so far")
+        layers = list(dict.fromkeys(layer for layer, _ in self._sums))
+        steps = list(dict.fromkeys(step for _, step in self._sums))
+        means = {key: known.total / known.count for key, known in self._sums.items()}
+        for layer in layers:
+            for step in steps:
+                if (layer, step) not in means:
+                    raise ValueError(f"AttentionMaps.maps: step {step} did not run {layer}; average over one of them")
+        stacked = torch.stack([torch.stack([means[layer, step] for step in steps]) for layer in layers])
+        # [layers, steps, images, M, h, w], with M first and the averaged axes gone
+        stacked = stacked.movedim(3, 0)
+        if "steps" in reduce:
+            stacked = stacked[:, :, 0]
+        if "layers" in reduce:
+            stacked = stacked[:, 0]
+        return TokenMaps(
+            dict(zip(tokens, stacked, strict=True)),
+            layers=tuple(layer for layer in layers if layer is not None),
+            steps=tuple(step for step in steps if step is not None),
+        )
+
+
+def _checked_tokens(tokens: Any) -> tuple[Token, ...]:
+    listed = list(tokens) if isinstance(tokens, Iterable) and not isinstance(tokens, str) else [tokens]
+    if not listed:
+        raise ValueError("AttentionMaps: `tokens` must name at least one word or position; got none")
+    for token in listed:
+        if isinstance(token, bool) or not isinstance(token, (str, int)):
+            raise TypeError(f"AttentionMaps: `tokens` must be words or positions; got {token!r}")
+        if isinstance(token, int) and token < 0:
+            raise ValueError(f"AttentionMaps: a position in `tokens` must be 0 or more; got {token}")
+        if isinstance(token, str) and not token.strip():
+            raise ValueError(f"AttentionMaps: a word in `tokens` must not be empty; got {token!r}")
+    repeated = [token for token in dict.fromkeys(listed) if listed.count(token) > 1]
+    if repeated:
+        raise ValueError(f"AttentionMaps: `tokens` must differ; got {repeated[0]!r} more than once")
+    return tuple(listed)
+
+
+def _checked_reduce(reduce: Any) -> tuple[str, ...]:
+    named = tuple(reduce) if isinstance(reduce, Iterable) and not isinstance(reduce, str) else (reduce,)
+    for axis in named:
+        if axis not in AXES:
+            raise ValueError(f"AttentionMaps: `reduce` takes {', '.join(map(repr, AXES))}; got {axis!r}")
+    return tuple(axis for axis in AXES if axis in named)
+
+
+def _checked_size(size: Any) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    sides = tuple(size) if isinstance(size, Iterable) else (size, size)
+    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise ValueError(f"AttentionMaps: `size` must be one or two positive integers, rows and columns; got {size!r}")
+    return sides

@@ -1,0 +1,1 @@
+"""Inpainting whatever the method: windows of large pictures, paste-back, canvases."""

@@ -1,0 +1,1 @@
+"""MaskDiffusion: every object of a prompt keeps to its own region."""

@@ -1,0 +1,234 @@
+"""MaskDiffusion: every object of a prompt gets its own region of the image, found from the model's own attention."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from weft.attach import Control, Generation, LayerInfo, LayerRequest, Step
+from weft.methods._call_text import call_text
+from weft.methods.attention_maps.token_maps import Token, TokenMaps
+from weft.methods.maskdiffusion.phrases import find_phrases
+from weft.methods.maskdiffusion.picture import draw_regions
+from weft.methods.maskdiffusion.run import Run
+from weft.methods.maskdiffusion.settings import MODES, MaskDiffusionSettings
+from weft.methods.maskdiffusion.words import Box, checked_boxes, checked_phrases, find_words, left_alone
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_TIMESTEPS = 1000.0  # of the training schedule
+
+
+class MaskDiffusion(Control):
+    """Give every object of a prompt a region, so that none is lost and each keeps its attributes; no training.
+
+    After each of the first steps the maps of the objects' head words are averaged, and the objects are given windows,
+    apart from each other, that together hold the most of their maps. From then on, in the noisy part of the schedule,
+    the logits of an object's tokens are pulled up inside its window and down outside, and pixels of one window attend
+    to each other rather than to the rest; the background follows with less strength. No extra network passes. Not
+    touched are rows without the prompt (unconditional guidance), all layers at later steps, and prompts with a single
+    object. Windows of more than three objects are smaller, and one that still finds no room leaves its object alone.
+
+    Args:
+        phrases: The objects as the prompt names them ("a red circle"), the same for every prompt, or one sequence a
+            prompt. The n-th of several equal phrases is "a red circle#2". None to find noun phrases by themselves.
+        boxes: Where objects go instead of where the maps say: phrase to (left, top, right, bottom) in pixels. Either
+            every object has a box or none; the phrases may then be left out. At most 5 where any overlap, else 16.
+        mode: "clean", whose constants were chosen on the embedded model; "released", which repeats the released
+            code with its accidents; or settings of your own, as in
+            ``dataclasses.replace(weft.methods.maskdiffusion.control.MODES["clean"], region_share=0.3)``.
+        strength: Factor on how far logits are moved; 1 is the mode's own, 0 nothing.
+        steps: How long: a share of the noise schedule in (0, 1], or a number of first steps; None for what the mode
+            says (0.5 when clean, 0.3 as released). The very first step is never edited. Samplers of one step, and
+            image-to-image that begins below that part of the schedule, are therefore left alone; there is a warning.
+        parser: How phrases are found when none are given: "auto", "spacy", "rules" or "and"; see ``find_phrases`` in
+            ``weft.methods.maskdiffusion.phrases``.
+
+    Attributes:
+        phrases: Per image the phrases in use; None before the first step.
+        regions: int32 [images, n, 4], (top, left, height, width) in cells of ``maps``, that the last edited step
+            followed; zeros where an object has none. None if no step was edited, and with boxes or shapes other
+            than "window".
+
+    Raises:
+        TypeError, ValueError: An argument that is not as above. What depends on the prompt (a phrase that is not in
+            it or overlaps another, too many objects, embeddings without text) is told before the first step.
+
+    Source:
+        Zhou et al. 2023, arXiv:2309.04399, as in its released code. "clean" leaves out what looks accidental there;
+        the joint choice of windows, their size and gap, the pushed-down tail, the weaker background and the slower
+        fading are weft's own.
+    """
+
+    def __init__(
+        self,
+        phrases: Sequence[str] | Sequence[Sequence[str]] | None = None,
+        *,
+        boxes: Mapping[str, Box] | None = None,
+        mode: str | MaskDiffusionSettings = "clean",
+        strength: float = 1.0,
+        steps: float | int | None = None,
+        parser: str = "auto",
+    ) -> None:
+        self.settings = _checked_settings(mode)
+        self._given_phrases = checked_phrases(phrases)
+        self._boxes = checked_boxes(boxes, self._given_phrases)
+        if isinstance(strength, bool) or not isinstance(strength, (int, float)) or not 0 <= strength <= 2:
+            raise ValueError(f"MaskDiffusion: `strength` must be from 0 to 2; got {strength!r}")
+        self._strength = float(strength)
+        self._steps = _checked_steps(self.settings.share if steps is None else steps)
+        find_phrases("", parser)  # an unknown or missing parser is told now
+        self._parser = parser
+        self._mode = mode
+        self._given_steps = steps
+        self.start_blank()
+
+    def start_blank(self) -> None:
+        self._layers: tuple[LayerInfo, ...] = ()
+        self._run: Run | None = None
+
+    def __repr__(self) -> str:
+        return call_text(
+            MaskDiffusion,
+            phrases=self._given_phrases,
+            boxes=self._boxes,
+            mode=self._mode,
+            strength=self._strength,
+            steps=self._given_steps,
+            parser=self._parser,
+        )
+
+    @property
+    def phrases(self) -> tuple[tuple[str, ...], ...] | None:
+        return None if self._run is None else tuple(words.phrases for words in self._run.words)
+
+    @property
+    def regions(self) -> Tensor | None:
+        return None if self._run is None else self._run.finder.steering
+
+    @property
+    def maps(self) -> TokenMaps:
+        """Mean maps of the objects' head words as regions were chosen from them, [images, h, w] each.
+
+        By phrase where all images have the same, otherwise by number.
+
+        Raises:
+            ValueError: Nothing was read yet.
+        """
+        run = self._run
+        if run is None or run.finder.maps is None:
+            raise ValueError(
+                "MaskDiffusion.maps: nothing was read; call the pipeline first, without boxes and with at least "
+                f"{self.settings.least_objects} objects"
+            )
+        maps = run.finder.maps.float()
+        names: Sequence[Token] = range(maps.shape[1])
+        if len({words.phrases for words in run.words}) == 1:
+            names = run.words[0].phrases
+        return TokenMaps({name: maps[:, number] for number, name in enumerate(names)})
+
+    def image(self, over: Any, index: int = 0) -> Image.Image:
+        """Draw the regions over the image that was made with them.
+
+        Args:
+            over: The image, a PIL image, an array [h, w, C] or a tensor [C, h, w] (uint8, or floats from 0 to 1).
+            index: Which image of the batch it is.
+
+        Raises:
+            ValueError: No image was made yet.
+            IndexError: No such image.
+        """
+        if self._run is None:
+            raise ValueError("MaskDiffusion.image: no image was made since attaching; call the pipeline first")
+        words = self._run.words
+        if not -len(words) <= index < len(words):
+            raise IndexError(f"MaskDiffusion.image: `index` must be below the {len(words)} images; got {index}")
+        names = words[index].phrases[: len(words[index].spans)]
+        return draw_regions(over, self._run.finder.masks()[index, : len(names)], names)
+
+    def attached(self, layers: tuple[LayerInfo, ...]) -> None:
+        if not any(layer.is_cross for layer in layers):
+            raise ValueError(
+                "MaskDiffusion: needs a model with cross-attention to text; weft serves no such layer; see `.skipped`"
+            )
+        if any(layer.is_joint for layer in layers):
+            raise ValueError(
+                "MaskDiffusion: edits the attention of UNets; this model has a joint attention, where its constants "
+                "were tried and gained nothing; use Stable Diffusion 1.x, 2.x or XL"
+            )
+        self._layers = layers
+
+    def begin_generation(self, generation: Generation) -> None:
+        self._run = None
+        words = find_words(generation, self._given_phrases, self._boxes, self._parser, self.settings.tail_from)
+        if self._boxes is None:
+            words = tuple(left_alone(one) if len(one.spans) < self.settings.least_objects else one for one in words)
+        self._run = Run(generation, words, self.settings, self._layers)
+
+    def begin_step(self, step: Step) -> None:
+        assert self._run is not None
+        if step.index == 0 and self._run.objects and not self._is_edited(step):
+            warnings.warn(
+                f"MaskDiffusion: nothing is edited: this generation begins at timestep {step.timestep:g}, below the "
+                "part of the schedule that `steps` names; raise it, or the strength of an image-to-image pipeline",
+                stacklevel=2,
+            )
+        if step.index >= min(self.settings.cross_from, self.settings.self_from) and self._is_edited(step):
+            strength = self._strength * (step.timestep / _TIMESTEPS) ** self.settings.exponent
+            self._run.scale(strength)
+
+    def text(self, text: Tensor, step: Step) -> Tensor:
+        run = self._run
+        assert run is not None
+        swap = self.settings.swap
+        if swap == "never" or run.objects == 0 or (swap == "edited" and not self._is_edited(step)):
+            return text
+        return run.exchanged(text, step)
+
+    def request(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
+        run = self._run
+        assert run is not None
+        if run.objects == 0:
+            return None
+        first = self.settings.cross_from if layer.is_cross else self.settings.self_from
+        edits = step.index >= first and self._is_edited(step)
+        reads = run.reads(layer) and step.index < self.settings.refreshes
+        return run.request(layer, step, edits, reads) if edits or reads else None
+
+    def read(self, layer: LayerInfo, step: Step, maps: Tensor) -> None:
+        assert self._run is not None
+        self._run.finder.gather(maps[step.conditional])
+
+    def end_pass(self, step: Step) -> None:
+        run = self._run
+        if run is not None and run.finder.average():
+            run.place_regions(step)
+
+    def _is_edited(self, step: Step) -> bool:
+        if isinstance(self._steps, int):
+            return step.index < self._steps
+        return step.timestep > (1 - self._steps) * _TIMESTEPS
+
+
+def _checked_settings(mode: Any) -> MaskDiffusionSettings:
+    if isinstance(mode, MaskDiffusionSettings):
+        return mode
+    if not isinstance(mode, str) or mode not in MODES:
+        names = ", ".join(map(repr, MODES))
+        raise ValueError(f"MaskDiffusion: `mode` must be {names} or a MaskDiffusionSettings; got {mode!r}")
+    return MODES[mode]
+
+
+def _checked_steps(steps: Any) -> float | int:
+    if isinstance(steps, bool) or not isinstance(steps, (int, float)) or math.isnan(steps) or steps <= 0:
+        raise ValueError(f"MaskDiffusion: `steps` must be a share in (0, 1] or a number of first steps; got {steps!r}")
+    if isinstance(steps, float) and steps > 1:
+        raise ValueError(
+            f"MaskDiffusion: a share of steps must be at most 1; got {steps}; write {int(steps)} for steps"
+        )
+    return steps

@@ -1,0 +1,1 @@
+"""Personalized Residuals: concepts as low-rank residuals of projections, each where it should act (LAG)."""

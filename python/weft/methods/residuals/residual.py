@@ -1,0 +1,182 @@
+"""Personalized Residuals: what a model learnt of one concept, as low-rank factors of its ``proj_out`` layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from weft.attach.base_model import BaseModel, base_model
+from weft.attach.projections import ProjectionTerms
+from weft.methods.files import Artefact
+from weft.methods.residuals import lora
+
+_FILE = Artefact("Residual", "residual", "a residual", instead="for an ordinary LoRA use weft.Residual.from_lora")
+# of the record, beside the tensors: attributes of ``Residual``
+_RECORD = ("identifier", "class_word", "base_name", "text_width", "is_convolution", "ranks")
+
+
+@dataclass(frozen=True, eq=False)
+class Residual:
+    """One concept, learnt by ``weft.train.fit_residual``: W'_i = W_i + up_i down_i in every ``proj_out`` of a UNet.
+
+    A file of it is an ordinary LoRA file too: ``pipe.load_lora_weights(path)`` of diffusers draws the concept
+    everywhere, as it does without localisation.
+
+    **The paper's letters are swapped**: its A_i is ``up`` here (peft's ``lora_B``), its B_i is ``down`` (``lora_A``).
+
+    Attributes:
+        down: Layer -> [r, m], the factor applied first, fp32.
+        up: Layer -> [m, r], fp32.
+        identifier: How prompts name the concept before its class word, such as "V*". It is text that the model's
+            tokenizer reads as it stands; no token is added and no embedding trained, so prompts work in every
+            pipeline. A rare word ("sks") stays closest to the paper, which starts V* from a rare token.
+        class_word: What the concept is one of, such as "dog".
+        base_name: The model it was trained on.
+        text_width: Channels of that model's conditioning.
+        is_convolution: Whether its ``proj_out`` are 1x1 convolutions (SD1.x) or linear layers (SD2, SDXL).
+
+    Source:
+        Ham et al. 2024, arXiv:2405.12978, section 3.
+    """
+
+    down: Mapping[str, Tensor] = field(repr=False)
+    up: Mapping[str, Tensor] = field(repr=False)
+    identifier: str
+    class_word: str
+    base_name: str
+    text_width: int
+    is_convolution: bool
+
+    def __post_init__(self) -> None:
+        if not self.down or self.down.keys() != self.up.keys():
+            raise ValueError("Residual: `down` and `up` must be factors of the same layers, at least of one")
+        for name, down in self.down.items():
+            up = self.up[name]
+            if down.ndim != 2 or up.ndim != 2 or down.shape != up.shape[::-1]:
+                raise ValueError(
+                    f"Residual: factors must be `down` [r, m] and `up` [m, r]; got {list(down.shape)} and "
+                    f"{list(up.shape)} for {name}"
+                )
+            if not (down.isfinite().all() and up.isfinite().all()):
+                raise ValueError(f"Residual: factors must be finite; those of {name} are not")
+
+    @property
+    def phrase(self) -> str:
+        """How a prompt names the concept: "V* dog"."""
+        return f"{self.identifier} {self.class_word}"
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """Rank of every layer."""
+        return {name: len(down) for name, down in self.down.items()}
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Channels of every layer."""
+        return {name: down.shape[1] for name, down in self.down.items()}
+
+    def check_fits(self, pipe_or_model: Any) -> BaseModel:
+        """Refuse a pipeline, model, or description of one that this was not made for; gives its description.
+
+        Raises:
+            TypeError: Not a pipeline or model.
+            ValueError: Another architecture or other widths.
+        """
+        base = pipe_or_model if isinstance(pipe_or_model, BaseModel) else base_model(pipe_or_model)
+        mismatch = base.mismatch(self.widths, self.text_width, self.is_convolution)
+        if mismatch is not None:
+            raise ValueError(
+                f"Residual: {self.phrase!r} was trained on {self.base_name!r} and does not fit {base.name!r}: "
+                f"{mismatch}; use the model it was trained on, or a finetune of that"
+            )
+        return base
+
+    def terms(
+        self,
+        strength: float = 1.0,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        backend: str | None = None,
+    ) -> dict[str, ProjectionTerms]:
+        """What every projection adds for this concept alone, everywhere: layer -> terms."""
+        wide = torch.promote_types(dtype, torch.float32)
+        gate = None if strength == 1.0 else torch.tensor([strength], dtype=wide, device=device)
+        return {
+            name: ProjectionTerms(down.to(device, dtype), self.up[name].to(device, dtype), gate=gate, backend=backend)
+            for name, down in self.down.items()
+        }
+
+    def save(self, path: str | Path, dtype: torch.dtype = torch.float32) -> None:
+        """Write a safetensors file, whole or not at all. diffusers and peft read it as a LoRA.
+
+        Args:
+            path: The file; an existing one is replaced.
+            dtype: What factors are stored as; float16 and bfloat16 halve the file.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        tensors = lora.diffusers_layout(self.down, self.up, self.is_convolution)
+        record = {name: getattr(self, name) for name in _RECORD}
+        _FILE.write(Path(path), tensors, record, {lora.METADATA: lora.diffusers_metadata(self.ranks)}, dtype)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Residual:
+        """Read what ``save`` wrote.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is cut short, damaged, or not a residual of weft.
+        """
+        tensors, record = _FILE.read(Path(path), _RECORD)
+        down, up = lora.from_diffusers_layout(tensors)
+        ranks = record.pop("ranks")
+        residual = cls(down, up, **record)
+        if residual.ranks != ranks:
+            raise ValueError(f"Residual: {path} is damaged: its tensors have other ranks than it says")
+        return residual
+
+    def save_lora(self, path: str | Path, layout: str = "kohya", dtype: torch.dtype = torch.float32) -> None:
+        """Write an ordinary LoRA file, with nothing of weft in it.
+
+        Args:
+            layout: "kohya", for sd-scripts, ComfyUI and other web interfaces (diffusers reads it too), or "diffusers".
+
+        Raises:
+            ValueError: Another layout.
+            OSError: It cannot be written.
+        """
+        if layout == "kohya":
+            tensors, metadata = lora.kohya_layout(self.down, self.up, self.is_convolution), {}
+        elif layout == "diffusers":
+            tensors = lora.diffusers_layout(self.down, self.up, self.is_convolution)
+            metadata = {lora.METADATA: lora.diffusers_metadata(self.ranks)}
+        else:
+            raise ValueError(f"Residual.save_lora: `layout` must be 'kohya' or 'diffusers'; got {layout!r}")
+        _FILE.write(Path(path), tensors, None, metadata, dtype)
+
+    @classmethod
+    def from_lora(cls, path: str | Path, pipe_or_model: Any, class_word: str, identifier: str = "V*") -> Residual:
+        """Read an ordinary LoRA file of diffusers, peft or kohya-style trainers; alpha / rank goes into ``up``.
+
+        Args:
+            pipe_or_model: The model it was trained on, which tells what its layers are.
+            class_word, identifier: How its captions named the concept.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is cut short or no LoRA, changes other layers than ``proj_out``, or does not fit the model.
+        """
+        tensors, metadata = _FILE.read_tensors(Path(path))
+        base = base_model(pipe_or_model)
+        down, up = lora.from_any_layout(tensors, metadata, base.projections, str(path))
+        is_convolution = base.projections[0].is_convolution
+        residual = cls(down, up, identifier, class_word, base.name, base.text_width, is_convolution)
+        residual.check_fits(pipe_or_model)
+        return residual

@@ -1,0 +1,191 @@
+"""One generation with localized residuals: what every layer and projection is told, and where concepts acted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from weft.attach import Generation, LayerInfo, LayerRequest, Step
+from weft.attach.projections import ProjectionInfo, ProjectionTerms
+from weft.methods.residuals.factors import Factors
+from weft.methods.residuals.gates import AttentionGate, Workspace
+from weft.methods.residuals.regions import on_grid
+from weft.methods.residuals.words import Positions
+
+Grid = tuple[int, int]
+Table = tuple[tuple[float, ...], ...]  # [images][concepts]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How masks are made of maps, and which rows of a batch have them.
+
+    Attributes:
+        threshold, overlap: ``rule`` and ``overlap`` of ``regions.concept_gate``.
+        conditional_only: Rows without the prompt are left to the model.
+        exact: Where a gate is closed the projection keeps its bits.
+    """
+
+    threshold: str | float
+    overlap: str
+    conditional_only: bool
+    exact: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Sources:
+    """What opens the gates of a generation: attention to words, masks, or, with neither, nothing but the strengths.
+
+    Attributes:
+        named: Token positions, [images][concepts].
+        feeders: Block -> names of the layers whose maps make its gate, in the order in which they run.
+        masks: [K, h, w] of the image's size.
+    """
+
+    named: tuple[tuple[Positions, ...], ...] | None = None
+    feeders: Mapping[str, tuple[str, ...]] | None = None
+    masks: Tensor | None = None
+
+
+class LocalizedRun:
+    """The state of one generation. All tensors are the workspace's, written in place."""
+
+    def __init__(
+        self, generation: Generation, sources: Sources, rules: Rules, factors: Mapping[str, Factors], space: Workspace
+    ) -> None:
+        self._generation, self._sources, self._rules = generation, sources, rules
+        self._factors, self._space = factors, space
+        self._table: Table = ()
+        self._batches: dict[int, Tensor] = {}  # size of a batch -> the strengths of its rows, [B, K]
+        self._requests: dict[tuple[str, int, int], LayerRequest] = {}
+        self._terms: dict[tuple[str, int], tuple[ProjectionInfo, ProjectionTerms]] = {}
+        self._regions: dict[tuple[int, Grid], Tensor] = {}  # size of a batch and grid -> gate of masks, [B, N, K]
+        self._last_batch: int | None = None
+
+    def scale(self, table: Table) -> None:
+        """Let concepts act with these strengths, [images][concepts], where the prompt of an image names them."""
+        named = self._sources.named
+        if named is not None:
+            table = tuple(
+                tuple(strength if positions else 0.0 for strength, positions in zip(row, image, strict=True))
+                for row, image in zip(table, named, strict=True)
+            )
+        self._table = table
+        for batch, strengths in self._batches.items():
+            strengths.copy_(self._rows(batch))
+        for (batch, grid), gate in self._regions.items():
+            gate.copy_(self._covered(batch, grid))
+
+    @property
+    def acts(self) -> bool:
+        """Whether any concept acts in any image."""
+        return any(strength != 0 for row in self._table for strength in row)
+
+    def request(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
+        """The read-out of the concepts' words, for layers that feed a gate."""
+        feeders = self._sources.feeders
+        if not self.acts or feeders is None:
+            return None
+        key = (layer.name, step.batch, step.seqlen_k)
+        if key not in self._requests:
+            block = layer.name.partition(".transformer_blocks.")[0]
+            names = feeders.get(block, ())
+            if layer.name not in names:
+                return None
+            h, w = layer.grid(self._generation.latent_size)
+            gate = self._attention_gate(block, step.batch, h * w, several=len(names) > 1)
+            sink = gate.sink(first=layer.name == names[0], last=layer.name == names[-1])
+            self._requests[key] = LayerRequest(readout=self._readout(step), sink=sink)
+        return self._requests[key]
+
+    def terms(self, projection: ProjectionInfo, step: Step) -> ProjectionTerms | None:
+        """What ``projection`` adds; None where no concept acts."""
+        factors = self._factors.get(projection.name)
+        if factors is None or not self.acts:
+            return None
+        self._last_batch = step.batch
+        key = (projection.name, step.batch)
+        if key not in self._terms:
+            gate = self._gate(projection, step.batch)
+            terms = ProjectionTerms(factors.down, factors.up, factors.ranks, gate, keeps_base=self._rules.exact)
+            self._terms[key] = projection, terms
+        return self._terms[key][1]
+
+    def open_shares(self) -> Tensor:
+        """The share of blocks whose gate was open at every cell of the latent in the last pass, [K, images, h, w]."""
+        latent = height, width = self._generation.latent_size
+        concepts, images = len(self._table[0]), self._generation.images
+        shares = torch.zeros(concepts, images, height, width)
+        shown = [one for (_, batch), one in self._terms.items() if batch == self._last_batch] if self.acts else []
+        for projection, terms in shown:
+            assert terms.gate is not None and self._last_batch is not None
+            gate = terms.gate[self._generation.conditional_rows(self._last_batch)]
+            is_open = (gate if gate.ndim == 3 else gate[:, None]).ne(0).float().cpu()
+            grid = projection.grid(latent) if gate.ndim == 3 else (1, 1)
+            shares += F.interpolate(is_open.transpose(1, 2).reshape(images, concepts, *grid), latent).transpose(0, 1)
+        return shares / max(len(shown), 1)
+
+    def _gate(self, projection: ProjectionInfo, batch: int) -> Tensor:
+        """What gates ``projection``: [B, N, K] by attention or by masks, else the strengths [B, K]."""
+        grid = projection.grid(self._generation.latent_size)
+        if self._sources.feeders is not None:
+            return self._mask_tensor(projection.block, batch, grid[0] * grid[1])
+        if self._sources.masks is None:
+            return self._strengths(batch)
+        if (batch, grid) not in self._regions:
+            covered = self._covered(batch, grid)
+            gate = self._space.tensor(f"regions {grid}", tuple(covered.shape), self._generation)
+            self._regions[batch, grid] = gate.copy_(covered)
+        return self._regions[batch, grid]
+
+    def _covered(self, batch: int, grid: Grid) -> Tensor:
+        """The gate of masks on ``grid``, [B, N, K], on the CPU."""
+        assert self._sources.masks is not None
+        return self._rows(batch)[:, None] * on_grid(self._sources.masks, grid)
+
+    def _attention_gate(self, block: str, batch: int, cells: int, several: bool) -> AttentionGate:
+        rows = self._generation.conditional_rows(batch)
+        total = None
+        if several:
+            shape = (self._generation.images, cells, len(self._table[0]))
+            total = self._space.tensor(f"sum of {cells}", shape, self._generation)  # of one block at a time
+        gate = self._mask_tensor(block, batch, cells)
+        return AttentionGate(gate, self._strengths(batch), rows, self._rules.threshold, self._rules.overlap, total)
+
+    def _mask_tensor(self, block: str, batch: int, cells: int) -> Tensor:
+        return self._space.tensor(f"gate of {block}", (batch, cells, len(self._table[0])), self._generation)
+
+    def _strengths(self, batch: int) -> Tensor:
+        if batch not in self._batches:
+            rows = self._rows(batch)
+            self._batches[batch] = self._space.tensor("strengths", tuple(rows.shape), self._generation).copy_(rows)
+        return self._batches[batch]
+
+    def _rows(self, batch: int) -> Tensor:
+        """The strengths of every row of a batch, [B, K] fp64 on the CPU."""
+        images = torch.tensor(self._table, dtype=torch.float64)
+        if batch % len(images):
+            raise ValueError(
+                f"LocalizedResiduals: a batch must have the rows of all {len(images)} images that the generation "
+                f"began with, once or several times; got {batch}; call `attachment.reset()` where another begins"
+            )
+        if not self._rules.conditional_only:
+            return images.repeat(batch // len(images), 1)  # rows repeat the images
+        rows = images.new_zeros(batch, images.shape[1])
+        rows[self._generation.conditional_rows(batch)] = images
+        return rows
+
+    def _readout(self, step: Step) -> Tensor:
+        """W, [B, Nk, K]: 1 at the tokens of each concept in the rows that carry the prompt."""
+        named = self._sources.named
+        assert named is not None
+        readout = torch.zeros(step.batch, step.seqlen_k, len(self._table[0]))
+        for row, concepts in zip(readout[step.conditional], named, strict=True):
+            for concept, positions in enumerate(concepts):
+                row[list(positions), concept] = 1
+        space = self._space.tensor("read-out", tuple(readout.shape), self._generation)
+        return space.copy_(readout)

@@ -1,0 +1,1 @@
+"""SoftREPA: learnt text tokens that layers see beside the prompt."""

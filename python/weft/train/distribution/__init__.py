@@ -1,0 +1,1 @@
+"""Distribution-sensitive losses: fake-to-fake and fake-to-real."""
