@@ -117,5 +117,5 @@ BENCHMARK = Benchmark(
     make_inputs=make_step,
     verify=verify,
     result_bytes=lambda step: 64,
-    gate=("tests/train/test_gan_losses.py",),
+    gate=("tests/train/gan/test_losses.py",),
 )

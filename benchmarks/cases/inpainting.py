@@ -21,7 +21,7 @@ from benchmarks.cases.denoiser import SD15, make_images
 from benchmarks.registry import Benchmark, Call, Mode, Provider, Shape
 from weft.attach.learnt_words import widths
 from weft.shapes.load import pipeline
-from weft.train.inpainting_unet import widened
+from weft.train.task_prompts.unet import widened
 
 EMBEDDED = "embedded"  # kind of shapes
 HOLE = 0.1  # of the picture's area

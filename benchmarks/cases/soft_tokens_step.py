@@ -21,12 +21,12 @@ from weft import shapes
 from weft.attach import attach
 from weft.testing import relative_l2
 from weft.testing.soft_tokens_eager import contrastive_loss_of, errors_by_pairs, longer_text
-from weft.train.diffusion import encode_captions, encode_views, training_scheduler
-from weft.train.frozen_denoiser import FrozenDenoiser
-from weft.train.images import views
-from weft.train.noising import Schedule
-from weft.train.soft_tokens_bank import TrainedTokens
-from weft.train.soft_tokens_contrast import ContrastObjective
+from weft.train.diffusion.latents import encode_captions, encode_views, training_scheduler
+from weft.train.diffusion.noising import Schedule
+from weft.train.pictures.images import views
+from weft.train.soft_tokens.bank import TrainedTokens
+from weft.train.soft_tokens.contrast import ContrastObjective
+from weft.train.soft_tokens.frozen_denoiser import FrozenDenoiser
 
 Found = tuple[Tensor, Tensor]  # the loss, and its gradient with respect to the tokens
 
@@ -155,5 +155,5 @@ BENCHMARK = Benchmark(
     make_inputs=make_step,
     verify=verify,
     result_bytes=lambda step: step.soft.tokens.numel() * 4 + 4,
-    gate=("tests/train/test_fit_soft_tokens.py",),
+    gate=("tests/train/soft_tokens/test_fit.py",),
 )

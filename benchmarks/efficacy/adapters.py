@@ -22,8 +22,9 @@ import weft
 from weft._files import whole_file
 from weft.shapes.concepts import Concept, references
 from weft.train import LoopConfig, ResidualConfig, fit_residual
-from weft.train.accelerator import make_accelerator
-from weft.train.diffusion import (
+from weft.train.core.accelerator import make_accelerator
+from weft.train.core.loop import fit
+from weft.train.diffusion.latents import (
     TextStates,
     denoising_target,
     encode_captions,
@@ -32,9 +33,8 @@ from weft.train.diffusion import (
     native_size,
     training_scheduler,
 )
-from weft.train.images import views
-from weft.train.loop import fit
-from weft.train.residual import CAPTION
+from weft.train.pictures.images import views
+from weft.train.residual.fit import CAPTION
 
 IDENTIFIER = "sks"  # one token, never trained
 PICTURES = 6
@@ -102,7 +102,7 @@ class LoraObjective(nn.Module):
         self.unet, self.scheduler, self.states = unet, scheduler, text.states
 
     def forward(self, latents: Tensor, noise: Tensor, timesteps: Tensor, time_ids: Tensor) -> dict[str, Tensor]:
-        """Mean squared error of the prediction; arguments as in ``weft.train.residual_objective``."""
+        """Mean squared error of the prediction; arguments as in ``weft.train.residual.objective``."""
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
         predicted = self.unet(noisy, timesteps, self.states.expand(len(latents), -1, -1)).sample
         return {"loss": F.mse_loss(predicted, denoising_target(self.scheduler, latents, noise, timesteps))}

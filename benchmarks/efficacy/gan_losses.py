@@ -33,7 +33,7 @@ from weft.evaluation import (
     shapes_pictures,
 )
 from weft.train.gan.generator import WEIGHTS, Generator
-from weft.train.pairs import Pair
+from weft.train.pictures.pairs import Pair
 
 OUT = ROOT / "benchmarks" / "results" / "gan_losses_efficacy_shapes.json"
 KEPT = ROOT / "runs" / "efficacy" / "gan_losses"

@@ -19,8 +19,8 @@ from weft import _device, cli, shapes
 from weft.commands import command_line
 from weft.commands.loading import load_inpainting, load_pipeline
 from weft.evaluation import open_extractor
+from weft.train.distribution.vision import vision_features
 from weft.train.gan.pretrained import load_text, load_vision
-from weft.train.vision_features import vision_features
 
 
 def ended(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object, str]:

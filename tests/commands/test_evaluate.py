@@ -147,8 +147,8 @@ def test_a_folder_called_embedded_is_not_the_embedded_model(
 
 def test_an_extractor_that_taught_the_generator_flatters(generator: Path, tmp_path: Path) -> None:
     from weft.evaluation import Judge
+    from weft.train.core.weights import digest_of_weights
     from weft.train.gan.generator import Generator
-    from weft.train.weights import digest_of_weights
 
     taught = Generator.load(generator)
     taught.record["taught_by"] = [digest_of_weights([Judge.load().image])]

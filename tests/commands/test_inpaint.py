@@ -15,7 +15,7 @@ import weft
 from weft import shapes
 from weft.cli import main
 from weft.methods.powerpaint.network import beside
-from weft.train.inpainting_unet import inpainting_pipeline
+from weft.train.task_prompts.unet import inpainting_pipeline
 
 pytestmark = pytest.mark.usefixtures("quiet_machine")
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 import weft
 from weft import cli, shapes
 from weft.commands.train_residual import TrainResidual, train_residual
-from weft.train.residual_objective import ResidualObjective
+from weft.train.residual.objective import ResidualObjective
 
 pytestmark = pytest.mark.usefixtures("quiet_machine")
 

@@ -16,8 +16,8 @@ import weft
 from weft import cli
 from weft.commands.distribution import DistributionOptions, distribution_of
 from weft.commands.train_gan import TrainGan
+from weft.train.distribution.config import DistributionConfig
 from weft.train.distribution.losses import FakeToFake, FakeToReal, losses_named
-from weft.train.distribution_config import DistributionConfig
 
 pytestmark = pytest.mark.usefixtures("quiet_machine")
 

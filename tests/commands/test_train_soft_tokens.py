@@ -57,7 +57,7 @@ def test_trains_and_writes_what_can_be_attached(pairs: Path) -> None:
 
 def test_every_option_reaches_the_configuration(pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each that the configuration has by the same name, given another value than its own."""
-    from weft.train.soft_tokens_config import SoftTokensConfig
+    from weft.train.soft_tokens.config import SoftTokensConfig
 
     other = {"layout": "released", "blocks": ("up_blocks",), "time_buckets": 7, "init": "normal", "tokens": 2}
     other |= {
@@ -87,8 +87,8 @@ def test_every_option_reaches_the_configuration(pairs: Path, monkeypatch: pytest
         taken.append(config)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("weft.train.soft_tokens.fit_soft_tokens", take)
-    monkeypatch.setattr("weft.train.accelerator.make_accelerator", lambda *args, **options: Accelerator(cpu=True))
+    monkeypatch.setattr("weft.train.soft_tokens.fit.fit_soft_tokens", take)
+    monkeypatch.setattr("weft.train.core.accelerator.make_accelerator", lambda *args, **options: Accelerator(cpu=True))
     with pytest.raises(KeyboardInterrupt):
         train_soft_tokens(options(pairs, **other))
     assert {name: getattr(taken[0], name) for name in other} == other

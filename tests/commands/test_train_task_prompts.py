@@ -13,7 +13,7 @@ from PIL import Image
 import weft
 from weft import shapes
 from weft.cli import main
-from weft.train.inpainting_unet import inpainting_pipeline
+from weft.train.task_prompts.unet import inpainting_pipeline
 
 pytestmark = pytest.mark.usefixtures("quiet_machine")
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from weft.evaluation import shapes_pictures
-from weft.train.pairs import Pair
+from weft.train.pictures.pairs import Pair
 
 
 @pytest.fixture(autouse=True)

@@ -31,7 +31,7 @@ from weft.evaluation import (
 from weft.evaluation.observing import features_of
 from weft.evaluation.samplers import draw, generator_sampler, pipeline_sampler
 from weft.evaluation.scenes import folder_pictures
-from weft.train.pairs import Pair
+from weft.train.pictures.pairs import Pair
 
 PLAN = Plan(count=200, groups=6, paraphrases=4, noises=3)
 QUICK = Plan(count=24, groups=4, paraphrases=2, noises=2)

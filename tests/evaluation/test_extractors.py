@@ -25,8 +25,8 @@ from transformers import (
 from weft.evaluation import folder_extractor, judge_extractor, module_extractor, open_extractor
 from weft.evaluation.digests import digest_of, digests_of
 from weft.shapes.tokenizer import build_tokenizer
+from weft.train.core.weights import digest_of_weights
 from weft.train.gan.pretrained import GivenEncoders
-from weft.train.weights import digest_of_weights
 
 SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 

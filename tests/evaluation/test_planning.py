@@ -7,7 +7,7 @@ from PIL import Image
 
 from weft.evaluation import Plan, requests
 from weft.evaluation.planning import first_of_scenes, noises, wordings
-from weft.train.pairs import Pair
+from weft.train.pictures.pairs import Pair
 
 PICTURES = [Pair(Image.new("RGB", (8, 8)), tuple(f"{i} by {k}" for k in range(3)), str(i)) for i in range(5)]
 

@@ -12,9 +12,9 @@ from torch.nn import Linear
 from weft.evaluation import Plan, Teachers, evaluate_sampler, judge_extractor, module_extractor, table
 from weft.evaluation.judge import Judge
 from weft.evaluation.teachers import NOBODY, UNKNOWN
+from weft.train.core.weights import digest_of_weights
 from weft.train.gan.generator import Generator
-from weft.train.pairs import Pair
-from weft.train.weights import digest_of_weights
+from weft.train.pictures.pairs import Pair
 
 FEW = Plan(count=8, groups=0)
 TAUGHT = Teachers(frozenset({digest_of_weights([Judge.load().image])}), are_all=True)

@@ -33,7 +33,7 @@ from weft.shapes.load import pipeline
 from weft.shapes.model import build_vae
 from weft.shapes.train import train
 from weft.shapes.world import scene
-from weft.train.checkpoint import load_checkpoint, save_atomically
+from weft.train.core.checkpoint import load_checkpoint, save_atomically
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from weft import shapes
-from weft.train.inpainting_pictures import MaskedPicture
+from weft.train.task_prompts.pictures import MaskedPicture
 
 
 def test_backgrounds_have_no_objects() -> None:

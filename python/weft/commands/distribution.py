@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from weft.train.distribution_config import DistributionConfig
+    from weft.train.distribution.config import DistributionConfig
 
 ReadBy = dict[tuple[str, ...], tuple[str, ...]]
 
@@ -55,9 +55,9 @@ def distribution_of(options: DistributionOptions, *, who: str) -> DistributionCo
             read.
         FileNotFoundError: No vision model in a folder.
     """
+    from weft.train.distribution.config import DistributionConfig
     from weft.train.distribution.losses import losses_named
-    from weft.train.distribution_config import DistributionConfig
-    from weft.train.vision_features import vision_features
+    from weft.train.distribution.vision import vision_features
 
     check_read(options, _READ_BY, who=who)
     if options.chain_steps != DistributionOptions.chain_steps and options.through != "chain":

@@ -108,7 +108,7 @@ class TrainGan:
 
 def train_gan(options: TrainGan) -> str:
     """Carry out ``weft train gan``."""
-    from weft.train.accelerator import make_accelerator
+    from weft.train.core.accelerator import make_accelerator
     from weft.train.gan.config import GanConfig
     from weft.train.gan.fit import fit_gan
 

@@ -96,9 +96,9 @@ class TrainSoftTokens(RunOptions, DistributionOptions, _SoftTokens):
 
 def train_soft_tokens(options: TrainSoftTokens) -> str:
     """Carry out ``weft train soft-tokens``."""
-    from weft.train.loop import LoopConfig
-    from weft.train.soft_tokens import fit_soft_tokens
-    from weft.train.soft_tokens_config import SoftTokensConfig
+    from weft.train.core.loop import LoopConfig
+    from weft.train.soft_tokens.config import SoftTokensConfig
+    from weft.train.soft_tokens.fit import fit_soft_tokens
 
     check_out(options.out, who="train soft-tokens")
     loop = config_of(LoopConfig, options, weight_decay=1e-4)

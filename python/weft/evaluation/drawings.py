@@ -12,8 +12,8 @@ from PIL import Image
 
 from weft._files import whole_file
 from weft.evaluation.planning import Request
-from weft.train.images import SUFFIXES, read_image
-from weft.train.pairs import METADATA
+from weft.train.pictures.images import SUFFIXES, read_image
+from weft.train.pictures.pairs import METADATA
 
 
 @dataclass(frozen=True)

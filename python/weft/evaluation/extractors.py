@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from weft.evaluation.digests import digest_of, digests_of
 from weft.evaluation.judge import SIZE, Judge
 from weft.evaluation.words import SHAPES, folder_said, is_word
-from weft.train.weights import lacks_pooler
+from weft.train.core.weights import lacks_pooler
 
 Images = Sequence[Image.Image]
 

@@ -13,7 +13,7 @@ _SCENES_OF_A_SEED = 1_000_003
 
 
 class Captioned(Protocol):
-    """A real picture to evaluate on, such as ``weft.train.pairs.Pair``."""
+    """A real picture to evaluate on, such as ``weft.train.pictures.pairs.Pair``."""
 
     @property
     def captions(self) -> tuple[str, ...]: ...

@@ -9,40 +9,40 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from weft.train.distribution_config import DistributionConfig
-    from weft.train.encoded_pairs import encode_pairs
+    from weft.train.core.loop import LoopConfig
+    from weft.train.core.stopping import Diverged, Interrupted
+    from weft.train.distribution.config import DistributionConfig
+    from weft.train.encoded.pairs import encode_pairs
     from weft.train.gan.config import GanConfig
     from weft.train.gan.fit import fit_gan
     from weft.train.gan.generator import Generator
-    from weft.train.inpainting_mixture import Mixture
-    from weft.train.inpainting_pictures import MaskedObject, MaskedPicture
-    from weft.train.inpainting_unet import inpainting_pipeline
-    from weft.train.loop import LoopConfig
-    from weft.train.residual import ResidualConfig, fit_residual
-    from weft.train.soft_tokens import fit_soft_tokens
-    from weft.train.soft_tokens_config import SoftTokensConfig
-    from weft.train.stopping import Diverged, Interrupted
-    from weft.train.task_prompts import TaskPromptsConfig, fit_task_prompts
+    from weft.train.residual.fit import ResidualConfig, fit_residual
+    from weft.train.soft_tokens.config import SoftTokensConfig
+    from weft.train.soft_tokens.fit import fit_soft_tokens
+    from weft.train.task_prompts.fit import TaskPromptsConfig, fit_task_prompts
+    from weft.train.task_prompts.mixture import Mixture
+    from weft.train.task_prompts.pictures import MaskedObject, MaskedPicture
+    from weft.train.task_prompts.unet import inpainting_pipeline
 
 _HOMES = {
-    "DistributionConfig": "distribution_config",
-    "Diverged": "stopping",
+    "DistributionConfig": "distribution.config",
+    "Diverged": "core.stopping",
     "GanConfig": "gan.config",
     "Generator": "gan.generator",
-    "Interrupted": "stopping",
-    "LoopConfig": "loop",
-    "MaskedObject": "inpainting_pictures",
-    "MaskedPicture": "inpainting_pictures",
-    "Mixture": "inpainting_mixture",
-    "ResidualConfig": "residual",
-    "SoftTokensConfig": "soft_tokens_config",
-    "TaskPromptsConfig": "task_prompts",
-    "encode_pairs": "encoded_pairs",
+    "Interrupted": "core.stopping",
+    "LoopConfig": "core.loop",
+    "MaskedObject": "task_prompts.pictures",
+    "MaskedPicture": "task_prompts.pictures",
+    "Mixture": "task_prompts.mixture",
+    "ResidualConfig": "residual.fit",
+    "SoftTokensConfig": "soft_tokens.config",
+    "TaskPromptsConfig": "task_prompts.fit",
+    "encode_pairs": "encoded.pairs",
     "fit_gan": "gan.fit",
-    "fit_residual": "residual",
-    "fit_soft_tokens": "soft_tokens",
-    "fit_task_prompts": "task_prompts",
-    "inpainting_pipeline": "inpainting_unet",
+    "fit_residual": "residual.fit",
+    "fit_soft_tokens": "soft_tokens.fit",
+    "fit_task_prompts": "task_prompts.fit",
+    "inpainting_pipeline": "task_prompts.unet",
 }
 
 __all__ = [

@@ -13,7 +13,7 @@ from PIL import Image
 import weft
 from weft import shapes
 from weft.methods.powerpaint.prompts import TaskPrompts
-from weft.train.inpainting_unet import inpainting_pipeline
+from weft.train.task_prompts.unet import inpainting_pipeline
 
 WIDTH = 128  # of the shapes model's text
 

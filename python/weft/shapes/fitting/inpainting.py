@@ -8,9 +8,9 @@ from accelerate import Accelerator
 from diffusers import AutoencoderKL
 
 from weft._files import whole_folder
-from weft.train.inpainting_mixture import Mixture
-from weft.train.inpainting_unet import inpainting_pipeline
-from weft.train.task_prompts import TaskPromptsConfig, fit_task_prompts
+from weft.train.task_prompts.fit import TaskPromptsConfig, fit_task_prompts
+from weft.train.task_prompts.mixture import Mixture
+from weft.train.task_prompts.unet import inpainting_pipeline
 
 from ..load import pipeline
 from ..masked_scenes import MaskedScenes

@@ -9,8 +9,8 @@ from typing import TypeVar
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from weft.train.checkpoint import load_checkpoint
-from weft.train.loop import CHECKPOINT, Batch, fit
+from weft.train.core.checkpoint import load_checkpoint
+from weft.train.core.loop import CHECKPOINT, Batch, fit
 
 from .config import StageConfig
 

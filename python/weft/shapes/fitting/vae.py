@@ -13,8 +13,8 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from weft.train.loop import Batch
-from weft.train.randomness import torch_generator
+from weft.train.core.loop import Batch
+from weft.train.core.randomness import torch_generator
 
 from ..model import LATENT_CHANNELS, LATENT_SIZE, build_vae
 from ..rendering import render

@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from weft.train.accelerator import Precision
-from weft.train.config import LoopConfig
+from weft.train.core.accelerator import Precision
+from weft.train.core.config import LoopConfig
+from weft.train.core.players import Player, Turn
 from weft.train.distribution.losses import FakeToFake, FakeToReal, Features, Pairing, check_losses, losses_named
 from weft.train.gan.blocks import doublings, is_reached
 from weft.train.gan.matching import Gammas
 from weft.train.gan.objective import DISCRIMINATOR, GENERATOR, PENALTY, Weights
-from weft.train.players import Player, Turn
 
 WHO = "fit_gan"
 Baseline = Literal["ssa", "attn"]

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from weft.train.accelerator import make_accelerator
+from weft.train.core.accelerator import make_accelerator
+from weft.train.core.loop import fit
+from weft.train.core.weights import digest_of_weights
 from weft.train.distribution.losses import FakeToFake
 from weft.train.gan.attn import AttnDiscriminator
 from weft.train.gan.batches import GanBatch, GanBatches
@@ -22,8 +24,6 @@ from weft.train.gan.objective import GENERATOR, GanObjective
 from weft.train.gan.pictures import read_pictures
 from weft.train.gan.samples import sampling
 from weft.train.gan.ssa import SsaDiscriminator
-from weft.train.loop import fit
-from weft.train.weights import digest_of_weights
 
 MATCHING, SAMPLES = "matching", "samples"  # folders of a run
 SETTLING = 8  # batches that give an averaged generator its running statistics

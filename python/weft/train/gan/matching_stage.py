@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from weft._files import whole_file
+from weft.train.core.loop import fit
 from weft.train.gan.batches import GanBatches
 from weft.train.gan.config import MatchingRecipe
 from weft.train.gan.image_encoder import PretrainedImages, SmallImageEncoder
@@ -21,7 +22,6 @@ from weft.train.gan.matching import Gammas, Matching, MatchingObjective
 from weft.train.gan.pictures import Pictures
 from weft.train.gan.pretrained import GivenEncoders
 from weft.train.gan.text import Pretrained, Recurrent, Vocabulary
-from weft.train.loop import fit
 
 WEIGHTS, RECORD = "matching.safetensors", "matching.json"
 OWN = "own"  # in place of the digest of a pretrained encoder

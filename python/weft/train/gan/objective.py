@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from weft.train.core.players import Player, Turn
 from weft.train.distribution.losses import FakeToFake, FakeToReal, distribution_loss
+from weft.train.distribution.negatives import linked, with_negatives
 from weft.train.gan.batches import GanBatch
 from weft.train.gan.drawn import Drawn, Text
 from weft.train.gan.games import Game
 from weft.train.gan.matching import Matching, Seen
 from weft.train.gan.ranks import of_all
-from weft.train.negatives import linked, with_negatives
-from weft.train.players import Player, Turn
 
 DISCRIMINATOR, PENALTY, GENERATOR = "discriminator", "penalty", "generator"
 Features = Callable[[Tensor], Tensor]
@@ -52,7 +52,7 @@ class GanObjective(nn.Module):
         generator: Noise and text to ``Drawn``.
         game: With the discriminator.
         matching: Frozen; encodes the captions, too.
-        players, turns: As ``weft.train.loop.fit`` takes them; "penalty" may be missing among the turns.
+        players, turns: As ``weft.train.core.loop.fit`` takes them; "penalty" may be missing among the turns.
         weights: Of the generator's losses.
         losses: Of views; those without weight are left out.
         source: Features for those that bring none: "matching", "discriminator", or a callable.

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from weft.train.gan.layouts import checked, is_coco, is_cub, read_coco, read_cub
-from weft.train.pairs import Pair, digest, read_pairs
+from weft.train.pictures.pairs import Pair, digest, read_pairs
 
 MARGIN = 76 / 64  # side that a picture is brought to before a random square is cut, in squares
 BOX_MARGIN = 1.5  # side of the square around a box, in longer sides of the box

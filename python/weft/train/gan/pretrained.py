@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from weft.train.core.weights import digest_of_weights, lacks_pooler
 from weft.train.gan.image_encoder import vision_tower
 from weft.train.gan.text import text_tower
-from weft.train.weights import digest_of_weights, lacks_pooler
 
 WHO = "fit_gan"
 

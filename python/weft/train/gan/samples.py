@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from weft._files import whole_file
+from weft.train.core.randomness import torch_generator
 from weft.train.gan.generator import Generator, as_bytes
 from weft.train.gan.pictures import Pictures
-from weft.train.randomness import torch_generator
 
 ROWS, NOISES = 8, 3
 _GAP = 2  # pixels between tiles

@@ -36,7 +36,7 @@ def generator_modules(generator: Any) -> dict[str, nn.Module]:
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint as the training loop reads it."""
-    from weft.train.checkpoint import load_checkpoint
+    from weft.train.core.checkpoint import load_checkpoint
 
     state = load_checkpoint(path)
     assert state is not None, path
@@ -45,8 +45,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def read_encoded(pipe: Any, pairs: Sequence[Any], folder: Path) -> dict[str, Tensor]:
     """All rows of encoded pairs, read as training reads them; what is missing or of other pairs is encoded anew."""
-    from weft.train.encoded_pairs import open_encoded
-    from weft.train.pairs import read_pairs
+    from weft.train.encoded.pairs import open_encoded
+    from weft.train.pictures.pairs import read_pairs
 
     found = read_pairs(pairs, who="golden")
     latents, text = open_encoded(pipe, found, folder, 64, accelerator=None, base_name="golden", who="golden")

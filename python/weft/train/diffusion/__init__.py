@@ -1,0 +1,1 @@
+"""Noising, latents and gradients of diffusion and flow-matching models."""

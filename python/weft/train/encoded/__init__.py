@@ -1,0 +1,1 @@
+"""Pictures and captions encoded once and kept in shards."""

@@ -1,0 +1,1 @@
+"""Folders of pictures and captions, read for training."""

@@ -1,0 +1,1 @@
+"""Training of soft tokens: contrast, AGSM."""

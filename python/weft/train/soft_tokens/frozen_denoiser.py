@@ -1,0 +1,137 @@
+"""A frozen model as objectives see it: noisy pictures, targets, and what it predicts of them under many captions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from weft.ops import pairwise_error
+from weft.train.diffusion.latents import TextStates, plain_time_ids
+from weft.train.diffusion.noising import Noising
+from weft.train.diffusion.shared_prefix import Repeats, shared_prefix
+from weft.train.soft_tokens.bank import TrainedTokens
+from weft.train.soft_tokens.captioned_latents import CaptionedLatents
+
+
+@dataclass(frozen=True, eq=False)
+class NoisyPictures:
+    """Pictures that go through the model together.
+
+    Attributes:
+        latents: [P, C, h, w], noisy, in the dtype of the model.
+        target: [P, C, h, w] fp32, what the model should predict; none where nobody knows.
+        timestep: [1], what the model is told.
+        time_ids: [P, 6], read by SDXL alone.
+        repeats: Which of them are the same; None where all differ.
+    """
+
+    latents: Tensor
+    target: Tensor
+    timestep: Tensor
+    time_ids: Tensor
+    repeats: Repeats | None = None
+
+    @property
+    def time(self) -> float:
+        """The timestep as a number."""
+        return float(self.timestep)
+
+    def each(self, times: int) -> NoisyPictures:
+        """Every picture ``times`` times in a row."""
+        latents, time_ids = (part.repeat_interleave(times, 0) for part in (self.latents, self.time_ids))
+        return replace(self, latents=latents, time_ids=time_ids, repeats=Repeats.each(*self._rows(times)))
+
+    def all(self, times: int) -> NoisyPictures:
+        """All pictures, ``times`` times over."""
+        latents, time_ids = self.latents.repeat(times, 1, 1, 1), self.time_ids.repeat(times, 1)
+        return replace(self, latents=latents, time_ids=time_ids, repeats=Repeats.all(*self._rows(times)))
+
+    def _rows(self, times: int) -> tuple[int, int, torch.device]:
+        return len(self.latents), times, self.latents.device
+
+
+class FrozenDenoiser:
+    """A UNet or an MM-DiT whose layers see the tokens of a control."""
+
+    def __init__(self, model: Any, control: TrainedTokens, noising: Noising) -> None:
+        """``control`` is attached to ``model``."""
+        self._model, self._control, self._noising = model, control, noising
+        self._run = _run_unet if hasattr(model.config, "cross_attention_dim") else _run_mmdit
+
+    def noisy(self, batch: CaptionedLatents, rows: Tensor) -> NoisyPictures:
+        """Some pictures of a batch, which share a time."""
+        latents, noise = batch.latents[rows], batch.noise_of(rows)
+        timestep = self._noising.timestep(batch.drawn_for(rows))
+        times = timestep.expand(len(latents))
+        return NoisyPictures(
+            self._noising.noisy(latents, noise, times).to(self._model.dtype),
+            self._noising.target(latents, noise, times),
+            timestep,
+            batch.time_ids[rows],
+        )
+
+    def predict(self, tokens: Tensor, pictures: NoisyPictures, text: TextStates) -> Tensor:
+        """Predictions [P, C, h, w] fp32.
+
+        A UNet computes keys and values of a caption once for all its pictures, and of a picture once what comes before
+        any text. In a joint attention the text changes
+        with the picture it stands beside, so there every pair goes through whole.
+
+        Args:
+            tokens: [m, C] or [L, m, C], what the layers see beside the text.
+            pictures: P of them, a multiple of the captions.
+            text: Captions, each for as many pictures, which lie together.
+        """
+        with self._control.showing(tokens.to(text.states.dtype)):
+            return self._run(self._model, pictures, text).float()
+
+    def generate(self, tokens: Tensor | None, latents: Tensor, timestep: Tensor, text: TextStates) -> Tensor:
+        """Predictions [P, C, h, w] fp32 of what a sampler has on its way, each with its own caption.
+
+        Args:
+            tokens: As of ``predict``; None for what the control shows by itself.
+            latents: [P, C, h, w], noisy, of any float dtype; of square pictures that nothing was cut off.
+            timestep: [1].
+            text: P captions.
+        """
+        time_ids = plain_time_ids(latents)
+        pictures = NoisyPictures(latents.to(self._model.dtype), latents[:0], timestep, time_ids)
+        return (
+            self._run(self._model, pictures, text).float() if tokens is None else self.predict(tokens, pictures, text)
+        )
+
+    def errors(self, tokens: Tensor, pictures: NoisyPictures, text: TextStates) -> Tensor:
+        """Mean squared errors [R, C] fp32 of R pictures under each of C captions."""
+        rows, columns = len(pictures.latents), len(text.states)
+        found = self.predict(tokens, pictures.all(columns), text)
+        return pairwise_error(found.view(columns, rows, *found.shape[1:]).transpose(0, 1), pictures.target)
+
+    def errors_of_own(self, tokens: Tensor, pictures: NoisyPictures, text: TextStates) -> Tensor:
+        """Mean squared errors [R, J] fp32 of R pictures, each under J captions of its own, which lie together."""
+        rows, count = len(pictures.latents), len(text.states) // len(pictures.latents)
+        found = self.predict(tokens, pictures.each(count), text)
+        return pairwise_error(found.view(rows, count, *found.shape[1:]), pictures.target)
+
+
+def _run_unet(unet: Any, pictures: NoisyPictures, text: TextStates) -> Tensor:
+    count, added = len(pictures.latents), {}
+    if text.pooled is not None:
+        pooled = text.pooled.repeat_interleave(count // len(text.states), 0)
+        added["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": pictures.time_ids.to(pooled.dtype)}
+    with shared_prefix(unet, pictures.repeats):
+        return unet(pictures.latents, pictures.timestep.expand(count), text.states, **added).sample
+
+
+def _run_mmdit(transformer: Any, pictures: NoisyPictures, text: TextStates) -> Tensor:
+    assert text.pooled is not None
+    count = len(pictures.latents)
+    times = count // len(text.states)
+    return transformer(
+        pictures.latents,
+        encoder_hidden_states=text.states.repeat_interleave(times, 0),
+        pooled_projections=text.pooled.repeat_interleave(times, 0),
+        timestep=pictures.timestep.expand(count),
+    ).sample

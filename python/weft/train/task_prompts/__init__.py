@@ -1,0 +1,1 @@
+"""Training of task prompts for inpainting."""
