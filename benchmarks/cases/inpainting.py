@@ -19,7 +19,7 @@ from PIL import Image
 import weft
 from benchmarks.cases.denoiser import SD15, make_images
 from benchmarks.registry import Benchmark, Call, Mode, Provider, Shape
-from weft.attach.learnt_words import widths
+from weft.attach.text.learnt_words import widths
 from weft.shapes.load import pipeline
 from weft.train.task_prompts.unet import widened
 

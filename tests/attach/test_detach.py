@@ -17,7 +17,7 @@ from diffusers.models.attention_processor import AttnProcessor2_0, FusedAttnProc
 
 import weft
 from weft.attach import Control
-from weft.attach.processor import WeftAttnProcessor
+from weft.attach.processors.separate import WeftAttnProcessor
 
 
 def snapshot(pipe: Any) -> dict[str, Any]:

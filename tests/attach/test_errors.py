@@ -130,7 +130,7 @@ def test_an_old_or_untested_diffusers(monkeypatch: pytest.MonkeyPatch, caplog: p
 
 
 def test_the_package_is_the_function() -> None:
-    import weft.attach.unet
+    import weft.attach.families.unet
 
     assert callable(weft.attach)
     assert weft.attach.Attachment is weft.Attachment

@@ -19,7 +19,7 @@ from diffusers.models.attention_processor import (
 from peft import LoraConfig
 
 import weft
-from weft.attach.processor import WeftAttnProcessor
+from weft.attach.processors.separate import WeftAttnProcessor
 
 CLIP_WIDTH = 24
 

@@ -13,7 +13,7 @@ from diffusers import HeunDiscreteScheduler
 import weft
 from weft.attach import Control, Generation, Step
 from weft.attach.generation import DenoiserCall, GenerationTracker
-from weft.attach.prompt import Prompt
+from weft.attach.text.prompt import Prompt
 
 
 def call(timestep: Any, batch: int = 1, text: torch.Tensor | None = None) -> DenoiserCall:

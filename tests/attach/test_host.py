@@ -20,12 +20,12 @@ from diffusers import (
     StableDiffusionXLPipeline,
 )
 
-from weft.attach.families import FAMILIES, family_of
-from weft.attach.family import Family, attention_layers
-from weft.attach.joint_processor import WeftJointAttnProcessor
-from weft.attach.processor import WeftAttnProcessor
-from weft.attach.sd3 import SD3
-from weft.attach.unet import UNET
+from weft.attach.families.family import Family, attention_layers
+from weft.attach.families.registry import FAMILIES, family_of
+from weft.attach.families.sd3 import SD3
+from weft.attach.families.unet import UNET
+from weft.attach.processors.joint import WeftJointAttnProcessor
+from weft.attach.processors.separate import WeftAttnProcessor
 
 NAMES = ["self", "attn", "hidden_states", "encoder_hidden_states", "attention_mask"]
 PROCESSORS = [

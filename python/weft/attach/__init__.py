@@ -12,7 +12,7 @@ from typing import Any
 
 from weft.attach.attachment import Attachment, attach
 from weft.attach.control import Control, Generation, LayerInfo, LayerRequest, Step
-from weft.attach.prompt import Prompt
+from weft.attach.text.prompt import Prompt
 
 __all__ = ["Attachment", "Control", "Generation", "LayerInfo", "LayerRequest", "Prompt", "Step", "attach"]
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from weft.attach.families.source import denoiser_of
 from weft.attach.projections import ProjectionInfo
-from weft.attach.source import denoiser_of
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from weft.attach.generation import DenoiserCall
     from weft.attach.pipeline_call import Around
     from weft.attach.projections import ProjectionInfo, ProjectionTerms
-    from weft.attach.prompt import Prompt
+    from weft.attach.text.prompt import Prompt
 
 
 @dataclass(frozen=True)

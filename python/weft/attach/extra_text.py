@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from weft.attach.text_cache import TextCache, project
+from weft.attach.processors.text_cache import TextCache, project
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from weft.attach.control import Generation, Step
-from weft.attach.prompt import Prompt
+from weft.attach.text.prompt import Prompt
 
 PIXELS_PER_CELL = 8  # along each side, where no pipeline says otherwise
 

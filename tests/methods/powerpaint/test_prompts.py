@@ -13,7 +13,7 @@ import torch
 from diffusers import StableDiffusionInpaintPipeline, StableDiffusionXLInpaintPipeline
 
 import weft
-from weft.attach.learnt_words import LearntText, encode, token_count
+from weft.attach.text.learnt_words import LearntText, encode, token_count
 from weft.methods.powerpaint.prompts import TaskPrompts
 from weft.methods.powerpaint.recipes import QUALITY_WORDS, RECIPES
 

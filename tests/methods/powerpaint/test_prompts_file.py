@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import weft
-from weft.attach.learnt_words import LearntText, encode
+from weft.attach.text.learnt_words import LearntText, encode
 from weft.methods.powerpaint.recipes import NAMES
 
 WIDTH = 32  # of the tiny models

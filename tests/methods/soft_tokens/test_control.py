@@ -16,7 +16,7 @@ from torch import Tensor
 
 import weft
 from weft.attach import LayerInfo
-from weft.attach.passed_over import PassedOver
+from weft.attach.processors.passed_over import PassedOver
 from weft.methods.soft_tokens.blocks import block_of
 from weft.ops import Edit
 
@@ -136,7 +136,7 @@ def test_masked_out_they_change_nothing(tmp_path: Path, monkeypatch: pytest.Monk
 
     with weft.attach(pipe, Nothing()):
         expected = tiny.generate(pipe)
-    monkeypatch.setattr("weft.attach.plan.PassedOver", Masking)
+    monkeypatch.setattr("weft.attach.processors.plan.PassedOver", Masking)
     with weft.attach(pipe, Nothing(), soft_tokens()):
         assert np.abs(tiny.generate(pipe) - expected).max() < 1e-5
 

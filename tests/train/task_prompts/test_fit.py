@@ -17,7 +17,7 @@ from torch import Tensor
 
 import weft
 from weft import shapes
-from weft.attach.learnt_words import LearntText, encode
+from weft.attach.text.learnt_words import LearntText, encode
 from weft.methods.powerpaint.recipes import NAMES
 from weft.train.core.loop import LoopConfig
 from weft.train.diffusion.latents import min_snr_weight, training_scheduler

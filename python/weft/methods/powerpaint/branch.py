@@ -15,7 +15,7 @@ from torch import Tensor
 from weft.attach import Attachment, Generation, LayerInfo, Step, attach
 from weft.attach.generation import DenoiserCall
 from weft.attach.pipeline_call import Around
-from weft.attach.text_cache import TextCache
+from weft.attach.processors.text_cache import TextCache
 from weft.methods.inpainting.host import check_host_of_branch, check_not_in_the_way
 from weft.methods.inpainting.inputs import CONVENTIONS, shown
 from weft.methods.inpainting.job import PasteBack

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from weft.attach.learnt_words import widths
 from weft.attach.pipeline_call import Around
+from weft.attach.text.learnt_words import widths
 from weft.methods.inpainting.host import check_host
 from weft.methods.inpainting.job import PasteBack
 from weft.methods.powerpaint import prompts_file as file

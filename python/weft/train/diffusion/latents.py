@@ -11,8 +11,8 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
+from weft.attach.families.source import denoiser_of
 from weft.attach.generation import PIXELS_PER_CELL
-from weft.attach.source import denoiser_of
 from weft.train.core.randomness import shuffled, torch_generator
 from weft.train.pictures.images import View
 

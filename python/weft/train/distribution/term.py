@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from weft.attach.source import denoiser_of
+from weft.attach.families.source import denoiser_of
 from weft.train.diffusion.latents import TextStates, encode_captions
 from weft.train.diffusion.noising import Noising
 from weft.train.diffusion.short_chain import Denoise, ShortChain

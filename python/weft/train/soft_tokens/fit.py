@@ -14,7 +14,7 @@ from accelerate.utils import broadcast_object_list
 
 import weft
 from weft.attach.base_model import base_model
-from weft.attach.source import denoiser_of
+from weft.attach.families.source import denoiser_of
 from weft.methods.soft_tokens.control import SoftTokens
 from weft.train.core.accelerator import make_accelerator
 from weft.train.core.loop import check_run, fit

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 
-from weft.attach.source import denoiser_of
+from weft.attach.families.source import denoiser_of
 from weft.methods.soft_tokens.control import SoftTokens
 from weft.methods.soft_tokens.file import Space
 from weft.train.core.randomness import torch_generator

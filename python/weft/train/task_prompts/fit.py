@@ -12,8 +12,8 @@ import torch
 from accelerate import Accelerator
 
 from weft.attach.base_model import base_model
-from weft.attach.learnt_words import embeddings_of, token_limit
 from weft.attach.projections import find_projections
+from weft.attach.text.learnt_words import embeddings_of, token_limit
 from weft.methods.inpainting.host import check_host
 from weft.methods.powerpaint.prompts import TaskPrompts
 from weft.methods.powerpaint.prompts_text import Vectors

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from weft.attach.learnt_words import LearntText, encode, token_count, token_limit
+from weft.attach.text.learnt_words import LearntText, encode, token_count, token_limit
 from weft.methods.powerpaint.prompts_text import Vectors, shortened
 from weft.methods.powerpaint.recipes import NAMES, PromptName
 from weft.train.diffusion.latents import denoising_target, min_snr_weight

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from weft.attach.prompt import Prompt, Texts
-from weft.attach.tokenized_text import TokenizedText
+from weft.attach.text.prompt import Prompt, Texts
+from weft.attach.text.tokenized import TokenizedText
 
 
 class PromptListener:

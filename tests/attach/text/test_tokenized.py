@@ -12,7 +12,7 @@ from torch import Tensor
 
 import weft
 from weft.attach import Control, Generation, Step
-from weft.attach.prompt import Prompt
+from weft.attach.text.prompt import Prompt
 
 
 class Exchange(Control):

@@ -10,7 +10,7 @@ import tiny_pipelines as tiny
 import torch
 from torch import Tensor
 
-from weft.attach.learnt_words import LearntText, embeddings_of, encode, token_count, token_limit, widths
+from weft.attach.text.learnt_words import LearntText, embeddings_of, encode, token_count, token_limit, widths
 
 
 def vectors(pipe: Any, count: int = 3) -> tuple[Tensor, ...]:

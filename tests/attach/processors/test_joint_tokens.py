@@ -165,7 +165,7 @@ def test_edits_and_read_outs_pass_them_over() -> None:
 
 def test_masked_out_they_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Their keys out of everybody's sight, the image's and the text's: the images are those without them."""
-    from weft.attach import stand_in
+    from weft.attach.processors import stand_in
 
     model, mine = tiny.transformer(**tiny.SD35), banks(2)
     stock = tiny.call(model)
@@ -176,7 +176,7 @@ def test_masked_out_they_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None
         return stand_in.attention_without_control(query, key, value, mask[None, None, None])
 
     with weft.attach(model, Adding(mine)):
-        monkeypatch.setattr("weft.attach.joint_processor.attention_without_control", blind)
+        monkeypatch.setattr("weft.attach.processors.joint.attention_without_control", blind)
         torch.testing.assert_close(tiny.call(model), stock, atol=2e-6, rtol=1e-5)
 
 

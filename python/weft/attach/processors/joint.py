@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from weft.attach.control import LayerInfo
-from weft.attach.plan import Plan
-from weft.attach.stand_in import StandIn, attention_without_control
-from weft.attach.text_cache import TextCache
+from weft.attach.processors.plan import Plan
+from weft.attach.processors.stand_in import StandIn, attention_without_control
+from weft.attach.processors.text_cache import TextCache
 
 
 class WeftJointAttnProcessor(StandIn):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from weft.attach.family import Family
-from weft.attach.sd3 import SD3
-from weft.attach.unet import UNET
+from weft.attach.families.family import Family
+from weft.attach.families.sd3 import SD3
+from weft.attach.families.unet import UNET
 
 FAMILIES = (UNET, SD3)
 

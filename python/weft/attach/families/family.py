@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from weft.attach.control import LayerInfo
 from weft.attach.generation import DenoiserCall
+from weft.attach.processors.stand_in import StandIn
+from weft.attach.processors.text_cache import TextCache
 from weft.attach.projections import ProjectionInfo
-from weft.attach.stand_in import StandIn
-from weft.attach.text_cache import TextCache
 
 # (processor of diffusers, its layer, keys and values of the text, backend of weft.ops.attention)
 MakeStandIn = Callable[[Any, LayerInfo, TextCache, str | None], StandIn]

@@ -13,9 +13,9 @@ from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch import nn
 
 from weft.attach.control import LayerInfo
-from weft.attach.family import Family, Widths
+from weft.attach.families.family import Family, Widths
 from weft.attach.levels import is_in_a_block, level_of
-from weft.attach.processor import ProcessorRule, WeftAttnProcessor
+from weft.attach.processors.separate import ProcessorRule, WeftAttnProcessor
 from weft.attach.projections import find_projections
 
 RULES = {

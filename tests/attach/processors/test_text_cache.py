@@ -12,7 +12,7 @@ import tiny_pipelines as tiny
 import torch
 
 import weft
-from weft.attach.text_cache import TextCache, project
+from weft.attach.processors.text_cache import TextCache, project
 
 
 @pytest.fixture

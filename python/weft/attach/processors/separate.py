@@ -15,9 +15,9 @@ from torch import Tensor
 
 from weft.attach.control import LayerInfo
 from weft.attach.extra_text import append
-from weft.attach.plan import Plan
-from weft.attach.stand_in import StandIn, attention_without_control
-from weft.attach.text_cache import TextCache, project
+from weft.attach.processors.plan import Plan
+from weft.attach.processors.stand_in import StandIn, attention_without_control
+from weft.attach.processors.text_cache import TextCache, project
 
 # diffusers turns a mask of ones and zeros into 0 and -10000; anything below this bias is a masked key
 _PADDING_BIAS = -5000.0

@@ -7,8 +7,8 @@ from typing import Any
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from weft.attach.families import FAMILIES, family_of, known_families
-from weft.attach.family import Family
+from weft.attach.families.family import Family
+from weft.attach.families.registry import FAMILIES, family_of, known_families
 
 
 def denoiser_of(pipe_or_model: Any) -> tuple[Any, Any, Family]:

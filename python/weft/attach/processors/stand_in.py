@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from weft.attach.control import LayerInfo
-from weft.attach.plan import Plan
+from weft.attach.processors.plan import Plan
 from weft.ops import attention
 
 

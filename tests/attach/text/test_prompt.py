@@ -11,8 +11,8 @@ import tiny_pipelines as tiny
 import torch
 
 import weft
-from weft.attach.prompt import Prompt
-from weft.attach.tokenized_text import TokenizedText
+from weft.attach.text.prompt import Prompt
+from weft.attach.text.tokenized import TokenizedText
 
 
 def prompt_of(text: str, folder: Path, *others: str) -> Prompt:

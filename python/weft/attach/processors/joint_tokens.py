@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from weft.attach.extra_text import ExtraText
-from weft.attach.joint_processor import WeftJointAttnProcessor
+from weft.attach.processors.joint import WeftJointAttnProcessor
 
 
 def carry_tokens(model: Any) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from weft.attach.tokenized_text import CutOffError, TokenizedText
+from weft.attach.text.tokenized import CutOffError, TokenizedText
 
 Texts = tuple[tuple[TokenizedText, ...], ...]  # [image][tokenizer]
 _Places = TypeVar("_Places", bound=tuple)  # type: ignore[type-arg]

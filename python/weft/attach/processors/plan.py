@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from weft.attach.control import Control, LayerInfo, LayerRequest
-from weft.attach.passed_over import PassedOver
+from weft.attach.processors.passed_over import PassedOver
 
 
 @dataclass(frozen=True, eq=False)

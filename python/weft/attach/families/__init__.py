@@ -1,0 +1,1 @@
+"""Model families: what weft knows of each kind of denoiser."""

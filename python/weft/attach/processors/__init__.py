@@ -1,0 +1,1 @@
+"""Attention processors that stand in for those of diffusers."""

@@ -1,0 +1,1 @@
+"""Prompts: what was encoded, and where each word stands."""
