@@ -247,7 +247,7 @@ setup(
     package_dir={"": "python", **{f"weft.kernels.{op}": f"kernels/{op.replace('.', '/')}" for op in ops}},
     package_data={
         "weft": ["py.typed"],
-        "weft.evaluation": ["judge-weights/**"],
+        "weft.evaluation": ["judge/weights/**"],
         "weft.shapes": ["weights/**", "weights-sd3/**", "weights-inpainting/**"],
     },
     include_package_data=False,

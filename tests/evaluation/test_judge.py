@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from weft.evaluation.judge import FOLDER, PADDING, UNKNOWN, WEIGHTS, Judge, JudgeConfig, ids_of
-from weft.evaluation.judge_lessons import Scenes, degraded, meaning_ids
-from weft.evaluation.train_judge import JudgeTraining, quality, teach
+from weft.evaluation.judge.judge import FOLDER, PADDING, UNKNOWN, WEIGHTS, Judge, JudgeConfig, ids_of
+from weft.evaluation.judge.lessons import Scenes, degraded, meaning_ids
+from weft.evaluation.judge.train import JudgeTraining, quality, teach
 from weft.shapes.rendering import render
 from weft.shapes.world import scene
 

@@ -10,7 +10,7 @@ import pytest
 from torch.nn import Linear
 
 from weft.evaluation import Plan, Teachers, evaluate_sampler, judge_extractor, module_extractor, table
-from weft.evaluation.judge import Judge
+from weft.evaluation.judge.judge import Judge
 from weft.evaluation.teachers import NOBODY, UNKNOWN
 from weft.train.core.weights import digest_of_weights
 from weft.train.gan.generator import Generator

@@ -16,7 +16,7 @@ from weft._native_loader import native_or_none
 
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = (
-    "python/weft/evaluation/judge-weights",
+    "python/weft/evaluation/judge/weights",
     "python/weft/shapes/weights",
     "python/weft/shapes/weights-sd3",
     "python/weft/shapes/weights-inpainting",

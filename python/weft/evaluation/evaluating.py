@@ -15,9 +15,9 @@ from weft.evaluation.extractors import Extractor
 from weft.evaluation.measuring import MEASURES, READ, Measure, measure
 from weft.evaluation.observing import Report, features_of, observe
 from weft.evaluation.planning import Captioned, Plan, Request, first_of_scenes, requests
-from weft.evaluation.said import objects_of
 from weft.evaluation.samplers import Sampler, draw
 from weft.evaluation.teachers import UNKNOWN, Teachers, taught
+from weft.shapes.caption_reader import objects_of
 
 Progress = Callable[[str, int], Report]  # a stage and how many images it has, to what counts them
 _BATCH = 64  # images that an extractor sees at a time

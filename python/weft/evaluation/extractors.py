@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from weft.evaluation.digests import digest_of, digests_of
-from weft.evaluation.judge import SIZE, Judge
+from weft.evaluation.judge.judge import SIZE, Judge
 from weft.evaluation.words import SHAPES, folder_said, is_word
 from weft.train.core.weights import lacks_pooler
 

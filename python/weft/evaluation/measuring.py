@@ -15,8 +15,8 @@ from weft.evaluation.intervals import CONFIDENCE, RESAMPLES, interval
 from weft.evaluation.observing import Observed
 from weft.evaluation.planning import first_of_scenes, noises, wordings
 from weft.evaluation.retrieval import CANDIDATES, FOLDS, r_precision
-from weft.evaluation.said import objects_of, prompt_of
 from weft.evaluation.spreading import spreads
+from weft.shapes.caption_reader import objects_of, prompt_of
 from weft.shapes.scoring import MIN_CONFIDENCE, score
 from weft.train.pictures.pairs import METADATA
 

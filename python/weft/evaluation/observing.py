@@ -12,7 +12,7 @@ from torch import Tensor
 
 from weft.evaluation.extractors import Extractor
 from weft.evaluation.planning import Request
-from weft.evaluation.said import prompt_of
+from weft.shapes.caption_reader import prompt_of
 from weft.shapes.reader import Detection, read
 from weft.shapes.vocabulary import IMAGE_SIZE
 

@@ -14,6 +14,7 @@ _HOMES = {
     "rendering": ("coverage", "render"),
     "captions": ("Prompt", "caption", "phrase", "prompts"),
     "reader": ("Detection", "read"),
+    "caption_reader": ("objects_of", "prompt_of"),
     "scoring": ("PromptScore", "score"),
     "captioned_scenes": ("CaptionedScenes",),
     "masked_scenes": ("MaskedScenes",),

@@ -1,4 +1,4 @@
-"""Teach the judge: ``python -m weft.evaluation.train_judge``. About eight minutes of one core."""
+"""Teach the judge: ``python -m weft.evaluation.judge.train``. About eight minutes of one core."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from weft._files import output_folder, whole_file
-from weft.evaluation.judge import FOLDER, WEIGHTS, Judge
-from weft.evaluation.judge_lessons import Scenes
+from weft.evaluation.judge.judge import FOLDER, WEIGHTS, Judge
+from weft.evaluation.judge.lessons import Scenes
 from weft.evaluation.retrieval import r_precision
-from weft.evaluation.said import objects_of
 from weft.ops import contrastive_loss
+from weft.shapes.caption_reader import objects_of
 from weft.shapes.captions import caption, near_misses
 from weft.shapes.measuring import Rate
 from weft.shapes.rendering import render

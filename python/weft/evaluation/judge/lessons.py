@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from weft.evaluation.said import objects_of
+from weft.shapes.caption_reader import objects_of
 from weft.shapes.captions import caption, near_misses
 from weft.shapes.measuring import mixed_scenes
 from weft.shapes.rendering import render

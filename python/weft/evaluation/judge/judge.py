@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from weft._files import whole_file
 from weft.shapes.vocabulary import CAPTION_WORDS, COLOURS, IMAGE_SIZE, SHAPES, TASK_WORDS
 
-FOLDER = Path(__file__).parent / "judge-weights"
+FOLDER = Path(__file__).parent / "weights"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 WORDS: tuple[str, ...] = (*CAPTION_WORDS, *COLOURS, *SHAPES, *TASK_WORDS)
 PADDING, UNKNOWN = 0, 1  # ids; the words follow
@@ -138,7 +138,7 @@ class Judge(nn.Module):
         if not (folder / WEIGHTS).is_file():
             raise FileNotFoundError(
                 f"weft.evaluation: no judge in {folder}; reinstall weft with its package data, or train one with "
-                f"`python -m weft.evaluation.train_judge --out {folder}`"
+                f"`python -m weft.evaluation.judge.train --out {folder}`"
             )
         sizes = json.loads((folder / CONFIG).read_text())["sizes"]
         judge = cls(JudgeConfig(**{**sizes, "channels": tuple(sizes["channels"])}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from weft.evaluation import objects_of, prompt_of
+from weft.shapes import objects_of, prompt_of
 from weft.shapes.captions import caption, prompts
 from weft.shapes.world import relation, scene
 

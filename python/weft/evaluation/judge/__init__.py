@@ -1,0 +1,1 @@
+"""The extractor of the shapes world, and how it is trained."""
