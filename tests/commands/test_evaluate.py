@@ -173,7 +173,10 @@ def test_an_extractor_that_taught_the_generator_flatters(generator: Path, tmp_pa
             {"extractor": "shape"},
             "--extractor must be 'shapes' or a folder of a vision model of transformers; 'shape'",
         ),
-        ({"extractor": "/nowhere"}, "is no such word, and as a folder /nowhere is not there; nothing is downloaded"),
+        (
+            {"extractor": "/nowhere"},
+            "is no such word, and as a folder /nowhere is not there; no model id is looked up and nothing is downloaded",
+        ),
         ({"data": "shape"}, "--data must be 'shapes' or a folder of pictures with captions; 'shape' is no such word"),
         ({"data": __file__}, "test_evaluate.py is a file"),
         ({"keep": __file__}, "--keep must be a folder"),

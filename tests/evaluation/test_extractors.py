@@ -134,7 +134,8 @@ def test_weights_that_are_not_in_the_folder_are_never_random(tmp_path: Path) -> 
 
 def test_what_is_no_model_is_named_and_never_fetched(tmp_path: Path, dino: Path) -> None:
     with pytest.raises(
-        FileNotFoundError, match=r"is no such word, and as a folder .* is not there; nothing is downloaded"
+        FileNotFoundError,
+        match=r"is no such word, and as a folder .* is not there; no model id is looked up and nothing is downloaded",
     ):
         open_extractor("openai/clip-vit-base-patch32")
     with pytest.raises(FileNotFoundError, match=r"has no config\.json"):

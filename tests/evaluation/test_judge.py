@@ -75,7 +75,7 @@ def test_saved_and_loaded_it_is_the_same_but_for_rounding(tmp_path: Path) -> Non
     assert again.config == small.config
     texts = ["a red circle", "a blue ring"]
     torch.testing.assert_close(again.embed_texts(texts), small.embed_texts(texts), atol=5e-3, rtol=0)
-    with pytest.raises(FileNotFoundError, match=r"no judge in .*train_judge"):
+    with pytest.raises(FileNotFoundError, match=r"no judge in .*judge.train"):
         Judge.load(tmp_path / "nowhere")
 
 

@@ -1,6 +1,6 @@
 """The judge: a small encoder of images and captions of the shapes world that no training loss of the project uses.
 
-``train_judge`` teaches it. Its features serve distances between sets of images; its embeddings serve retrieval.
+``judge.train`` teaches it. Its features serve distances between sets of images; its embeddings serve retrieval.
 """
 
 from __future__ import annotations

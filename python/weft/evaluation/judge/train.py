@@ -126,7 +126,7 @@ def quality(judge: Judge, examined: int, seed: int) -> dict[str, Any]:
 def main() -> None:
     """Command-line entry."""
     config = tyro.cli(JudgeTraining, description=__doc__)
-    folder = output_folder(config.out, who="train_judge")
+    folder = output_folder(config.out, who="judge.train")
     began = time.process_time()
     judge = teach(config)
     seconds = round(time.process_time() - began)
