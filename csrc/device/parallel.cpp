@@ -8,7 +8,9 @@
 
 #include <atomic>
 #include <cstring>
+#include <exception>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -82,16 +84,34 @@ struct Region {
   Task run;
   std::atomic<int64_t> next{0};
   std::atomic<int> workers{0};
+  std::atomic<bool> failed{false};
+  std::exception_ptr error{};  // of the first task that failed
 };
 
 void work(void* data) {
   Region& region = *static_cast<Region*>(data);
   const int worker = region.workers.fetch_add(1, std::memory_order_relaxed);
-  for (;;) {
-    const int64_t task = region.next.fetch_add(1, std::memory_order_relaxed);
-    if (task >= region.tasks) return;
-    region.run(region.context, task, worker);
+  try {
+    while (!region.failed.load(std::memory_order_relaxed)) {
+      const int64_t task = region.next.fetch_add(1, std::memory_order_relaxed);
+      if (task >= region.tasks) return;
+      region.run(region.context, task, worker);
+    }
+  } catch (...) {
+    // whatever it is: nothing may leave a thread of the runtime, or the process ends
+    if (!region.failed.exchange(true)) region.error = std::current_exception();
   }
+}
+
+void start_threads(int threads, Region& region) {
+  std::vector<std::thread> workers;
+  try {
+    for (int i = 1; i < threads; ++i) workers.emplace_back(work, &region);
+  } catch (const std::system_error&) {
+    // the system gives no more threads: those that run take all tasks
+  }
+  work(&region);
+  for (std::thread& worker : workers) worker.join();
 }
 
 }  // namespace
@@ -103,11 +123,12 @@ void parallel_for(int64_t tasks, int threads, void* context, Task run) {
     return;
   }
   Region region{tasks, context, run};
-  if (EnterParallel enter = runtime().enter) return enter(work, &region, static_cast<unsigned>(threads), 0);
-  std::vector<std::thread> workers;
-  for (int i = 1; i < threads; ++i) workers.emplace_back(work, &region);
-  work(&region);
-  for (std::thread& worker : workers) worker.join();
+  if (EnterParallel enter = runtime().enter) {
+    enter(work, &region, static_cast<unsigned>(threads), 0);
+  } else {
+    start_threads(threads, region);
+  }
+  if (region.error) std::rethrow_exception(region.error);
 }
 
 const char* parallel_runtime() { return runtime().enter ? runtime().path.c_str() : "std::thread"; }

@@ -12,7 +12,8 @@ namespace weft {
 using Task = void (*)(void* context, int64_t task, int worker);
 
 // Calls `run(context, task, worker)` once for every task in [0, tasks), on at most `threads` workers, and waits.
-// Tasks are handed out in order as workers come free; `worker` < `threads` tells who runs one.
+// Tasks are handed out in order as workers come free; `worker` < `threads` tells who runs one. Where a task throws,
+// the others that run are waited for, no further one begins, and the first exception is thrown here.
 void parallel_for(int64_t tasks, int threads, void* context, Task run);
 
 // Who runs the tasks: the path of the OpenMP runtime found in the process, or "std::thread".
