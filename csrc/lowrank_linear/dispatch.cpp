@@ -1,12 +1,10 @@
 // Chooses the instruction set, lays a call out in memory, and runs its phases: pack, prepare, project.
 #include <algorithm>
-#include <cstdlib>
-#include <memory>
-#include <new>
 #include <utility>
 #include <vector>
 
 #include "lowrank_linear/plan.h"
+#include "weft/aligned_memory.h"
 #include "weft/build_config.h"
 #include "weft/cpu_features.h"
 #include "weft/parallel.h"
@@ -19,9 +17,6 @@ WEFT_FOR_EACH_ISA(WEFT_DECLARE)
 
 namespace {
 
-constexpr int64_t kAlignment = 64;
-// Rows of a tile: x and h of so many stay in the second-level cache while W goes by. W from memory wants more.
-constexpr int64_t kRows = 96, kRowsBesideLargeWeight = 192;
 constexpr int64_t kLargeWeightBytes = int64_t{8} << 20;
 // Up to so many tiles W goes by once, a strip at a time, never packed as a whole: writing it and reading it again took
 // a tenth of the time of 512 rows by 1280 columns.
@@ -53,33 +48,18 @@ LowrankLinearPlan make_plan(const LowrankLinearParams& p, const LowrankLinearKer
   return plan;
 }
 
-struct Free {
-  void operator()(char* memory) const { std::free(memory); }
-};
-
-struct Workspace {
-  std::unique_ptr<char, Free> memory;
-  int64_t bytes = 0;
-};
-
 // A thread keeps up to so much from call to call: new memory costs a page fault every 4 KiB, which together took a
 // twentieth of the time of a layer of 1280 columns.
 constexpr int64_t kMostKept = int64_t{16} << 20;
-thread_local Workspace kept;
+thread_local AlignedMemory kept;
 
-Workspace take_workspace(int64_t bytes) {
-  Workspace mine = std::exchange(kept, {});
-  if (mine.bytes < bytes) {
-    mine = {};
-    mine.memory.reset(static_cast<char*>(std::aligned_alloc(kAlignment, bytes)));
-    if (!mine.memory) throw std::bad_alloc();
-    mine.bytes = bytes;
-  }
-  return mine;
+AlignedMemory take_memory(int64_t bytes) {
+  AlignedMemory mine = std::exchange(kept, {});
+  return mine.bytes() < bytes ? AlignedMemory(bytes) : std::move(mine);
 }
 
-void give_back(Workspace workspace) {
-  if (workspace.bytes <= kMostKept) kept = std::move(workspace);
+void give_back(AlignedMemory memory) {
+  if (memory.bytes() <= kMostKept) kept = std::move(memory);
 }
 
 struct Call {
@@ -88,8 +68,9 @@ struct Call {
   std::vector<int32_t> concept_of_rank;
   int64_t tiles, tile_bytes, work_bytes, strip_bytes;
   int workers;
-  Workspace workspace;
-  char *tile_memory = nullptr, *work_memory = nullptr, *strip_memory = nullptr;
+  AlignedMemory memory;
+  // an entry a tile where `by_strip`, else a worker; an entry a worker in the other two
+  Span<char> tile_memory, work_memory, strip_memory;
 
   Call(const LowrankLinearParams& p, const LowrankLinearKernels& kernels)
       : kernels(kernels), plan(make_plan(p, kernels)) {
@@ -103,36 +84,35 @@ struct Call {
     tiles = p.B * plan.tiles;
     tile_bytes = kernels.tile_bytes(plan);
     work_bytes = kernels.work_bytes(plan);
-    strip_bytes = p.weight.data ? plan.depth * kStrip * 4 : 0;
+    strip_bytes = p.weight.data ? packed_bytes(plan.depth) : 0;
     workers = static_cast<int>(std::min<int64_t>(p.num_threads, std::max(tiles, plan.strips + plan.rank_strips)));
-    workspace = take_workspace(lay_out(nullptr));
-    lay_out(workspace.memory.get());
+    const int64_t bytes = lay_out(Carver());
+    memory = take_memory(bytes);
+    lay_out(Carver(memory.span(bytes)));
   }
 
-  ~Call() { give_back(std::move(workspace)); }
+  ~Call() { give_back(std::move(memory)); }
 
-  char* memory_of(int64_t tile, int worker) const {
-    return tile_memory + (plan.by_strip ? tile : worker) * tile_bytes;
+  Span<char> memory_of(int64_t tile, int worker) const {
+    return part(tile_memory, (plan.by_strip ? tile : worker) * tile_bytes, tile_bytes);
   }
-  char* work_of(int worker) const { return work_memory + worker * work_bytes; }
+  Span<char> work_of(int worker) const { return part(work_memory, worker * work_bytes, work_bytes); }
+  Span<char> strip_of(int worker) const { return part(strip_memory, worker * strip_bytes, strip_bytes); }
   void run(int64_t tasks, Task task) { parallel_for(tasks, workers, this, task); }
 
  private:
-  // Called twice: from null to learn the size, which it returns, then to hand out the memory.
-  int64_t lay_out(char* base) {
-    int64_t at = 0;
-    const auto take = [&at, base](int64_t bytes) {
-      char* here = base ? base + at : nullptr;
-      at += round_up(bytes, kAlignment);
-      return here;
-    };
-    plan.packed_weight = plan.by_strip ? nullptr : take(plan.strips * strip_bytes);
-    plan.packed_down = take(plan.rank_strips * plan.depth * kStrip * 4);
-    plan.packed_up = take(plan.R ? plan.strips * plan.rank_units * kStrip * 4 : 0);
-    tile_memory = take((plan.by_strip ? tiles : workers) * tile_bytes);
-    work_memory = take(workers * work_bytes);
-    strip_memory = take(plan.by_strip ? workers * strip_bytes : 0);
-    return at;
+  // Of a strip of so many units.
+  static int64_t packed_bytes(int64_t units) { return multiply_sizes(units, kStrip * kUnitBytes); }
+
+  // Called twice: to learn the size, which it gives, and to hand out the memory.
+  int64_t lay_out(Carver carver) {
+    plan.packed_weight = carver.take<char>(plan.by_strip ? 0 : plan.strips, strip_bytes);
+    plan.packed_down = carver.take<char>(plan.rank_strips, packed_bytes(plan.depth));
+    plan.packed_up = carver.take<char>(plan.R ? plan.strips : 0, packed_bytes(plan.rank_units));
+    tile_memory = carver.take<char>(plan.by_strip ? tiles : workers, tile_bytes);
+    work_memory = carver.take<char>(workers, work_bytes);
+    strip_memory = carver.take<char>(plan.by_strip ? workers : 0, strip_bytes);
+    return carver.bytes();
   }
 };
 
@@ -140,7 +120,8 @@ Call& call_of(void* context) { return *static_cast<Call*>(context); }
 
 void pack_weight(void* context, int64_t strip, int) {
   const Call& call = call_of(context);
-  call.kernels.pack_weight(call.plan, strip, call.plan.packed_weight + strip * call.strip_bytes);
+  call.kernels.pack_weight(call.plan, strip,
+                           part(call.plan.packed_weight, strip * call.strip_bytes, call.strip_bytes));
 }
 
 // The strips of A, then those of B.
@@ -164,7 +145,7 @@ void project_tile(void* context, int64_t tile, int worker) {
 
 void project_strip(void* context, int64_t strip, int worker) {
   const Call& call = call_of(context);
-  char* const weight = call.strip_memory + worker * call.strip_bytes;
+  const Span<char> weight = call.strip_of(worker);
   if (call.strip_bytes) call.kernels.pack_weight(call.plan, strip, weight);
   for (int64_t tile = 0; tile < call.tiles; ++tile) {
     call.kernels.project(call.plan, tile, call.memory_of(tile, worker), call.work_of(worker), weight, strip,

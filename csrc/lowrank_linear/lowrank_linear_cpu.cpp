@@ -29,7 +29,7 @@ constexpr int64_t kLongestChain = 256;
 // Rows that a product of few columns takes at a time.
 constexpr int64_t kRowStep = rows_for(1);
 
-constexpr int64_t kMostRows = 192 + kRowSlack;
+constexpr int64_t kMostRows = larger_of(kRows, kRowsBesideLargeWeight) + kRowSlack;
 struct Ones {
   float values[kMostRows];
   constexpr Ones() : values() {
@@ -45,48 +45,30 @@ struct Term {
   int64_t which;        // the one concept whose ranks count; -1 for all
   const int32_t* rows;  // null for all of the tile
   int64_t count;        // of rows
-  Unit* h;              // [count, stride]: x A^T * G
+  Unit* h;              // [count + kRowSlack, stride]: x A^T * G
   int64_t stride;
-};
-
-class Cutter {
- public:
-  explicit Cutter(char* base) : base_(base) {}
-
-  template <class Value>
-  void take(Value** place, int64_t count) {
-    *place = reinterpret_cast<Value*>(base_ ? base_ + at_ : nullptr);
-    at_ += (count * static_cast<int64_t>(sizeof(Value)) + 63) / 64 * 64;
-  }
-  int64_t bytes() const { return at_; }
-
- private:
-  char* base_;
-  int64_t at_ = 0;
 };
 
 bool gates_rows(const LowrankLinearPlan& plan) { return plan.params.gate.data && plan.params.gate.row; }
 
-// What is kept of a tile between its preparation and its last strip.
+// What is kept of a tile between its preparation and its last strip. `rows` count the slack that products touch.
 template <class Dot>
 struct TileMemory {
   using Unit = typename Dot::Unit;
-  Unit* x;             // [rows, depth]
-  Unit* h;             // [rows, rank_units], of all terms together
-  int32_t* open_rows;  // [concepts, rows], one list after the other
-  Term<Unit>* terms;   // of concepts or of squares of ranks, whichever are more
-  int64_t* count;      // of terms
-  int64_t bytes;
+  static_assert(sizeof(Unit) == kUnitBytes);
+  Span<Unit> x;             // [rows, depth]
+  Span<Unit> h;             // [rows, rank_units], of all terms together, and the slack of the last
+  Span<int32_t> open_rows;  // [concepts, rows], one list after the other
+  Span<Term<Unit>> terms;   // of concepts or of squares of ranks, whichever are more
+  Span<int64_t> count;      // of terms
 
-  TileMemory(const LowrankLinearPlan& plan, char* base) {
+  TileMemory(const LowrankLinearPlan& plan, Carver& carver) {
     const int64_t rows = plan.rows + kRowSlack, concepts = static_cast<int64_t>(plan.params.ranks.size());
-    Cutter cutter(base);
-    cutter.take(&x, rows * plan.depth);
-    cutter.take(&h, rows * plan.rank_units);
-    cutter.take(&open_rows, gates_rows(plan) ? concepts * rows : 0);
-    cutter.take(&terms, larger_of(concepts, plan.ranks / kSquare));
-    cutter.take(&count, 1);
-    bytes = cutter.bytes();
+    x = carver.take<Unit>(rows, plan.depth);
+    h = carver.take<Unit>(rows + kRowSlack, plan.rank_units);
+    open_rows = carver.take<int32_t>(gates_rows(plan) ? concepts : 0, rows);
+    terms = carver.take<Term<Unit>>(larger_of(concepts, plan.ranks / kSquare));
+    count = carver.take<int64_t>(1);
   }
 };
 
@@ -94,22 +76,32 @@ struct TileMemory {
 template <class Dot>
 struct WorkMemory {
   using Unit = typename Dot::Unit;
-  Unit* gathered;    // [rows, depth]: some rows of x
-  float* sums;       // [rows, kStrip]
-  float* term_sums;  // [rows, kStrip]
-  float* image;      // [kSquare, rows], where the result is an image
-  int64_t bytes;
+  Span<Unit> gathered;    // [rows, depth]: some rows of x
+  Span<float> sums;       // [rows, kStrip]
+  Span<float> term_sums;  // [rows, kStrip]
+  Span<float> image;      // [kSquare, rows], where the result is an image
 
-  WorkMemory(const LowrankLinearPlan& plan, char* base) {
+  WorkMemory(const LowrankLinearPlan& plan, Carver& carver) {
     const int64_t rows = plan.rows + kRowSlack;
-    Cutter cutter(base);
-    cutter.take(&gathered, gates_rows(plan) ? rows * plan.depth : 0);
-    cutter.take(&sums, rows * kStrip);
-    cutter.take(&term_sums, gates_rows(plan) ? rows * kStrip : 0);
-    cutter.take(&image, rows * kSquare);
-    bytes = cutter.bytes();
+    gathered = carver.take<Unit>(gates_rows(plan) ? rows : 0, plan.depth);
+    sums = carver.take<float>(rows, kStrip);
+    term_sums = carver.take<float>(gates_rows(plan) ? rows : 0, kStrip);
+    image = carver.take<float>(kSquare, rows);
   }
 };
+
+template <class Memory>
+Memory lay_out(const LowrankLinearPlan& plan, Span<char> memory) {
+  Carver carver(memory);
+  return Memory(plan, carver);
+}
+
+template <class Memory>
+int64_t bytes_of(const LowrankLinearPlan& plan) {
+  Carver carver;
+  Memory(plan, carver);
+  return carver.bytes();
+}
 
 // c = a b, or c += a b; `vecs` vectors of a strip.
 template <class Dot>
@@ -147,8 +139,11 @@ class Tile {
   using Unit = typename Dot::Unit;
 
  public:
-  Tile(const LowrankLinearPlan& plan, int64_t tile, char* memory, char* work)
-      : plan_(plan), p_(plan.params), tile_(plan, memory), work_(plan, work) {
+  Tile(const LowrankLinearPlan& plan, int64_t tile, Span<char> memory, Span<char> work)
+      : plan_(plan),
+        p_(plan.params),
+        tile_(lay_out<TileMemory<Dot>>(plan, memory)),
+        work_(lay_out<WorkMemory<Dot>>(plan, work)) {
     sample_ = tile / plan.tiles;
     first_row_ = tile % plan.tiles * plan.rows;
     rows_ = smaller_of(p_.N - first_row_, plan.rows);
@@ -156,20 +151,21 @@ class Tile {
 
   void prepare() {
     find_terms();
-    *tile_.count = terms_;
+    at(tile_.count, 0) = terms_;
     if (p_.weight.data || terms_) {
       Packer<Dot, T>(p_.x, sample_, first_row_, rows_, p_.Cin).stage(tile_.x, plan_.depth);
     }
-    for (int64_t i = 0; i < terms_; ++i) project_down(tile_.terms[i]);
+    for (int64_t i = 0; i < terms_; ++i) project_down(at(tile_.terms, i));
   }
 
-  void project(const Unit* weight, int64_t begin, int64_t end) {
-    terms_ = *tile_.count;
+  void project(Span<Unit> weight, int64_t begin, int64_t end) {
+    terms_ = at(tile_.count, 0);
     prefetch(begin, end);
+    const int64_t units = p_.weight.data ? plan_.depth * kStrip : 0;
     for (int64_t strip = begin; strip < end; ++strip) {
       prefetch(strip + 1, end);
       const int64_t columns = columns_of(strip);
-      sum_products(weight + (strip - begin) * plan_.depth * kStrip, strip, columns);
+      sum_products(part(weight, (strip - begin) * units, units).data, strip, columns);
       if (p_.out.column == 1) {
         store_rows(strip * kStrip, columns);
       } else {
@@ -191,35 +187,52 @@ class Tile {
 
   // What is open in this tile: each concept at its own rows where that is less work, else all at all rows.
   void find_terms() {
-    if (!p_.gate.data || !p_.gate.row) {
+    if (!gates_rows(plan_)) {
       return join_terms([this](int64_t which) { return !p_.gate.data || gate_of(0)[which * p_.gate.column] != 0.0f; });
     }
-    int64_t rank = 0, used = 0, apart = 0, together = 0;
-    int32_t* list = tile_.open_rows;
-    for (int64_t which = 0; which < concepts(); rank += p_.ranks[which++]) {
-      int64_t count = 0;
-      for (int64_t r = 0; r < rows_; ++r) {
-        list[count] = static_cast<int32_t>(r);
-        count += gate_of(r)[which * p_.gate.column] != 0.0f;
-      }
-      if (!count) continue;
-      const int64_t begin = first_rank(rank), end = last_rank(rank + p_.ranks[which]);
-      const int64_t units = (end - begin) / Dot::kValues;
-      tile_.terms[terms_++] = {begin, end, which, list, count, tile_.h + used, units};
-      list += count;
-      used += count * units;
-      apart += (count + kRowStep - 1) / kRowStep * kRowStep * (end - begin);
-      together += rows_ * (end - begin);
-    }
-    // gathering rows and adding them where they belong costs half of their products
-    if (3 * apart <= 2 * together) return;
+    if (find_terms_apart()) return;
     const int64_t found = terms_;
     int64_t next = 0;
     terms_ = 0;
     // terms are written over no faster than they are read
     join_terms([this, found, &next](int64_t which) {
-      return next < found && tile_.terms[next].which == which ? ++next > 0 : false;
+      return next < found && at(tile_.terms, next).which == which ? ++next > 0 : false;
     });
+  }
+
+  // A term for each concept that is open somewhere; whether these are also what to compute.
+  //
+  // Their h must fit where that of all ranks at all rows does, [rows, rank_units]. It does unless many of them share a
+  // square of ranks, which each has for itself here: then one product of the shared squares is less work anyway, and
+  // memory for the largest case, [rows, concepts * kSquare] or more, would push x out of the cache.
+  bool find_terms_apart() {
+    int64_t rank = 0, listed = 0, used = 0, apart = 0, together = 0;
+    bool fits = true;
+    for (int64_t which = 0; which < concepts(); rank += p_.ranks[which++]) {
+      const Span<int32_t> list = part(tile_.open_rows, listed, rows_);
+      const int64_t count = list_open_rows(which, list.data);
+      if (!count) continue;
+      const int64_t begin = first_rank(rank), end = last_rank(rank + p_.ranks[which]);
+      const int64_t units = (end - begin) / Dot::kValues;
+      fits = fits && holds(tile_.h, used, (count + kRowSlack) * units);
+      at(tile_.terms, terms_++) = {begin, end, which, list.data, count, fits ? tile_.h.data + used : nullptr, units};
+      listed += count;
+      used += count * units;
+      apart += (count + kRowStep - 1) / kRowStep * kRowStep * (end - begin);
+      together += rows_ * (end - begin);
+    }
+    // gathering rows and adding them where they belong costs half of their products
+    return fits && 3 * apart <= 2 * together;
+  }
+
+  // Rows at which a concept is open; `list` has an entry a row.
+  int64_t list_open_rows(int64_t which, int32_t* list) const {
+    int64_t count = 0;
+    for (int64_t r = 0; r < rows_; ++r) {
+      list[count] = static_cast<int32_t>(r);
+      count += gate_of(r)[which * p_.gate.column] != 0.0f;
+    }
+    return count;
   }
 
   // All rows at once for the ranks of all concepts that are open, in as few runs as their squares allow.
@@ -230,10 +243,11 @@ class Tile {
       if (!is_open(which)) continue;
       const int64_t begin = first_rank(rank), end = last_rank(rank + p_.ranks[which]);
       if (begin <= last) {
-        tile_.terms[terms_ - 1].end = end;
+        at(tile_.terms, terms_ - 1).end = end;
       } else {
-        Unit* h = tile_.h + begin / Dot::kValues;
-        tile_.terms[terms_++] = {begin, end, -1, nullptr, rows_, h, plan_.rank_units};
+        const int64_t first = begin / Dot::kValues, rest = (rows_ + kRowSlack) * plan_.rank_units - first;
+        at(tile_.terms, terms_++) = {begin,           end, -1, nullptr, rows_, part(tile_.h, first, rest).data,
+                                     plan_.rank_units};
       }
       last = end;
     }
@@ -241,20 +255,22 @@ class Tile {
 
   // h = x A^T * G for the ranks and rows of a term
   void project_down(const Term<Unit>& term) {
-    const Unit* x = tile_.x;
+    const Unit* x = tile_.x.data;
     if (term.rows) {
+      Unit* const gathered = part(work_.gathered, 0, (term.count + kRowSlack) * plan_.depth).data;
       for (int64_t i = 0; i < term.count; ++i) {
-        memcpy(work_.gathered + i * plan_.depth, x + term.rows[i] * plan_.depth, plan_.depth * sizeof(Unit));
+        memcpy(gathered + i * plan_.depth, x + term.rows[i] * plan_.depth, plan_.depth * sizeof(Unit));
       }
-      x = work_.gathered;
+      x = gathered;
     }
     for (int64_t strip = term.begin / kStrip; strip * kStrip < term.end; ++strip) {
       const int64_t from = larger_of(term.begin, strip * kStrip);
       const int64_t count = smaller_of(term.end, (strip + 1) * kStrip) - from;
-      const Unit* matrix = reinterpret_cast<const Unit*>(plan_.packed_down) + strip * plan_.depth * kStrip;
-      product<Dot>(term.count, vectors(count), x, plan_.depth, matrix + from % kStrip, plan_.depth, work_.sums, false);
+      const Unit* matrix = part(as<Unit>(plan_.packed_down), strip * plan_.depth * kStrip, plan_.depth * kStrip).data;
+      float* const sums = work_.sums.data;
+      product<Dot>(term.count, vectors(count), x, plan_.depth, matrix + from % kStrip, plan_.depth, sums, false);
       for (int64_t i = 0; i < term.count; ++i) {
-        float* row = work_.sums + i * kStrip;
+        float* row = sums + i * kStrip;
         if (p_.gate.data) {
           const float* gate = gate_of(term.rows ? term.rows[i] : i);
           for (int64_t j = 0; j < count; j += kSquare) apply_gate(gate, term.which, from + j, row + j);
@@ -285,31 +301,33 @@ class Tile {
 
   void sum_products(const Unit* weight, int64_t strip, int64_t columns) {
     const int64_t vecs = vectors(columns);
+    float* const sums = work_.sums.data;
     bool onto = false;
     if (p_.weight.data) {
-      product<Dot>(rows_, vecs, tile_.x, plan_.depth, weight, plan_.depth, work_.sums, false);
+      product<Dot>(rows_, vecs, tile_.x.data, plan_.depth, weight, plan_.depth, sums, false);
       onto = true;
     }
-    const Unit* matrix = reinterpret_cast<const Unit*>(plan_.packed_up) + strip * plan_.rank_units * kStrip;
     for (int64_t i = 0; i < terms_; ++i) {
-      const Term<Unit>& term = tile_.terms[i];
-      const Unit* up = matrix + term.begin / Dot::kValues * kStrip;
+      const Term<Unit>& term = at(tile_.terms, i);
       const int64_t depth = (term.end - term.begin) / Dot::kValues;
+      const int64_t first = strip * plan_.rank_units + term.begin / Dot::kValues;
+      const Unit* up = part(as<Unit>(plan_.packed_up), first * kStrip, depth * kStrip).data;
       if (!term.rows) {
-        product<Dot>(rows_, vecs, term.h, term.stride, up, depth, work_.sums, onto);
+        product<Dot>(rows_, vecs, term.h, term.stride, up, depth, sums, onto);
         onto = true;
         continue;
       }
-      if (!onto) memset(work_.sums, 0, rows_ * kStrip * 4);
+      if (!onto) memset(sums, 0, rows_ * kStrip * 4);
       onto = true;
-      product<Dot>(term.count, vecs, term.h, term.stride, up, depth, work_.term_sums, false);
+      float* const term_sums = part(work_.term_sums, 0, (term.count + kRowSlack) * kStrip).data;
+      product<Dot>(term.count, vecs, term.h, term.stride, up, depth, term_sums, false);
       for (int64_t r = 0; r < term.count; ++r) {
-        const float* from = work_.term_sums + r * kStrip;
-        float* to = work_.sums + term.rows[r] * kStrip;
+        const float* from = term_sums + r * kStrip;
+        float* to = sums + term.rows[r] * kStrip;
         for (int64_t j = 0; j < vecs * kLanes; j += kLanes) store(to + j, add(load(to + j), load(from + j)));
       }
     }
-    if (!onto) memset(work_.sums, 0, rows_ * kStrip * 4);
+    if (!onto) memset(sums, 0, rows_ * kStrip * 4);
   }
 
   // The part of [B, N, Cout] that begins at a row and a column; null where the matrix is absent.
@@ -339,7 +357,7 @@ class Tile {
   void store_rows(int64_t first, int64_t columns) {
     const T* bias = p_.bias ? static_cast<const T*>(p_.bias) + first : nullptr;
     for (int64_t r = 0; r < rows_; ++r) {
-      const float* sums = work_.sums + r * kStrip;
+      const float* sums = work_.sums.data + r * kStrip;
       const T *residual = part_of(p_.residual, r, first), *base = part_of(p_.base, r, first);
       T* out = const_cast<T*>(part_of(p_.out, r, first));
       for (int64_t j = 0; j < columns; j += kLanes) {
@@ -357,9 +375,10 @@ class Tile {
   // into a cache together.
   void store_image(int64_t first, int64_t columns) {
     const int64_t stride = plan_.rows;
+    float* const image = work_.image.data;
     for (int64_t corner = 0; corner < columns; corner += kSquare) {
       for (int64_t r = 0; r < rows_; r += kSquare) {
-        transpose(work_.sums + r * kStrip + corner, 4 * kStrip, work_.image + r, 4 * stride);
+        transpose(work_.sums.data + r * kStrip + corner, 4 * kStrip, image + r, 4 * stride);
       }
       for (int64_t c = 0; c < kSquare && corner + c < columns; ++c) {
         const int64_t column = first + corner + c;
@@ -369,7 +388,7 @@ class Tile {
         T* out = const_cast<T*>(part_of(p_.out, 0, column));
         for (int64_t r = 0; r < rows_; r += kLanes) {
           const int64_t left = rows_ - r;
-          Vec y = load(work_.image + c * stride + r);
+          Vec y = load(image + c * stride + r);
           if (p_.bias) y = add(y, offset);
           if (base) y = add(y, load_part(base + r, left));
           if (residual) y = add(y, load_part(residual + r, left));
@@ -387,13 +406,13 @@ class Tile {
 };
 
 template <class Dot, class T>
-void pack_strip(const Matrices& matrix, int64_t lines, int64_t values, int64_t strip, int64_t units, char* to) {
+void pack_strip(const Matrices& matrix, int64_t lines, int64_t values, int64_t strip, int64_t units, Span<char> to) {
   const int64_t first = strip * kStrip;
-  Packer<Dot, T>(matrix, 0, first, smaller_of(kStrip, lines - first), values)
-      .pack(reinterpret_cast<typename Dot::Unit*>(to), units);
+  Packer<Dot, T>(matrix, 0, first, smaller_of(kStrip, lines - first), values).pack(as<typename Dot::Unit>(to), units);
 }
 
-void pack(Dtype dtype, const Matrices& matrix, int64_t lines, int64_t values, int64_t strip, int64_t units, char* to) {
+void pack(Dtype dtype, const Matrices& matrix, int64_t lines, int64_t values, int64_t strip, int64_t units,
+          Span<char> to) {
   switch (dtype) {
     case Dtype::kFloat32:
       return pack_strip<FloatDot, float>(matrix, lines, values, strip, units, to);
@@ -404,28 +423,34 @@ void pack(Dtype dtype, const Matrices& matrix, int64_t lines, int64_t values, in
   }
 }
 
-void pack_weight(const LowrankLinearPlan& plan, int64_t strip, char* to) {
+// Of the strips of one matrix, one after the other.
+Span<char> strip_of(Span<char> strips, int64_t strip, int64_t units) {
+  const int64_t bytes = units * kStrip * kUnitBytes;
+  return part(strips, strip * bytes, bytes);
+}
+
+void pack_weight(const LowrankLinearPlan& plan, int64_t strip, Span<char> to) {
   const LowrankLinearParams& p = plan.params;
   pack(p.dtype, p.weight, p.Cout, p.Cin, strip, plan.depth, to);
 }
 
 void pack_down(const LowrankLinearPlan& plan, int64_t strip) {
   const LowrankLinearParams& p = plan.params;
-  pack(p.dtype, p.down, plan.R, p.Cin, strip, plan.depth, plan.packed_down + strip * plan.depth * kStrip * 4);
+  pack(p.dtype, p.down, plan.R, p.Cin, strip, plan.depth, strip_of(plan.packed_down, strip, plan.depth));
 }
 
 void pack_up(const LowrankLinearPlan& plan, int64_t strip) {
   const LowrankLinearParams& p = plan.params;
-  pack(p.dtype, p.up, p.Cout, plan.R, strip, plan.rank_units, plan.packed_up + strip * plan.rank_units * kStrip * 4);
+  pack(p.dtype, p.up, p.Cout, plan.R, strip, plan.rank_units, strip_of(plan.packed_up, strip, plan.rank_units));
 }
 
 int64_t unit_values(Dtype dtype) { return dtype == Dtype::kBfloat16 ? BfloatDot::kValues : 1; }
 
-// units are 4 bytes in either product
-int64_t tile_bytes(const LowrankLinearPlan& plan) { return TileMemory<FloatDot>(plan, nullptr).bytes; }
-int64_t work_bytes(const LowrankLinearPlan& plan) { return WorkMemory<FloatDot>(plan, nullptr).bytes; }
+// kUnitBytes a unit in either product
+int64_t tile_bytes(const LowrankLinearPlan& plan) { return bytes_of<TileMemory<FloatDot>>(plan); }
+int64_t work_bytes(const LowrankLinearPlan& plan) { return bytes_of<WorkMemory<FloatDot>>(plan); }
 
-void prepare(const LowrankLinearPlan& plan, int64_t tile, char* memory, char* work) {
+void prepare(const LowrankLinearPlan& plan, int64_t tile, Span<char> memory, Span<char> work) {
   switch (plan.params.dtype) {
     case Dtype::kFloat32:
       return Tile<FloatDot, float>(plan, tile, memory, work).prepare();
@@ -437,13 +462,13 @@ void prepare(const LowrankLinearPlan& plan, int64_t tile, char* memory, char* wo
 }
 
 template <class Dot, class T>
-void project_tile(const LowrankLinearPlan& plan, int64_t tile, char* memory, char* work, const char* weight,
+void project_tile(const LowrankLinearPlan& plan, int64_t tile, Span<char> memory, Span<char> work, Span<char> weight,
                   int64_t begin, int64_t end) {
-  Tile<Dot, T>(plan, tile, memory, work).project(reinterpret_cast<const typename Dot::Unit*>(weight), begin, end);
+  Tile<Dot, T>(plan, tile, memory, work).project(as<typename Dot::Unit>(weight), begin, end);
 }
 
-void project(const LowrankLinearPlan& plan, int64_t tile, char* memory, char* work, const char* weight, int64_t begin,
-             int64_t end) {
+void project(const LowrankLinearPlan& plan, int64_t tile, Span<char> memory, Span<char> work, Span<char> weight,
+             int64_t begin, int64_t end) {
   switch (plan.params.dtype) {
     case Dtype::kFloat32:
       return project_tile<FloatDot, float>(plan, tile, memory, work, weight, begin, end);

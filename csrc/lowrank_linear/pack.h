@@ -24,7 +24,8 @@ inline void copy_line(const T* from, int64_t count, float* to, int64_t units) {
 }
 
 inline void copy_line(const Bfloat* from, int64_t count, uint32_t* to, int64_t units) {
-  memcpy(to, from, count * 2);
+  // a matrix without values may be null, which memcpy must not be given
+  if (count) memcpy(to, from, count * 2);
   memset(reinterpret_cast<Bfloat*>(to) + count, 0, units * 4 - count * 2);
 }
 
@@ -59,7 +60,9 @@ struct Packer {
         values(values) {}
 
   // [line][unit], a line every `units`: the left side of a product.
-  void stage(Unit* to, int64_t units) const {
+  void stage(Span<Unit> memory, int64_t units) const {
+    // whole squares of lines, as `transpose` writes them
+    Unit* const to = part(memory, 0, (lines + kSquare - 1) / kSquare * kSquare * units).data;
     if (summed == 1) {
       for (int64_t line = 0; line < lines; ++line) copy_line(data + line * stride, values, to + line * units, units);
       return;
@@ -74,7 +77,8 @@ struct Packer {
   }
 
   // [unit][line], a unit every kStrip: the right side.
-  void pack(Unit* to, int64_t units) const {
+  void pack(Span<Unit> memory, int64_t units) const {
+    Unit* const to = part(memory, 0, units * kStrip).data;
     // along the lines, sixteen at a time: more streams than that no prefetcher follows
     for (int64_t line = 0; line < kStrip; line += kSquare) {
       for (int64_t unit = 0; unit < units; unit += kSquare) {

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "lowrank_linear/lowrank_linear.h"
+#include "weft/workspace.h"
 
 namespace weft {
 
@@ -11,6 +12,10 @@ namespace weft {
 constexpr int64_t kStrip = 64;
 // Matrices are copied by squares of this side, and ranks are skipped by it.
 constexpr int64_t kSquare = 16;
+// Rows of a tile: x and h of so many stay in the second-level cache while W goes by. W from memory wants more.
+constexpr int64_t kRows = 96, kRowsBesideLargeWeight = 192;
+// Whatever is packed has units of so many bytes: an fp32 value, or a pair of bf16.
+constexpr int64_t kUnitBytes = 4;
 
 struct LowrankLinearPlan {
   LowrankLinearParams params;
@@ -28,25 +33,26 @@ struct LowrankLinearPlan {
   // packed as a whole and a tile meets all strips.
   bool by_strip;
 
-  // packed by strips: [strips, depth, kStrip], null if `by_strip`; [rank_strips, depth, kStrip];
+  // packed by strips: [strips, depth, kStrip], empty if `by_strip`; [rank_strips, depth, kStrip];
   // [strips, rank_units, kStrip]
-  char *packed_weight, *packed_down, *packed_up;
+  Span<char> packed_weight, packed_down, packed_up;
   const int32_t* concept_of_rank;  // [ranks], -1 beyond R
 };
 
 // The kernels of one instruction set. A tile is counted over samples and rows.
 struct LowrankLinearKernels {
   int64_t (*unit_values)(Dtype);
+  // bytes of a tile's memory and of a worker's
   int64_t (*tile_bytes)(const LowrankLinearPlan&);
   int64_t (*work_bytes)(const LowrankLinearPlan&);
-  void (*pack_weight)(const LowrankLinearPlan&, int64_t strip, char* to);
+  void (*pack_weight)(const LowrankLinearPlan&, int64_t strip, Span<char> to);
   void (*pack_down)(const LowrankLinearPlan&, int64_t strip);
   void (*pack_up)(const LowrankLinearPlan&, int64_t strip);
   // stages x and x A^T of a tile in its own memory
-  void (*prepare)(const LowrankLinearPlan&, int64_t tile, char* memory, char* work);
+  void (*prepare)(const LowrankLinearPlan&, int64_t tile, Span<char> memory, Span<char> work);
   // writes strips [begin, end) of a tile that was prepared there; `weight` is W packed from `begin` on
-  void (*project)(const LowrankLinearPlan&, int64_t tile, char* memory, char* work, const char* weight, int64_t begin,
-                  int64_t end);
+  void (*project)(const LowrankLinearPlan&, int64_t tile, Span<char> memory, Span<char> work, Span<char> weight,
+                  int64_t begin, int64_t end);
 };
 
 }  // namespace weft
