@@ -67,6 +67,10 @@ inline void emulated_dot(int c, int a, int b) {
 
 #else
 
+// gcc's header says of no instruction what it reads beyond the first 8 bytes: without this, stores before one may be
+// dropped or come after it. A configuration whose stores were dropped is a fault of the processor.
+inline void finish_stores() { __asm__ volatile("" ::: "memory"); }
+
 // The tiles are full-sized within its life, and free for the next thread of the core after it.
 class TileScope {
  public:
@@ -80,6 +84,7 @@ class TileScope {
       config.row_bytes[tile] = kTileBytes;
       config.rows[tile] = kTileRows;
     }
+    finish_stores();
     _tile_loadconfig(&config);
   }
   ~TileScope() { _tile_release(); }
@@ -87,7 +92,11 @@ class TileScope {
 
 // gcc pastes the tile's number into assembler text, so it must be a literal: macros, not templates
 #define WEFT_TILE_ZERO(tile) _tile_zero(tile)
-#define WEFT_TILE_LOAD(tile, p, stride_bytes) _tile_loadd(tile, p, stride_bytes)
+#define WEFT_TILE_LOAD(tile, p, stride_bytes) \
+  do {                                        \
+    finish_stores();                          \
+    _tile_loadd(tile, p, stride_bytes);       \
+  } while (0)
 #define WEFT_TILE_STORE(tile, p, stride_bytes) _tile_stored(tile, p, stride_bytes)
 #define WEFT_TILE_DOT(c, a, b) _tile_dpbf16ps(c, a, b)
 
