@@ -11,6 +11,7 @@
 #include "attention/cuda/instance.h"
 #include "attention/cuda/instances/instances.h"
 #include "attention/cuda/readout.cuh"
+#include "weft/workspace.h"
 
 namespace weft {
 
@@ -112,9 +113,18 @@ bool is_aligned(const void* pointer, const HeadStrides& strides) {
   return address % 16 == 0 && strides.batch % 8 == 0 && strides.token % 8 == 0 && strides.head % 8 == 0;
 }
 
-int64_t head_maps_bytes(const AttentionParams& p) { return p.H > 1 ? p.B * p.H * p.Nq * p.M * 4 : 0; }
-
 int64_t read_words(const AttentionParams& p) { return ceil_div(p.Nk, kKeysPerWord); }
+
+struct Workspace {
+  Span<float> head_maps;     // [B, H, Nq, M], empty for one head, whose maps are the result
+  Span<uint32_t> read_mask;  // [B, words], of long keys
+
+  Workspace(const AttentionParams& p, Carver& carver) {
+    const int64_t rows = multiply_sizes(multiply_sizes(p.B, p.H), p.Nq);
+    head_maps = carver.take<float>(p.H > 1 ? rows : 0, p.M);
+    read_mask = carver.take<uint32_t>(p.M ? p.B : 0, read_words(p));
+  }
+};
 
 // Lets a kernel have all the shared memory there is, once a device.
 void prepare(const CudaKernel& kernel, const Device& limits, int device) {
@@ -172,8 +182,9 @@ void take_mean(const float* head_maps, const AttentionParams& p, cudaStream_t st
 }  // namespace
 
 int64_t attention_cuda_workspace_bytes(const AttentionParams& p) {
-  if (p.M == 0) return 0;
-  return ceil_div(head_maps_bytes(p), 16) * 16 + ceil_div(p.B * read_words(p) * 4, 16) * 16;
+  Carver carver;
+  Workspace(p, carver);
+  return carver.bytes();
 }
 
 void attention_fwd_cuda(const AttentionParams& p, void* workspace, int64_t workspace_bytes, int device,
@@ -182,7 +193,7 @@ void attention_fwd_cuda(const AttentionParams& p, void* workspace, int64_t works
   check_limits(p);
   const CudaInstance& instance = find_instance(p);
   const int64_t needed = attention_cuda_workspace_bytes(p);
-  if (workspace_bytes < needed || (needed && reinterpret_cast<uintptr_t>(workspace) % 16)) {
+  if (workspace_bytes < needed || (needed && (!workspace || reinterpret_cast<uintptr_t>(workspace) % 16))) {
     refuse("`workspace` must have " + number(needed) + " bytes at a multiple of 16; got " + number(workspace_bytes));
   }
   if (device < 0 || device >= kMaxDevices) {
@@ -205,9 +216,10 @@ void attention_fwd_cuda(const AttentionParams& p, void* workspace, int64_t works
   call.aligned = is_aligned(p.q, p.q_stride) && is_aligned(p.k, p.k_stride) && is_aligned(p.v, p.v_stride) &&
                  is_aligned(p.out, p.out_stride);
   const bool one_head = p.H == 1;
-  char* masks = static_cast<char*>(workspace) + ceil_div(head_maps_bytes(p), 16) * 16;
-  call.head_maps = one_head ? p.maps : static_cast<float*>(workspace);
-  call.read_mask = reinterpret_cast<const uint32_t*>(masks);
+  Carver carver(Span<char>{static_cast<char*>(workspace), needed});
+  const Workspace parts(p, carver);
+  call.head_maps = one_head ? p.maps : parts.head_maps.data;
+  call.read_mask = parts.read_mask.data;
   call.read_mask_batch = p.readout_batch ? read_words(p) : 0;
 
   const Choice choice = choose(instance, p, limits);
@@ -217,8 +229,7 @@ void attention_fwd_cuda(const AttentionParams& p, void* workspace, int64_t works
     call.chunks = static_cast<int>(ceil_div(p.Nq, kernel.rows));
     if (p.M) {
       launch(&mark_read_blocks_kernel<uint32_t>, read_words(p), p.readout_batch ? p.B : 1, sizeof(uint32_t), stream,
-             p.readout, p.readout_batch, static_cast<int>(p.Nk), static_cast<int>(p.M),
-             reinterpret_cast<uint32_t*>(masks));
+             p.readout, p.readout_batch, static_cast<int>(p.Nk), static_cast<int>(p.M), parts.read_mask.data);
     }
   } else {
     // as many blocks as the device holds at once, each with its share of the queries

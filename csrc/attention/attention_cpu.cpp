@@ -21,6 +21,7 @@ namespace {
 constexpr int64_t kMaxBlock = 128;
 // Fewest and most queries of a tile; between them the count that wastes least of the products' row steps.
 constexpr int64_t kMinRows = 32, kMaxRows = 48;
+static_assert(kMaxRows + kRowSlack <= kMostRows, "a product reads a factor for every row and its slack");
 
 // A worker's memory, cut up.
 template <class Products>
@@ -34,30 +35,29 @@ struct Scratch {
   float* map_sum;                      // [rows, map_width] over heads
   float* edit;                         // [rows, planes, block], where a tile expands its own
   RowStatistics stats;
-  int64_t bytes;
 
-  Scratch(const TileShape& shape, EditMode mode, int64_t q_stride, char* base) {
+  Scratch(const TileShape& shape, EditMode mode, int64_t q_stride, Carver& carver) {
     const int64_t rows = shape.rows + kRowSlack;
-    int64_t at = 0;
-    const auto take = [&at, base](int64_t size) {
-      char* here = base ? base + at : nullptr;
-      at += round_up(size, 64);
-      return here;
-    };
-    q = reinterpret_cast<Unit*>(take(rows * q_stride * 4));
-    logits = reinterpret_cast<float*>(take(rows * shape.block * 4));
-    char* pairs = Products::kValues > 1 ? take(rows * shape.block * 2) : reinterpret_cast<char*>(logits);
-    weights = reinterpret_cast<typename Products::Weight*>(pairs);
-    out = reinterpret_cast<float*>(take(rows * shape.width * 4));
-    maps = reinterpret_cast<float*>(take(rows * shape.map_width * 4));
-    map_sum = reinterpret_cast<float*>(take(rows * shape.map_width * 4));
-    edit = reinterpret_cast<float*>(take(rows * edit_planes(mode) * shape.block * 4));
+    q = carver.take<Unit>(rows, q_stride).data;
+    logits = carver.take<float>(rows, shape.block).data;
+    Bfloat* const pairs = carver.take<Bfloat>(Products::kValues > 1 ? rows : 0, shape.block).data;
+    weights = Products::kValues > 1 ? reinterpret_cast<typename Products::Weight*>(pairs)
+                                    : reinterpret_cast<typename Products::Weight*>(logits);
+    out = carver.take<float>(rows, shape.width).data;
+    maps = carver.take<float>(rows, shape.map_width).data;
+    map_sum = carver.take<float>(rows, shape.map_width).data;
+    edit = carver.take<float>(rows, edit_planes(mode) * shape.block).data;
     float** const arrays[] = {&stats.largest,   &stats.sum,  &stats.decay, &stats.block_max,
                               &stats.block_sum, &stats.high, &stats.low};
-    for (float** array : arrays) *array = reinterpret_cast<float*>(take(rows * 4));
-    bytes = at;
+    for (float** array : arrays) *array = carver.take<float>(rows).data;
   }
 };
+
+template <class Products>
+Scratch<Products> lay_out(const TileShape& shape, EditMode mode, int64_t q_stride, Span<char> memory) {
+  Carver carver(memory);
+  return Scratch<Products>(shape, mode, q_stride, carver);
+}
 
 inline int64_t q_stride(const TileShape& shape) { return round_up(shape.depth, kLanes); }
 
@@ -80,7 +80,9 @@ TileShape shape_for(const AttentionParams& p, EditMode mode) {
       if (rows == kMinRows || cost / rows <= least) least = cost / rows, s.rows = rows;
     }
   }
-  s.scratch_bytes = Scratch<Products>(s, mode, q_stride(s), nullptr).bytes;
+  Carver carver;
+  Scratch<Products>(s, mode, q_stride(s), carver);
+  s.scratch_bytes = carver.bytes();
   return s;
 }
 
@@ -89,12 +91,12 @@ class Tile {
   using Unit = typename Products::Unit;
 
  public:
-  Tile(const AttentionPlan& plan, int64_t task, char* memory)
+  Tile(const AttentionPlan& plan, int64_t task, Span<char> memory)
       : plan_(plan),
         p_(plan.params),
         shape_(plan.shape),
         q_stride_(weft::q_stride(plan.shape)),
-        scratch_(plan.shape, plan.mode, q_stride_, memory) {
+        scratch_(lay_out<Products>(plan.shape, plan.mode, q_stride_, memory)) {
     const int64_t tile = task / plan.groups;
     group_ = task % plan.groups;
     sample_ = tile / plan.tiles;
@@ -287,7 +289,7 @@ class Tile {
 };
 
 template <class Products, class T>
-void attend_task(const AttentionPlan& plan, int64_t task, char* scratch) {
+void attend_task(const AttentionPlan& plan, int64_t task, Span<char> scratch) {
   const FlushDenormals flush;
   const typename Products::Scope scope;
   (void)flush, (void)scope;
@@ -309,7 +311,7 @@ void pack(const AttentionPlan& plan, int64_t sample_head) {
   }
 }
 
-void attend(const AttentionPlan& plan, int64_t task, char* scratch) {
+void attend(const AttentionPlan& plan, int64_t task, Span<char> scratch) {
   switch (plan.params.dtype) {
     case Dtype::kFloat32:
       return attend_task<FloatProducts, float>(plan, task, scratch);

@@ -5,6 +5,8 @@
 #include <cstdint>
 
 #include "attention/attention.h"
+#include "weft/aligned_memory.h"
+#include "weft/workspace.h"
 
 namespace weft {
 
@@ -63,31 +65,34 @@ struct AttentionPlan {
 struct AttentionKernels {
   TileShape (*shape)(const AttentionParams&, EditMode);
   void (*pack)(const AttentionPlan&, int64_t sample_head);
-  void (*attend)(const AttentionPlan&, int64_t task, char* scratch);
+  void (*attend)(const AttentionPlan&, int64_t task, Span<char> scratch);
 };
 
 // Lays out a call in memory that the plan points into.
 class PreparedAttention {
  public:
   PreparedAttention(const AttentionParams& params, const AttentionKernels& kernels);
-  ~PreparedAttention();
   PreparedAttention(const PreparedAttention&) = delete;
   PreparedAttention& operator=(const PreparedAttention&) = delete;
 
   const AttentionPlan& plan() const { return plan_; }
-  char* scratch(int worker) const { return scratch_ + worker * plan_.shape.scratch_bytes; }
-  int64_t bytes() const { return bytes_; }
+  Span<char> scratch(int worker) const {
+    return part(scratch_, worker * plan_.shape.scratch_bytes, plan_.shape.scratch_bytes);
+  }
+  int64_t bytes() const { return memory_.bytes(); }
   int workers() const { return workers_; }
 
  private:
-  void lay_out(char* base);
+  int64_t lay_out(Carver carver);
   void expand_edit();
   void compress_readout();
 
   AttentionPlan plan_{};
-  char* memory_ = nullptr;
-  char* scratch_ = nullptr;
-  int64_t bytes_ = 0;
+  AlignedMemory memory_;
+  // what is written here before the kernels read it through the plan, and the workers' memory
+  Span<float> edit_{}, read_rows_{};
+  Span<int32_t> read_keys_{}, read_starts_{};
+  Span<char> scratch_{};
   int workers_ = 1;
 };
 

@@ -1,16 +1,12 @@
 // Decides how a call is cut into tasks, and prepares what all tasks share: edit rows by label, read-out rows by key.
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
-#include <new>
 
 #include "attention/edit_row.h"
 #include "attention/plan.h"
 
 namespace weft {
 namespace {
-
-constexpr int64_t kAlignment = 64;
 
 // Below this many values a table is expanded once to [Lq, Nk] for each label; above it tiles look their rows up.
 // 2^18 keeps a table within 1 MiB, and a self-attention over 4096 keys may have 64 labels.
@@ -20,7 +16,8 @@ constexpr int64_t kExpandedEditValues = int64_t{1} << 18;
 // neither may the result; the partial maps it costs are small exactly because the problem is.
 constexpr int64_t kEnoughTasks = 128;
 
-int64_t aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+constexpr int64_t kCacheLine = 64;
+
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 EditMode choose_mode(const AttentionParams& p) {
@@ -52,58 +49,58 @@ PreparedAttention::PreparedAttention(const AttentionParams& params, const Attent
   const int64_t tasks = std::max(params.B * plan_.tiles * plan_.groups, params.B * params.H);
   workers_ = static_cast<int>(std::clamp<int64_t>(tasks, 1, params.num_threads));
 
-  lay_out(nullptr);
-  memory_ = static_cast<char*>(std::aligned_alloc(kAlignment, std::max(bytes_, kAlignment)));
-  if (!memory_) throw std::bad_alloc();
-  lay_out(memory_);
+  const int64_t bytes = lay_out(Carver());
+  memory_ = AlignedMemory(bytes);
+  lay_out(Carver(memory_.span(bytes)));
   if (plan_.edit) expand_edit();
   if (params.M) compress_readout();
 }
 
-PreparedAttention::~PreparedAttention() { std::free(memory_); }
-
-// Called twice: from null to learn the size, then to hand out the memory.
-void PreparedAttention::lay_out(char* base) {
+// Called twice: to learn the size, which it gives, and to hand out the memory.
+int64_t PreparedAttention::lay_out(Carver carver) {
   const AttentionParams& p = plan_.params;
   const TileShape& s = plan_.shape;
-  int64_t at = 0;
-  const auto take = [&at, base](int64_t bytes) {
-    char* here = base ? base + at : nullptr;
-    at += aligned(bytes);
-    return here;
-  };
+  const int64_t entries = multiply_sizes(p.B, p.H);
 
-  plan_.packed_k_bytes = aligned(plan_.keys_padded * s.depth * s.unit_bytes);
-  plan_.packed_v_bytes = aligned(ceil_div(plan_.keys_padded, s.values_per_unit) * s.width * s.unit_bytes);
-  plan_.packed_k = take(p.B * p.H * plan_.packed_k_bytes);
-  plan_.packed_v = take(p.B * p.H * plan_.packed_v_bytes);
+  // an entry begins where a cache line does
+  const auto lines = [&s](int64_t rows, int64_t columns) {
+    return multiply_sizes(ceil_div(multiply_sizes(multiply_sizes(rows, columns), s.unit_bytes), kCacheLine),
+                          kCacheLine);
+  };
+  plan_.packed_k_bytes = lines(plan_.keys_padded, s.depth);
+  plan_.packed_v_bytes = lines(ceil_div(plan_.keys_padded, s.values_per_unit), s.width);
+  plan_.packed_k = carver.take<char>(entries, plan_.packed_k_bytes).data;
+  plan_.packed_v = carver.take<char>(entries, plan_.packed_v_bytes).data;
 
   const int64_t planes = edit_planes(plan_.mode), labels = edit_labels(p);
   const int64_t samples = edit_samples(p);
   plan_.edit_label = planes * plan_.keys_padded;
   plan_.edit_batch = samples > 1 ? labels * plan_.edit_label : 0;
   const bool expanded = planes && labels <= kExpandedEditValues / std::max<int64_t>(plan_.keys_padded, 1);
-  plan_.edit = expanded ? reinterpret_cast<float*>(take(samples * labels * plan_.edit_label * 4)) : nullptr;
+  edit_ = carver.take<float>(expanded ? multiply_sizes(samples, labels) : 0, plan_.edit_label);
+  plan_.edit = expanded ? edit_.data : nullptr;
 
-  const int64_t readers = p.M && p.readout_batch ? p.B : 1;
+  const int64_t readers = p.M ? (p.readout_batch ? p.B : 1) : 0;
   plan_.read_batch = readers > 1 ? 1 : 0;
-  plan_.read_keys = reinterpret_cast<int32_t*>(take(p.M ? readers * p.Nk * 4 : 0));
-  plan_.read_rows = reinterpret_cast<float*>(take(p.M ? readers * p.Nk * s.map_width * 4 : 0));
-  plan_.read_starts = reinterpret_cast<int32_t*>(take(p.M ? readers * (s.key_blocks + 1) * 4 : 0));
+  read_keys_ = carver.take<int32_t>(readers, p.Nk);
+  read_rows_ = carver.take<float>(multiply_sizes(readers, p.Nk), s.map_width);
+  read_starts_ = carver.take<int32_t>(readers, s.key_blocks + 1);
+  plan_.read_keys = read_keys_.data, plan_.read_rows = read_rows_.data, plan_.read_starts = read_starts_.data;
   const bool split = p.M && plan_.groups > 1;
-  char* head_maps = take(split ? p.B * p.H * p.Nq * p.M * 4 : 0);
-  plan_.head_maps = split ? reinterpret_cast<float*>(head_maps) : nullptr;
+  const Span<float> head_maps = carver.take<float>(split ? multiply_sizes(entries, p.Nq) : 0, p.M);
+  plan_.head_maps = split ? head_maps.data : nullptr;
 
-  scratch_ = take(workers_ * s.scratch_bytes);
-  bytes_ = at;
+  scratch_ = carver.take<char>(workers_, s.scratch_bytes);
+  return carver.bytes();
 }
 
 void PreparedAttention::expand_edit() {
   const AttentionParams& p = plan_.params;
   for (int64_t sample = 0; sample < edit_samples(p); ++sample) {
     for (int64_t label = 0; label < edit_labels(p); ++label) {
-      float* row = const_cast<float*>(plan_.edit) + sample * plan_.edit_batch + label * plan_.edit_label;
-      expand_edit_row(plan_, sample, label, 0, plan_.keys_padded, row, plan_.keys_padded);
+      const int64_t first = sample * plan_.edit_batch + label * plan_.edit_label;
+      expand_edit_row(plan_, sample, label, 0, plan_.keys_padded, part(edit_, first, plan_.edit_label).data,
+                      plan_.keys_padded);
     }
   }
 }
@@ -113,20 +110,23 @@ void PreparedAttention::compress_readout() {
   const AttentionParams& p = plan_.params;
   const TileShape& s = plan_.shape;
   for (int64_t sample = 0; sample <= plan_.read_batch * (p.B - 1); ++sample) {
-    int32_t* keys = const_cast<int32_t*>(plan_.read_keys) + sample * p.Nk;
-    float* rows = const_cast<float*>(plan_.read_rows) + sample * p.Nk * s.map_width;
-    int32_t* starts = const_cast<int32_t*>(plan_.read_starts) + sample * (s.key_blocks + 1);
+    const Span<int32_t> keys = part(read_keys_, sample * p.Nk, p.Nk);
+    const Span<float> rows = part(read_rows_, sample * p.Nk * s.map_width, p.Nk * s.map_width);
+    const Span<int32_t> starts = part(read_starts_, sample * (s.key_blocks + 1), s.key_blocks + 1);
     int32_t count = 0;
     for (int64_t key = 0; key < p.Nk; ++key) {
-      if (key % s.block == 0) starts[key / s.block] = count;
+      if (key % s.block == 0) at(starts, key / s.block) = count;
       const float* row = p.readout + sample * p.readout_batch + key * p.M;
       if (std::all_of(row, row + p.M, [](float w) { return w == 0.0f; })) continue;
-      keys[count] = static_cast<int32_t>(key % s.block);
-      std::memcpy(rows + count * s.map_width, row, p.M * 4);
-      std::memset(rows + count * s.map_width + p.M, 0, (s.map_width - p.M) * 4);
+      at(keys, count) = static_cast<int32_t>(key % s.block);
+      float* const kept = part(rows, count * s.map_width, s.map_width).data;
+      std::memcpy(kept, row, p.M * 4);
+      std::memset(kept + p.M, 0, (s.map_width - p.M) * 4);
       ++count;
     }
-    for (int64_t block = (p.Nk + s.block - 1) / s.block; block <= s.key_blocks; ++block) starts[block] = count;
+    for (int64_t block = (p.Nk + s.block - 1) / s.block; block <= s.key_blocks; ++block) {
+      at(starts, block) = count;
+    }
   }
 }
 

@@ -28,6 +28,7 @@ FLAGS = ("-std=c++17", "-O2", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-unkn
 MACHINE = sorted(HERE.glob("*.cpp"))
 SOURCES = [
     CSRC / "attention/check.cpp",
+    CSRC / "device/workspace.cpp",
     CSRC / "attention/attention.cu",
     *sorted((CSRC / "attention/cuda/instances").glob("*.cu")),
     *MACHINE,
