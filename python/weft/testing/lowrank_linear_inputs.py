@@ -128,7 +128,8 @@ def make_lowrank_inputs(case: LowrankCase, seed: int = 0, device: str = "cpu") -
 
 def lowrank_linear_eager(inputs: LowrankInputs) -> Tensor:
     """The op as a peft-style layer does it: every product in the dtype of ``x``, rounded one after the other."""
-    x, down, up, gate = inputs.x, inputs.down, inputs.up, inputs.gate
+    # contiguous: torch's bf16 product on AMX lets what lies between the rows of a slice into the result
+    x, down, up, gate = inputs.x.contiguous(), inputs.down, inputs.up, inputs.gate
     image = next((a for a in (inputs.residual, inputs.base) if a is not None and a.ndim == 4), None)
     grid = tuple(image.shape[2:]) if image is not None and x.ndim == 3 else inputs.grid
     if inputs.weight is None:
