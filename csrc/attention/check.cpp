@@ -32,11 +32,13 @@ void check_pointer(const char* name, const void* pointer, int64_t elements) {
     refuse("`" + std::string(name) + "` must not be null; it has " + number(elements) + " elements");
 }
 
-// Strides reach at most this far from the first element, so offsets fit an int64 with room to spare.
+// Strides reach at most this far from the first element, so offsets fit an int64 with room to spare. Those of an axis
+// with one entry are never walked.
 void check_strides(const char* name, const HeadStrides& strides, int64_t samples, int64_t tokens, int64_t heads) {
   constexpr int64_t kLimit = int64_t{1} << 56;
   for (const auto& [stride, size] :
        {std::pair{strides.batch, samples}, {strides.token, tokens}, {strides.head, heads}}) {
+    if (size == 1) continue;
     if (stride < 0) refuse("strides of `" + std::string(name) + "` must not be negative; got " + number(stride));
     if (size && stride > kLimit / size) refuse("strides of `" + std::string(name) + "` reach past 2^56 elements");
   }

@@ -19,13 +19,16 @@ void check_size(const char* name, int64_t size) {
   if (size < 0) refuse(quoted(name) + " must not be negative; got " + number(size));
 }
 
+// Strides of axes with one entry, and all of a matrix without any, are never walked and may be anything.
 void check_extent(const char* name, const Matrices& matrix, int64_t batches, int64_t rows, int64_t columns) {
   const int64_t sizes[] = {batches, rows, columns}, strides[] = {matrix.batch, matrix.row, matrix.column};
+  const bool empty = !batches || !rows || !columns;
   int64_t values = 1;
   for (int axis = 0; axis < 3; ++axis) {
+    if (empty || sizes[axis] == 1) continue;
     if (strides[axis] < 0)
       refuse("strides of " + quoted(name) + " must not be negative; got " + number(strides[axis]));
-    if (sizes[axis] && (strides[axis] > kLimit / sizes[axis] || values > kLimit / sizes[axis])) {
+    if (strides[axis] > kLimit / sizes[axis] || values > kLimit / sizes[axis]) {
       refuse(quoted(name) + " must have and span less than 2^56 elements");
     }
     values *= sizes[axis];
@@ -34,7 +37,8 @@ void check_extent(const char* name, const Matrices& matrix, int64_t batches, int
 
 void check_matrices(const char* name, const Matrices& matrix, int64_t batches, int64_t rows, int64_t columns) {
   check_extent(name, matrix, batches, rows, columns);
-  if (matrix.row != 1 && matrix.column != 1) {
+  const bool empty = !batches || !rows || !columns;
+  if (!empty && matrix.row != 1 && matrix.column != 1) {
     refuse(quoted(name) + " must have unit stride along rows or columns; got " + number(matrix.row) + " and " +
            number(matrix.column));
   }

@@ -98,9 +98,17 @@ def attention_fwd_cpu(
 
 
 def _strides(x: Tensor) -> tuple[int, int, int, int]:
+    """Strides of [B, N, H, D], where those never walked, of an axis with one entry or an empty tensor, say nothing."""
+    samples, tokens, heads, width = x.shape
+    if not (samples and tokens and heads and width):
+        return 0, 0, 0, 1
     batch, token, head, last = x.stride()
-    # an axis of one entry may carry any stride
-    return batch, token, head, last if x.shape[3] > 1 else 1
+    return (
+        batch if samples > 1 else 0,
+        token if tokens > 1 else 0,
+        head if heads > 1 else 0,
+        last if width > 1 else 1,
+    )
 
 
 def _place(x: Tensor, dtype: torch.dtype, kept: list[Tensor]) -> tuple[int, int]:
@@ -108,4 +116,5 @@ def _place(x: Tensor, dtype: torch.dtype, kept: list[Tensor]) -> tuple[int, int]
     if x.dtype != dtype or not x.is_contiguous():
         x = x.to(dtype).contiguous()
         kept.append(x)
-    return x.data_ptr(), 0 if x.shape[0] == 1 else x.stride(0)
+    # of an empty tensor nothing is read, whatever its strides say
+    return x.data_ptr(), 0 if x.shape[0] == 1 or not x.numel() else x.stride(0)

@@ -45,8 +45,8 @@ def refuse(
     if q.shape[3] not in HEAD_WIDTHS:
         reasons.append(f"needs D of {', '.join(map(str, HEAD_WIDTHS))}; D is {q.shape[3]}")
     for name, x in (("q", q), ("k", k), ("v", v)):
-        if x.stride(1) > MAX_TOKEN_STRIDE:
-            reasons.append(f"needs strides of at most {MAX_TOKEN_STRIDE} along tokens; {name} has {x.stride(1)}")
+        if (stride := _strides(x)[1]) > MAX_TOKEN_STRIDE:
+            reasons.append(f"needs strides of at most {MAX_TOKEN_STRIDE} along tokens; {name} has {stride}")
     size = _table_bytes(alpha, beta, gamma, delta)
     if size > MAX_TABLE_BYTES:
         reasons.append(f"needs label tables that fit {MAX_TABLE_BYTES} bytes of shared memory; these take {size}")

@@ -110,9 +110,8 @@ def _gate(gate: Tensor | None) -> Stack:
     """[B or 1, N or 1, K] with stride 0 along an axis of one."""
     if gate is None:
         return _ABSENT
-    samples, rows, _ = gate.shape
-    batch, row, column = gate.stride()
-    return gate.data_ptr(), batch if samples > 1 else 0, row if rows > 1 else 0, column
+    batch, row, column = _strides(gate)
+    return gate.data_ptr(), batch, row if gate.shape[1] > 1 else 0, column
 
 
 def _addend(x: Tensor | None, by_channel: bool, kept: list[Tensor]) -> Stack:
@@ -127,10 +126,12 @@ def _addend(x: Tensor | None, by_channel: bool, kept: list[Tensor]) -> Stack:
 
 
 def _strides(x: Tensor) -> tuple[int, int, int]:
+    """Strides of [B, N, C], where those never walked, of an axis with one entry or an empty tensor, say nothing."""
+    samples, rows, columns = x.shape
+    if not (samples and rows and columns):
+        return 0, 1, 1
     batch, row, column = x.stride()
-    _, rows, columns = x.shape
-    # an axis of one entry may carry any stride
-    return batch, row if rows > 1 else 1, column if columns > 1 else 1
+    return batch if samples > 1 else 0, row if rows > 1 else 1, column if columns > 1 else 1
 
 
 def _keep(x: Tensor, kept: list[Tensor]) -> Tensor:
