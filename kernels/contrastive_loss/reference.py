@@ -75,8 +75,9 @@ def loss_of(segments: list[Segment], statistics: list[Tensor]) -> Tensor:
     losses = []
     for segment, found in zip(segments, statistics, strict=True):
         directions = [_mean_loss(direction) for direction in directions_of(segment, found)]
-        losses.append(torch.stack(directions).mean() * segment.weight)
-    return torch.stack(losses).sum()
+        # [1] and not 0-dim, whose product with a number has a forward-mode derivative in float64
+        losses.append(torch.stack(directions).mean(0, keepdim=True) * segment.weight)
+    return torch.cat(losses).sum()
 
 
 def segment_statistics(rows: Tensor, segment: Segment) -> Tensor:

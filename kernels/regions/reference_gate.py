@@ -41,6 +41,21 @@ def concept_gate_reference(maps: Tensor, strengths: Tensor, rule: str | float, o
         and overlap are weft's own.
     """
     samples, cells, concepts = maps.shape
+    inside, factor = _masks_and_strengths(maps, strengths, rule, overlap)
+    rows = out.view(-1, samples, cells, concepts).transpose(2, 3)
+    torch.where(inside, factor, factor.new_zeros(()), out=rows)
+
+
+def gate_of(maps: Tensor, strengths: Tensor, rule: str | float, overlap: str) -> Tensor:
+    """What ``concept_gate_reference`` writes, [B', N, K], in memory of its own: what is transformed writes nowhere."""
+    inside, factor = _masks_and_strengths(maps, strengths, rule, overlap)
+    gate = torch.where(inside, factor, factor.new_zeros(()))  # [B' / B, B, K, N]
+    return gate.transpose(2, 3).flatten(0, 1)
+
+
+def _masks_and_strengths(maps: Tensor, strengths: Tensor, rule: str | float, overlap: str) -> tuple[Tensor, Tensor]:
+    """[B' / B or 1, B, K, N] and [B' / B, B, K, 1]."""
+    samples, _, concepts = maps.shape
     x = maps.to(strengths.dtype).transpose(1, 2).contiguous()  # [B, K, N]; each map is passed over several times
     low = x.amin(-1, keepdim=True)
     span = x.amax(-1, keepdim=True) - low  # [B, K, 1]; nan or inf where a value is not finite
@@ -51,8 +66,7 @@ def concept_gate_reference(maps: Tensor, strengths: Tensor, rule: str | float, o
         contest = torch.where(acting, scale_to_one(x, low, span), -1.0)  # [B' / B, B, K, N]
         winner = contest.max(2, keepdim=True).indices  # the first of equals; argmax takes 30 times as long on a CPU
         inside = inside & (winner == torch.arange(concepts, device=x.device)[:, None])
-    rows = out.view(-1, samples, cells, concepts).transpose(2, 3)
-    torch.where(inside, factor, factor.new_zeros(()), out=rows)
+    return inside, factor
 
 
 def _inside(x: Tensor, low: Tensor, span: Tensor, rule: str | float) -> Tensor:

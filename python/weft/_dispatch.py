@@ -50,7 +50,7 @@ class Backend:
 
 @dataclass(frozen=True)
 class Op:
-    """An op and its backends, preferred first."""
+    """An op and its backends, preferred first; the last is the definition, ``reference``."""
 
     name: str
     backends: tuple[Backend, ...]
@@ -101,6 +101,26 @@ class Op:
         with_backward = tuple(backend for backend in self.backends if backend.backward is not None)
         named = any(backend.name == requested for backend in with_backward)
         return replace(self, backends=with_backward).choose(requested if named else "auto", *arguments)
+
+    def definition(self, name: str | None) -> Backend:
+        """``reference``, for a call that only plain PyTorch can answer: inside torch.func or with tangents.
+
+        Args:
+            name: The backend that the call itself names. One that is in force for every op is an order, too, if this
+                op has it.
+
+        Raises:
+            BackendUnavailableError: Another backend than ``reference`` is asked for.
+        """
+        requested = named_in_trace(name) if torch.compiler.is_compiling() else requested_backend(name)
+        plain = self.backends[-1]
+        others = [backend.name for backend in self.backends[:-1]]
+        if requested in others or (name is not None and requested not in ("auto", plain.name)):
+            raise BackendUnavailableError(
+                f"{self.name}: `{requested}` cannot be called inside a torch.func transform (vmap, grad, jvp) or with "
+                f'forward-mode tangents; leave `backend` out or ask for "{plain.name}", plain PyTorch'
+            )
+        return plain
 
     def explain(self, *arguments: Any) -> dict[str, list[str]]:
         """Each backend's objections to ``arguments``, preferred backend first; nothing is run."""

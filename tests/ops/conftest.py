@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from torch import Tensor
 
-from weft.ops import Edit, attention
+from weft.ops import Columns, Edit, attention, contrastive_loss, lowrank_linear, pairwise_error
 from weft.ops.attention import ATTENTION
 from weft.testing import AttentionCase, AttentionInputs, make_attention_inputs
 
@@ -101,3 +102,92 @@ def take(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
         monkeypatch.setattr(Call, "form", property(lambda call: form if call.rank else "alone"))
 
     return force
+
+
+# --- one call of every op that has gradients --------------------------------------------------------------------
+
+
+class OpCall(NamedTuple):
+    """A small call of one op.
+
+    Attributes:
+        name: Of the op.
+        function: Takes the float tensors by place and ``backend``; one result.
+        tensors: Float64, of different sizes along every axis.
+        lowered: How many of them, from the first on, autocast casts alike.
+    """
+
+    name: str
+    function: Callable[..., Tensor]
+    tensors: tuple[Tensor, ...]
+    lowered: int
+
+    def to(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """The tensors in ``dtype``, what is kept in float32 at least in that."""
+        kept = torch.promote_types(dtype, torch.float32)
+        return tuple(x.to(dtype if i < self.lowered else kept) for i, x in enumerate(self.tensors))
+
+
+def _attention_call(q: Tensor, k: Tensor, v: Tensor, w: Tensor, alpha: Tensor, beta: Tensor, **rest: Any) -> Tensor:
+    labels = torch.arange(k.shape[1])[None] % 2
+    edit = Edit(alpha=alpha, beta=beta, delta=alpha - beta)
+    out, maps = attention(q, k, v, edit=edit, readout=w, key_labels=labels, **rest)
+    return torch.cat([out.flatten(2).to(maps.dtype), maps], 2)
+
+
+def _lowrank_call(x: Tensor, weight: Tensor, bias: Tensor, *terms: Tensor, **rest: Any) -> Tensor:
+    down, up, gate = terms
+    return lowrank_linear(x, weight, bias, down=down, up=up, ranks=(2, 1), gate=gate, **rest)
+
+
+def _contrastive_call(rows: Tensor, cols: Tensor, temperature: Tensor, **rest: Any) -> Tensor:
+    kinds = [
+        Columns(cols, exclude=torch.tensor([0, 1, 1, 2]), temperature=temperature, symmetric=True),
+        Columns(rows, torch.tensor([0, 0, 1, 1]), "self", temperature=0.5, weight=0.3),
+    ]
+    return contrastive_loss(rows, kinds, normalize=True, **rest)
+
+
+def _numbers(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64)
+
+
+OP_CALLS = (
+    OpCall(
+        "attention",
+        _attention_call,
+        (
+            *(_numbers(2, 3, 1, 4), _numbers(2, 5, 1, 4), _numbers(2, 5, 1, 4)),
+            *(_numbers(1, 5, 2), _numbers(1, 1, 2), _numbers(2, 1, 2)),
+        ),
+        3,
+    ),
+    OpCall(
+        "lowrank_linear",
+        _lowrank_call,
+        (
+            *(_numbers(2, 3, 4), _numbers(5, 4), _numbers(5), _numbers(3, 4), _numbers(5, 3)),
+            _numbers(2, 3, 2),
+        ),
+        5,
+    ),
+    OpCall(
+        "contrastive_loss",
+        _contrastive_call,
+        (_numbers(4, 3), _numbers(4, 3).flip(0), torch.tensor(0.7, dtype=torch.float64)),
+        2,
+    ),
+    OpCall("pairwise_error", pairwise_error, (_numbers(2, 3, 4), _numbers(2, 4)), 2),
+)
+
+
+@pytest.fixture(params=OP_CALLS, ids=[one.name for one in OP_CALLS])
+def op_call(request: pytest.FixtureRequest) -> OpCall:
+    """One small call of every op that has gradients, in turn."""
+    one: OpCall = request.param
+    return one
+
+
+@pytest.fixture(scope="session")
+def op_calls() -> dict[str, OpCall]:
+    return {one.name: one for one in OP_CALLS}

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from weft.ops._transforms import is_transformed, readable
+
 MAX_HEAD_DIM = 256
 FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 LABEL_DTYPES = (torch.int32, torch.int64, torch.int16, torch.int8, torch.uint8)
@@ -38,7 +40,8 @@ def check_qkv(q: Tensor, k: Tensor, v: Tensor) -> None:
                 f"attention: `{name}` must have the dtype of q, {_name(q.dtype)}; got {_name(x.dtype)}; "
                 f"convert it with .to(q.dtype)"
             )
-    for name, x in (("q", q), ("k", k), ("v", v)):
+    # the definition takes any strides, and a transform may put its own axis last
+    for name, x in () if is_transformed() else (("q", q), ("k", k), ("v", v)):
         # a length-one or empty last axis has no stride that matters
         if x.stride(-1) != 1 and head_dim > 1 and x.numel():
             raise ValueError(
@@ -107,10 +110,10 @@ def check_key_padding(key_padding: Tensor, q: Tensor, seqlen_k: int) -> None:
 
 
 def check_label_range(name: str, labels: Tensor | None, count: int) -> None:
-    """Every label lies in [0, count). Reads the values, so it is for CPU tensors."""
-    if labels is None or not labels.numel():
+    """Every label lies in [0, count). Reads the values, so it is for CPU tensors, and not while a compiler traces."""
+    if labels is None or not labels.numel() or torch.compiler.is_compiling():
         return
-    smallest, largest = (int(bound) for bound in torch.aminmax(labels))
+    smallest, largest = (int(bound) for bound in torch.aminmax(readable(labels)))
     if smallest < 0 or largest >= count:
         axis = "Lq" if name == "query_labels" else "Lk"
         raise ValueError(

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from weft.ops._transforms import readable
+
 TABLE_NAMES = ("alpha", "beta", "gamma", "delta")
 
 
@@ -76,7 +78,7 @@ class Edit:
 
 
 def _check_values(name: str, table: Tensor) -> None:
-    values = table.detach()
+    values = readable(table).detach()
     allowed = values.isfinite()
     if name == "delta":
         allowed = allowed | (values == -torch.inf)

@@ -75,7 +75,7 @@ def assign_windows(
     worth = shares.clamp_min(_LEAST_SHARE).log().sum(1).view(samples, len(tried))
     best = worth.argmax(1)  # [B]
     chosen = windows.view(samples, len(tried), objects, 4)[torch.arange(samples, device=maps.device), best]
-    return torch.zeros_like(chosen).scatter_(1, tried[best][..., None].expand_as(chosen), chosen)
+    return torch.zeros_like(chosen).scatter(1, tried[best][..., None].expand_as(chosen), chosen)
 
 
 @kept_on_device

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from weft._dispatch import Backend, Op, named_in_trace
-from weft.kernels.regions.reference_gate import concept_gate_reference
+from weft.kernels.regions.reference_gate import concept_gate_reference, gate_of
 from weft.ops import _regions_checks as checks
 from weft.ops import _regions_triton as gpu
+from weft.ops._transforms import is_transformed, needs_operator
 from weft.ops._triton import is_interpreted
 
 
@@ -46,7 +46,8 @@ def concept_gate(
         overlap: "largest" gives a cell to the acting concept alone whose map, scaled to [0, 1] by its least and
             largest value, is largest there, the first of equals; it is in a mask if it is in that one's. "sum" lets
             masks overlap. All one where K is 1.
-        out: Where the result is written, [B', N, K], dtype of ``strengths``, contiguous. None for new memory.
+        out: Where the result is written, [B', N, K], dtype of ``strengths``, contiguous. None for new memory, as
+            inside a transform of ``torch.func``.
         backend: "triton", "reference", or None to let ``weft.backend``, WEFT_BACKEND or the library choose. What
             these two name is passed over here where ``concept_gate`` has no such backend.
 
@@ -73,6 +74,11 @@ def concept_gate(
     rule = checks.check_rule(op, rule)
     checks.check_choice(op, "overlap", overlap, checks.GATE_OVERLAPS)
     shape = (strengths.shape[0], maps.shape[1], maps.shape[2])
+    if is_transformed():
+        if out is not None:
+            raise ValueError(f"{op}: `out` cannot be written inside a transform of torch.func; leave it out")
+        CONCEPT_GATE.definition(backend)
+        return gate_of(maps.detach(), strengths.detach(), rule, overlap).contiguous()
     if out is None:
         out = torch.empty(shape, dtype=strengths.dtype, device=strengths.device)
     else:
@@ -80,7 +86,7 @@ def concept_gate(
     if out.numel() == 0:
         return out
     maps, strengths = maps.detach(), strengths.detach()
-    if torch.compiler.is_compiling() or is_in_torch_dispatch_mode() or type(maps) is not Tensor:
+    if needs_operator((maps, strengths, out)):
         name, level = (rule, 0.0) if isinstance(rule, str) else ("level", rule)
         _operator(maps, strengths, name, level, overlap, out, named_in_trace(backend))
     else:

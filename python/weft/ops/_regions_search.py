@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from weft._dispatch import Backend, Op, named_in_trace
 from weft.kernels.regions.reference import Size, best_windows_reference
 from weft.ops import _regions_triton as gpu
+from weft.ops._transforms import is_transformed, needs_operator
 from weft.ops._triton import is_interpreted
 
 
@@ -31,13 +31,17 @@ def search(
     backend: str | None,
 ) -> Tensor:
     """``best_windows_reference`` by the backend asked for, as an operator where somebody traces."""
-    if torch.compiler.is_compiling() or is_in_torch_dispatch_mode() or type(maps) is not Tensor:
+    arguments = (maps, sizes, margin, protected, protect_factor, exclusion, gap, fallback, present)
+    windows: Tensor
+    # what is compiled takes the operator everywhere: making the list of candidates cannot be traced
+    if is_transformed() and not torch.compiler.is_compiling():
+        windows = BEST_WINDOWS.definition(backend).forward(*arguments)
+    elif needs_operator(arguments):
         flat = [side for size in sizes for side in size]
         name = named_in_trace(backend)
         numbers = (margin, protected, protect_factor, exclusion, gap, list(fallback))
-        windows: Tensor = _operator(maps, flat, *numbers, present, name)
+        windows = _operator(maps, flat, *numbers, present, name)
     else:
-        arguments = (maps, sizes, margin, protected, protect_factor, exclusion, gap, fallback, present)
         windows = BEST_WINDOWS.choose_where_known(backend, *arguments).forward(*arguments)
     return windows
 

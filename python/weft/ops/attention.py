@@ -1,7 +1,7 @@
 """``attention``: logits edited by label tables, probabilities read out through extra value columns.
 
-The function checks once, here; below it everything trusts its arguments. Plain inference calls the backend straight
-away; a call that needs gradients or is being traced goes through the registered operator ``weft::attention``.
+The function checks once, here; below it everything trusts its arguments. ``_transforms`` says when the backend is
+called straight away and when through the registered operator ``weft::attention``.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ from typing import Any, overload
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from weft._dispatch import Backend, Op, named_in_trace, requested_backend
+from weft._dispatch import Backend, Op, requested_backend
 from weft.kernels.attention.reference import attention_reference
 from weft.kernels.attention.reference_bwd import attention_backward_reference
 from weft.ops import _attention_checks as checks
@@ -20,6 +19,7 @@ from weft.ops import _attention_cpu as cpu
 from weft.ops import _attention_cuda as cuda
 from weft.ops import _attention_triton as gpu
 from weft.ops._attention_edit import Edit
+from weft.ops._transforms import call, second_gradients
 from weft.ops._triton import is_interpreted
 
 _LARGEST_INT32 = torch.iinfo(torch.int32).max
@@ -108,7 +108,11 @@ def attention(
 
     Gradients: q, k, v, the four tables and the read-out, for gradients arriving at ``out`` and at ``maps``. The row
         maximum counts as the logit of its first largest key and passes its gradient to that key; likewise the
-        minimum. A backend without a backward of its own (``cpu``) has it computed in blocks by plain PyTorch.
+        minimum. A backend without a backward of its own (``cpu``) has it computed in blocks by plain PyTorch. Second
+        derivatives are taken of the definition, which forms all probabilities.
+    Transforms: inside those of ``torch.func`` (vmap, grad, jvp and so on) and in forward-mode differentiation the
+        call is the definition in plain PyTorch, which forms all probabilities; naming another backend than
+        ``reference`` raises. For speed put an axis to be mapped into B.
     Backends: cuda (CUDA C++, forward; NVIDIA sm_80 or newer; float16, bfloat16; D 40, 64, 80, 128, 160; tables up to
         24 KB), triton (the same devices, forward and backward; float32, bfloat16, float16; M up to 128; by name also
         on the CPU where TRITON_INTERPRET=1), cpu (C++, forward; float32, bfloat16, float16), reference (any device
@@ -135,10 +139,7 @@ def attention(
 
     tables = (None, None, None, None) if edit is None else edit.tables()
     arguments = (q, k, v, scale, *tables, readout, query_labels, key_labels, key_padding)
-    if _needs_operator(q, k, v, tables, readout):
-        out, maps = _attention_operator(*arguments, named_in_trace(backend))
-    else:
-        out, maps = ATTENTION.choose(requested_backend(backend), *arguments).forward(*arguments)
+    out, maps = call(ATTENTION, _attention_operator, backend, *arguments)
     return out if readout is None else (out, maps)
 
 
@@ -150,22 +151,6 @@ def _prepare_labels(name: str, labels: Tensor | None, q: Tensor, length: int, ed
     checks.check_labels(name, labels, q, length)
     # a wide label must not wrap around into the range: what int32 cannot hold stays outside, for the check to find
     return labels.clamp(-1, _LARGEST_INT32).to(torch.int32) if labels.dtype == torch.int64 else labels.to(torch.int32)
-
-
-def _needs_operator(
-    q: Tensor, k: Tensor, v: Tensor, tables: tuple[Tensor | None, ...], readout: Tensor | None
-) -> bool:
-    """Whether autograd, a compiler or a tracing mode must see one registered operator.
-
-    The operator machinery costs some 30 us a call, more than the whole kernel at the smallest layers.
-    """
-    if torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
-        return True
-    if not (type(q) is Tensor and type(k) is Tensor and type(v) is Tensor):
-        return True
-    if not torch.is_grad_enabled():
-        return False
-    return any(x is not None and x.requires_grad for x in (q, k, v, *tables, readout))
 
 
 # --- backends ---------------------------------------------------------------------------------------------------
@@ -293,3 +278,22 @@ def _backward(ctx, dout, dmaps):  # type: ignore[no-untyped-def]
 
 
 _attention_operator.register_autograd(_backward, setup_context=_save_for_backward)
+
+# places of the float inputs among those of the operator
+_DIFFERENTIABLE = (0, 1, 2, 4, 5, 6, 7, 8)
+
+
+def _save_for_second_backward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    dout, dmaps, q, k, v, ctx.scale, *rest, _, _, _ = inputs
+    ctx.save_for_backward(dout, dmaps, q, k, v, *rest)
+
+
+def _second_backward(ctx, *arriving):  # type: ignore[no-untyped-def]
+    dout, dmaps, q, k, v, *rest = ctx.saved_tensors
+    arguments = (q, k, v, ctx.scale, *rest)
+    found = second_gradients(attention_reference, arguments, _DIFFERENTIABLE, (dout, dmaps), arriving)
+    # table_gradients, readout_gradient, backend
+    return (*found, None, None, None)
+
+
+_attention_backward_operator.register_autograd(_second_backward, setup_context=_save_for_second_backward)

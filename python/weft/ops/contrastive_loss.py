@@ -13,15 +13,20 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from weft._dispatch import Backend, Op, named_in_trace, requested_backend
-from weft.kernels.contrastive_loss.reference import Segment, loss_of, segment_statistics
+from weft.kernels.contrastive_loss.reference import (
+    Segment,
+    contrastive_loss_reference,
+    loss_of,
+    segment_statistics,
+)
 from weft.kernels.contrastive_loss.reference_bwd import Wanted, contrastive_loss_backward_reference
 from weft.ops import _contrastive_loss_checks as checks
 from weft.ops import _contrastive_loss_cpu as cpu
 from weft.ops import _contrastive_loss_triton as gpu
 from weft.ops._contrastive_loss_columns import Columns, Ids, as_segment
+from weft.ops._transforms import is_transformed, needs_operator, second_gradients
 from weft.ops._triton import is_interpreted
 
 
@@ -85,6 +90,10 @@ def contrastive_loss(
         BackendUnavailableError: The named backend refuses this call, or none accepts it.
 
     Gradients: rows, cols, temperature; of each only what is asked for is computed. The same bits on every run.
+        Second derivatives are taken of the definition, which forms all logits.
+    Transforms: inside those of ``torch.func`` (vmap, grad, jvp and so on) and in forward-mode differentiation the
+        call is the definition in plain PyTorch, which forms all logits; naming another backend than ``reference``
+        raises.
     Backends: triton (NVIDIA sm_80 or newer; float32, bfloat16, float16; gradients at logits are rounded to the dtype
         of the features before the products with these; by name also on the CPU where TRITON_INTERPRET=1), cpu (BLAS
         by tiles; any float dtype, reckoned in fp32 or better), reference (any device and float dtype; forms all
@@ -108,7 +117,7 @@ def contrastive_loss(
 
 def contrastive_loss_parts(
     rows: Tensor,
-    columns: Sequence[Columns],
+    cols: Sequence[Columns],
     *,
     normalize: bool = False,
     group: Any = None,
@@ -123,7 +132,7 @@ def contrastive_loss_parts(
         As ``contrastive_loss``, whose arguments these are.
     """
     checks.check_rows(rows)
-    segments = checks.check_segments(columns, {})
+    segments = checks.check_segments(cols, {})
     first, *turned = swept = _sweeps(rows, segments, normalize, group, backend)
     parts, opposite = first.parts(), iter(turned)
     for place, segment in enumerate(segments):
@@ -179,24 +188,17 @@ def _unit(x: Tensor) -> Tensor:
 def _contrast(rows: Tensor, columns: list[Columns], backend: str | None) -> _Sweep:
     """The loss of checked arguments."""
     segments = [as_segment(one, rows) for one in columns]
-    if _needs_operator(rows, segments):
+    if not is_transformed() and needs_operator([rows, *(x for one in segments for x in one)]):
         values, temperatures, *rest = (list(of_each) for of_each in zip(*segments, strict=True))
         arguments = (rows, values, torch.stack(temperatures), *rest, named_in_trace(backend))
         loss, statistics = _contrastive_loss_operator(*arguments)
         return _Sweep(loss, segments, statistics)
-    chosen = CONTRASTIVE_LOSS.choose(requested_backend(backend), rows, segments)
+    if is_transformed():
+        chosen = CONTRASTIVE_LOSS.definition(backend)
+    else:
+        chosen = CONTRASTIVE_LOSS.choose(requested_backend(backend), rows, segments)
     statistics = chosen.forward(rows, segments)
     return _Sweep(loss_of(segments, statistics), segments, statistics)
-
-
-def _needs_operator(rows: Tensor, segments: list[Segment]) -> bool:
-    """Whether autograd, a compiler or a tracing mode must see one registered operator."""
-    if torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
-        return True
-    tensors = [rows, *(x for segment in segments for x in (segment.columns, segment.temperature))]
-    if any(type(x) not in (Tensor, torch.nn.Parameter) for x in tensors):
-        return True
-    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
 
 
 # --- backends ---------------------------------------------------------------------------------------------------
@@ -332,3 +334,29 @@ def _backward(ctx, dloss, _):  # type: ignore[no-untyped-def]
 
 
 _contrastive_loss_operator.register_autograd(_backward, setup_context=_save_for_backward)
+
+
+def _save_for_second_backward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    dloss, rows, columns, temperatures, row_ids, column_ids, *ctx.of_each = inputs[:10]
+    ctx.save_for_backward(dloss, rows, temperatures, *columns, *row_ids, *column_ids)
+
+
+def _second_backward(ctx, drows, dcolumns, dtemperatures):  # type: ignore[no-untyped-def]
+    dloss, rows, temperatures, *rest = ctx.saved_tensors
+    count = len(rest) // 3
+    columns, row_ids, column_ids = (rest[start : start + count] for start in range(0, len(rest), count))
+
+    def definition(rows, temperatures, *columns):  # type: ignore[no-untyped-def]
+        segments = _segments(columns, temperatures, row_ids, column_ids, *ctx.of_each)
+        return contrastive_loss_reference(rows, segments)
+
+    arguments = (rows, temperatures, *columns)
+    arriving = (drows, dtemperatures, *dcolumns)
+    found = second_gradients(definition, arguments, range(len(arguments)), (dloss,), arriving)
+    ddloss, drows, dtemperatures, *dcolumns = found
+    none = [None] * count
+    # of the statistics too, since they were made of rows, columns and temperatures again
+    return (ddloss, drows, dcolumns, dtemperatures, none, none, *[None] * 4, none, *[None] * 4)
+
+
+_contrastive_loss_backward_operator.register_autograd(_second_backward, setup_context=_save_for_second_backward)

@@ -12,17 +12,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from weft._dispatch import Backend, Op, named_in_trace, requested_backend
+from weft._dispatch import Backend, Op, requested_backend
 from weft.kernels.lowrank_linear.reference import lowrank_linear_reference
 from weft.kernels.lowrank_linear.reference_bwd import Wanted, lowrank_linear_backward_reference
 from weft.ops import _lowrank_linear_checks as checks
 from weft.ops import _lowrank_linear_cpu as cpu
 from weft.ops import _lowrank_linear_triton as gpu
+from weft.ops._transforms import call, second_gradients
 from weft.ops._triton import is_interpreted
-
-_PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 
 
 def lowrank_linear(
@@ -80,6 +78,10 @@ def lowrank_linear(
         BackendUnavailableError: The named backend refuses this call, or none accepts it.
 
     Gradients: x, weight, bias, down, up, gate, residual, base; of the first four only those asked for are computed.
+        Second derivatives are taken of the definition.
+    Transforms: inside those of ``torch.func`` (vmap, grad, jvp and so on) and in forward-mode differentiation the
+        call is the definition in plain PyTorch; naming another backend than ``reference`` raises. For speed put an
+        axis to be mapped before the rows.
     Backends: triton (NVIDIA sm_80 or newer; float32, bfloat16, float16; forward and backward; by name also on the
         CPU where TRITON_INTERPRET=1), cpu (C++ with AVX2 or AVX-512, else BLAS; passes over concepts where their
         gate is zero; forward; float32, bfloat16, float16), reference (any device and float dtype).
@@ -123,11 +125,7 @@ def lowrank_linear(
         None if base is None else _as_rows(base, grid),
         grid is not None and not channels_last,
     )
-    y: Tensor
-    if _needs_operator(arguments):
-        y = _lowrank_linear_operator(*arguments, named_in_trace(backend))
-    else:
-        y = LOWRANK_LINEAR.choose(requested_backend(backend), *arguments).forward(*arguments)
+    y: Tensor = call(LOWRANK_LINEAR, _lowrank_linear_operator, backend, *arguments)
     shape = (*x.shape[:-1], width) if grid is None else (x.shape[0], width, *grid)
     return (y.transpose(1, 2) if channels_last else y).view(shape)
 
@@ -160,16 +158,6 @@ def _lies_channels_last(addend: Tensor | None) -> bool:
     return (
         addend is not None and addend.is_contiguous(memory_format=torch.channels_last) and not addend.is_contiguous()
     )
-
-
-def _needs_operator(arguments: tuple[Any, ...]) -> bool:
-    """Whether autograd, a compiler or a tracing mode must see one registered operator; it costs some 30 us a call."""
-    if torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
-        return True
-    tensors = [x for x in arguments if isinstance(x, Tensor)]
-    if any(type(x) not in _PLAIN_TYPES for x in tensors):
-        return True
-    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
 
 
 # --- backends ---------------------------------------------------------------------------------------------------
@@ -277,3 +265,28 @@ def _backward(ctx, dy):  # type: ignore[no-untyped-def]
 
 
 _lowrank_linear_operator.register_autograd(_backward, setup_context=_save_for_backward)
+
+
+def _save_for_second_backward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    dy, x, weight, down, up, ctx.ranks, gate, _, _ = inputs
+    ctx.save_for_backward(dy, x, weight, down, up, gate)
+
+
+def _second_backward(ctx, *arriving):  # type: ignore[no-untyped-def]
+    dy, x, weight, down, up, gate = ctx.saved_tensors
+    # y is linear in the bias and in what is added, so nothing else depends on their values
+    zeros = dy.new_zeros(())
+
+    def definition(x, weight, bias, down, up, gate):  # type: ignore[no-untyped-def]
+        base = zeros.expand(dy.shape) if weight is None else None
+        return lowrank_linear_reference(x, weight, bias, down, up, tuple(ctx.ranks), gate, None, base)
+
+    # an empty gradient stands for a bias that is not there
+    bias = None if arriving[2] is None or not arriving[2].numel() else zeros.expand(dy.shape[2])
+    arguments = (x, weight, bias, down, up, gate)
+    ddy, dx, dweight, _, ddown, dup, dgate = second_gradients(definition, arguments, range(6), (dy,), arriving)
+    # ranks, wanted, backend
+    return ddy, dx, dweight, ddown, dup, None, dgate, None, None
+
+
+_lowrank_linear_backward_operator.register_autograd(_second_backward, setup_context=_save_for_second_backward)

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from weft._dispatch import Backend, Op, named_in_trace, requested_backend
+from weft._dispatch import Backend, Op, requested_backend
 from weft.kernels.pairwise_error.reference import pairwise_error_backward_reference, pairwise_error_reference
 from weft.ops import _pairwise_error_checks as checks
 from weft.ops import _pairwise_error_cpu as cpu
 from weft.ops import _pairwise_error_triton as gpu
+from weft.ops._transforms import call, second_gradients
 from weft.ops._triton import is_interpreted
 
 
@@ -40,6 +40,10 @@ def pairwise_error(pred: Tensor, target: Tensor, *, backend: str | None = None) 
         BackendUnavailableError: The named backend refuses this call, or none accepts it.
 
     Gradients: pred, target, laid out as they are; only what is asked for is computed. The same bits on every run.
+        Second derivatives are taken of the definition, which forms all differences.
+    Transforms: inside those of ``torch.func`` (vmap, grad, jvp and so on) and in forward-mode differentiation the
+        call is the definition in plain PyTorch, which forms all differences; naming another backend than
+        ``reference`` raises. For speed put an axis to be mapped into R.
     Backends: triton (NVIDIA sm_80 or newer; float32, bfloat16, float16; copies what no stride leads through, such as
         a crop; by name also on the CPU where TRITON_INTERPRET=1), cpu (any float dtype), reference (any device and
         float dtype; forms all differences).
@@ -48,11 +52,8 @@ def pairwise_error(pred: Tensor, target: Tensor, *, backend: str | None = None) 
         SoftREPA (arXiv:2503.08250); definition in ``weft.kernels.pairwise_error.reference``.
     """
     checks.check_pairs(pred, target)
-    if _needs_operator(pred, target):
-        error: Tensor = _pairwise_error_operator(pred, target, named_in_trace(backend))
-        return error
-    found: Tensor = PAIRWISE_ERROR.choose(requested_backend(backend), pred, target).forward(pred, target)
-    return found
+    error: Tensor = call(PAIRWISE_ERROR, _pairwise_error_operator, backend, pred, target)
+    return error
 
 
 def bounded_logit(error: Tensor, scale: float | Tensor = 4.0, width: float | Tensor = 0.07) -> Tensor:
@@ -79,15 +80,6 @@ def bounded_logit(error: Tensor, scale: float | Tensor = 4.0, width: float | Ten
     """
     checks.check_logit(error, scale, width)
     return scale * torch.exp(-error / width)
-
-
-def _needs_operator(pred: Tensor, target: Tensor) -> bool:
-    """Whether autograd, a compiler or a tracing mode must see one registered operator."""
-    if torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
-        return True
-    if any(type(x) not in (Tensor, torch.nn.Parameter) for x in (pred, target)):
-        return True
-    return torch.is_grad_enabled() and (pred.requires_grad or target.requires_grad)
 
 
 # --- backends ---------------------------------------------------------------------------------------------------
@@ -170,3 +162,18 @@ def _backward(ctx, derror):  # type: ignore[no-untyped-def]
 
 
 _pairwise_error_operator.register_autograd(_backward, setup_context=_save_for_backward)
+
+
+def _save_for_second_backward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    derror, pred, target, *_ = inputs
+    ctx.save_for_backward(derror, pred, target)
+
+
+def _second_backward(ctx, *arriving):  # type: ignore[no-untyped-def]
+    derror, *pair = ctx.saved_tensors
+    found = second_gradients(pairwise_error_reference, pair, range(2), (derror,), arriving)
+    # pred_wanted, target_wanted, backend
+    return (*found, None, None, None)
+
+
+_pairwise_error_backward_operator.register_autograd(_second_backward, setup_context=_save_for_second_backward)

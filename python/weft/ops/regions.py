@@ -3,6 +3,9 @@
 Everything works on whole batches on the device of its arguments and waits for nothing, so it may run inside a step
 of a sampler, in ``torch.compile(fullgraph=True)`` and in a CUDA graph (call it once before the capture: sizes become
 small constants on the device then). Nothing here has a gradient.
+
+Inside the transforms of ``torch.func`` (vmap, grad, jvp and so on) these functions are plain PyTorch, where
+naming another backend than ``reference`` raises.
 """
 
 from __future__ import annotations
