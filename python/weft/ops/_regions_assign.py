@@ -11,6 +11,7 @@ from torch import Tensor
 from weft.kernels.common.capture import kept_on_device
 from weft.kernels.regions.reference import Size, cover
 from weft.ops import _regions_checks as checks
+from weft.ops._autocast import follows_autocast
 from weft.ops._regions_search import search
 
 _ALL_ORDERS_UP_TO = 4  # objects; 24 orders
@@ -18,6 +19,7 @@ _ALL_ORDERS_UP_TO = 4  # objects; 24 orders
 _LEAST_SHARE = 1e-4
 
 
+@follows_autocast("regions")
 def assign_windows(
     maps: Tensor,
     sizes: Sequence[Size],

@@ -15,10 +15,12 @@ from weft._dispatch import Backend, Op, named_in_trace
 from weft.kernels.regions.reference_gate import concept_gate_reference, gate_of
 from weft.ops import _regions_checks as checks
 from weft.ops import _regions_triton as gpu
+from weft.ops._autocast import follows_autocast
 from weft.ops._transforms import is_transformed, needs_operator
 from weft.ops._triton import is_interpreted
 
 
+@follows_autocast("regions")
 def concept_gate(
     maps: Tensor,
     strengths: Tensor,

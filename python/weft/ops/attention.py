@@ -19,6 +19,7 @@ from weft.ops import _attention_cpu as cpu
 from weft.ops import _attention_cuda as cuda
 from weft.ops import _attention_triton as gpu
 from weft.ops._attention_edit import Edit
+from weft.ops._autocast import follows_autocast, without_autocast
 from weft.ops._transforms import call, second_gradients
 from weft.ops._triton import is_interpreted
 
@@ -53,6 +54,7 @@ def attention(
     key_padding: Tensor | None = ...,
     backend: str | None = ...,
 ) -> tuple[Tensor, Tensor]: ...
+@follows_autocast("attention")
 def attention(
     q: Tensor,
     k: Tensor,
@@ -110,6 +112,8 @@ def attention(
         maximum counts as the logit of its first largest key and passes its gradient to that key; likewise the
         minimum. A backend without a backward of its own (``cpu``) has it computed in blocks by plain PyTorch. Second
         derivatives are taken of the definition, which forms all probabilities.
+    Autocast: as ``scaled_dot_product_attention``: q, k and v are cast to the dtype of the block, which is that of
+        ``out``; the tables stay float32, a read-out becomes it, and so are the maps.
     Transforms: inside those of ``torch.func`` (vmap, grad, jvp and so on) and in forward-mode differentiation the
         call is the definition in plain PyTorch, which forms all probabilities; naming another backend than
         ``reference`` raises. For speed put an axis to be mapped into B.
@@ -204,6 +208,7 @@ _INPUTS = (
 
 
 @torch.library.custom_op("weft::attention", mutates_args=(), schema=f"({_INPUTS}, str backend) -> (Tensor, Tensor)")
+@without_autocast
 def _attention_operator(q, k, v, scale, *rest):  # type: ignore[no-untyped-def]
     *optional, backend = rest
     arguments = (q, k, v, scale, *optional)
@@ -225,6 +230,7 @@ def _(q, k, v, scale, alpha, beta, gamma, delta, readout, *rest):  # type: ignor
     "str backend) -> "
     "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
+@without_autocast
 def _attention_backward_operator(dout, dmaps, *rest):  # type: ignore[no-untyped-def]
     *arguments, table_gradients, readout_gradient, backend = rest
     chosen = ATTENTION.choose_backward(requested_backend(backend or None), *arguments)
@@ -288,6 +294,7 @@ def _save_for_second_backward(ctx, inputs, output) -> None:  # type: ignore[no-u
     ctx.save_for_backward(dout, dmaps, q, k, v, *rest)
 
 
+@without_autocast
 def _second_backward(ctx, *arriving):  # type: ignore[no-untyped-def]
     dout, dmaps, q, k, v, *rest = ctx.saved_tensors
     arguments = (q, k, v, ctx.scale, *rest)

@@ -25,11 +25,13 @@ from weft.kernels.contrastive_loss.reference_bwd import Wanted, contrastive_loss
 from weft.ops import _contrastive_loss_checks as checks
 from weft.ops import _contrastive_loss_cpu as cpu
 from weft.ops import _contrastive_loss_triton as gpu
+from weft.ops._autocast import follows_autocast, without_autocast
 from weft.ops._contrastive_loss_columns import Columns, Ids, as_segment
 from weft.ops._transforms import is_transformed, needs_operator, second_gradients
 from weft.ops._triton import is_interpreted
 
 
+@follows_autocast("contrastive_loss")
 def contrastive_loss(
     rows: Tensor,
     cols: Tensor | Sequence[Columns],
@@ -91,6 +93,8 @@ def contrastive_loss(
 
     Gradients: rows, cols, temperature; of each only what is asked for is computed. The same bits on every run.
         Second derivatives are taken of the definition, which forms all logits.
+    Autocast: in float32 as torch's own losses. As that is so of any input, only rows and columns of unlike dtypes are
+        cast, to the widest of theirs.
     Transforms: inside those of ``torch.func`` (vmap, grad, jvp and so on) and in forward-mode differentiation the
         call is the definition in plain PyTorch, which forms all logits; naming another backend than ``reference``
         raises.
@@ -115,6 +119,7 @@ def contrastive_loss(
     return _total(_sweeps(rows, segments, normalize, group, backend))
 
 
+@follows_autocast("contrastive_loss")
 def contrastive_loss_parts(
     rows: Tensor,
     cols: Sequence[Columns],
@@ -254,6 +259,7 @@ _INPUTS = (
 @torch.library.custom_op(
     "weft::contrastive_loss", mutates_args=(), schema=f"({_INPUTS}, str backend) -> (Tensor, Tensor[])"
 )
+@without_autocast
 def _contrastive_loss_operator(rows, *rest):  # type: ignore[no-untyped-def]
     *arguments, backend = rest
     segments = _segments(*arguments)
@@ -276,6 +282,7 @@ def _(rows, columns, temperatures, row_ids, column_ids, excludes, has_classes, s
     schema=f"(Tensor dloss, {_INPUTS}, Tensor[] statistics, bool rows_wanted, bool[] columns_wanted, "
     "bool temperature_wanted, str backend) -> (Tensor, Tensor[], Tensor)",
 )
+@without_autocast
 def _contrastive_loss_backward_operator(dloss, rows, *rest):  # type: ignore[no-untyped-def]
     *arguments, statistics, rows_wanted, columns_wanted, temperature_wanted, backend = rest
     segments = _segments(*arguments)
@@ -341,6 +348,7 @@ def _save_for_second_backward(ctx, inputs, output) -> None:  # type: ignore[no-u
     ctx.save_for_backward(dloss, rows, temperatures, *columns, *row_ids, *column_ids)
 
 
+@without_autocast
 def _second_backward(ctx, drows, dcolumns, dtemperatures):  # type: ignore[no-untyped-def]
     dloss, rows, temperatures, *rest = ctx.saved_tensors
     count = len(rest) // 3

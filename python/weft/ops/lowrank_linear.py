@@ -19,10 +19,12 @@ from weft.kernels.lowrank_linear.reference_bwd import Wanted, lowrank_linear_bac
 from weft.ops import _lowrank_linear_checks as checks
 from weft.ops import _lowrank_linear_cpu as cpu
 from weft.ops import _lowrank_linear_triton as gpu
+from weft.ops._autocast import follows_autocast, without_autocast
 from weft.ops._transforms import call, second_gradients
 from weft.ops._triton import is_interpreted
 
 
+@follows_autocast("lowrank_linear")
 def lowrank_linear(
     x: Tensor,
     weight: Tensor | None,
@@ -79,6 +81,8 @@ def lowrank_linear(
 
     Gradients: x, weight, bias, down, up, gate, residual, base; of the first four only those asked for are computed.
         Second derivatives are taken of the definition.
+    Autocast: as ``torch.nn.functional.linear``: x, weight, bias, both factors and what is added are cast to the dtype
+        of the block, which is that of the result; the gate becomes float32.
     Transforms: inside those of ``torch.func`` (vmap, grad, jvp and so on) and in forward-mode differentiation the
         call is the definition in plain PyTorch; naming another backend than ``reference`` raises. For speed put an
         axis to be mapped before the rows.
@@ -204,6 +208,7 @@ LOWRANK_LINEAR = Op(
     schema="(Tensor x, Tensor? weight, Tensor? bias, Tensor? down, Tensor? up, int[] ranks, Tensor? gate, "
     "Tensor? residual, Tensor? base, bool channels_first, str backend) -> Tensor",
 )
+@without_autocast
 def _lowrank_linear_operator(x, weight, bias, down, up, ranks, *rest):  # type: ignore[no-untyped-def]
     *optional, backend = rest
     arguments = (x, weight, bias, down, up, tuple(ranks), *optional)
@@ -224,6 +229,7 @@ def _(x, weight, bias, down, up, ranks, gate, residual, base, channels_first, ba
     schema="(Tensor dy, Tensor x, Tensor? weight, Tensor? down, Tensor? up, int[] ranks, Tensor? gate, "
     "bool[] wanted, str backend) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
+@without_autocast
 def _lowrank_linear_backward_operator(dy, x, weight, down, up, ranks, gate, wanted, backend):  # type: ignore[no-untyped-def]
     arguments = (x, weight, None, down, up, tuple(ranks), gate, None, None, False)
     chosen = LOWRANK_LINEAR.choose_backward(requested_backend(backend or None), *arguments)
@@ -272,6 +278,7 @@ def _save_for_second_backward(ctx, inputs, output) -> None:  # type: ignore[no-u
     ctx.save_for_backward(dy, x, weight, down, up, gate)
 
 
+@without_autocast
 def _second_backward(ctx, *arriving):  # type: ignore[no-untyped-def]
     dy, x, weight, down, up, gate = ctx.saved_tensors
     # y is linear in the bias and in what is added, so nothing else depends on their values

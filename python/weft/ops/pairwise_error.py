@@ -14,10 +14,12 @@ from weft.kernels.pairwise_error.reference import pairwise_error_backward_refere
 from weft.ops import _pairwise_error_checks as checks
 from weft.ops import _pairwise_error_cpu as cpu
 from weft.ops import _pairwise_error_triton as gpu
+from weft.ops._autocast import follows_autocast, without_autocast
 from weft.ops._transforms import call, second_gradients
 from weft.ops._triton import is_interpreted
 
 
+@follows_autocast("pairwise_error")
 def pairwise_error(pred: Tensor, target: Tensor, *, backend: str | None = None) -> Tensor:
     """Mean squared error of the prediction of every (row, column) against the target of its row.
 
@@ -41,6 +43,8 @@ def pairwise_error(pred: Tensor, target: Tensor, *, backend: str | None = None) 
 
     Gradients: pred, target, laid out as they are; only what is asked for is computed. The same bits on every run.
         Second derivatives are taken of the definition, which forms all differences.
+    Autocast: in float32 as ``torch.nn.functional.mse_loss``. As that is so of any input, only a prediction and a
+        target of unlike dtypes are cast, to the wider of the two.
     Transforms: inside those of ``torch.func`` (vmap, grad, jvp and so on) and in forward-mode differentiation the
         call is the definition in plain PyTorch, which forms all differences; naming another backend than
         ``reference`` raises. For speed put an axis to be mapped into R.
@@ -119,6 +123,7 @@ PAIRWISE_ERROR = Op(
 @torch.library.custom_op(
     "weft::pairwise_error", mutates_args=(), schema="(Tensor pred, Tensor target, str backend) -> Tensor"
 )
+@without_autocast
 def _pairwise_error_operator(pred, target, backend):  # type: ignore[no-untyped-def]
     return PAIRWISE_ERROR.choose(requested_backend(backend or None), pred, target).forward(pred, target)
 
@@ -135,6 +140,7 @@ def _(pred, target, backend):  # type: ignore[no-untyped-def]
     schema="(Tensor derror, Tensor pred, Tensor target, bool pred_wanted, bool target_wanted, str backend) "
     "-> (Tensor, Tensor)",
 )
+@without_autocast
 def _pairwise_error_backward_operator(derror, pred, target, pred_wanted, target_wanted, backend):  # type: ignore[no-untyped-def]
     chosen = PAIRWISE_ERROR.choose_backward(requested_backend(backend or None), pred, target)
     assert chosen.backward is not None
@@ -169,6 +175,7 @@ def _save_for_second_backward(ctx, inputs, output) -> None:  # type: ignore[no-u
     ctx.save_for_backward(derror, pred, target)
 
 
+@without_autocast
 def _second_backward(ctx, *arriving):  # type: ignore[no-untyped-def]
     derror, *pair = ctx.saved_tensors
     found = second_gradients(pairwise_error_reference, pair, range(2), (derror,), arriving)

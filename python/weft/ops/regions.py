@@ -4,8 +4,8 @@ Everything works on whole batches on the device of its arguments and waits for n
 of a sampler, in ``torch.compile(fullgraph=True)`` and in a CUDA graph (call it once before the capture: sizes become
 small constants on the device then). Nothing here has a gradient.
 
-Inside the transforms of ``torch.func`` (vmap, grad, jvp and so on) these functions are plain PyTorch, where
-naming another backend than ``reference`` raises.
+Autocast changes nothing: every function gives the bits it gives without. Inside the transforms of ``torch.func``
+(vmap, grad, jvp and so on) they are plain PyTorch, where naming another backend than ``reference`` raises.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor
 from weft.kernels.regions.reference import cover, largest_cells
 from weft.kernels.regions.reference_gate import lower_median
 from weft.ops import _regions_checks as checks
+from weft.ops._autocast import follows_autocast
 from weft.ops._regions_assign import assign_windows
 from weft.ops._regions_gate import concept_gate
 from weft.ops._regions_search import search
@@ -99,6 +100,7 @@ def _fit(size: Size, area: float, grid: Size) -> Size:
     return height, width
 
 
+@follows_autocast("regions")
 def best_windows(
     maps: Tensor,
     sizes: Sequence[Size],
@@ -176,6 +178,7 @@ def best_windows(
     )
 
 
+@follows_autocast("regions")
 def window_masks(windows: Tensor, grid: Size) -> Tensor:
     """The cells that windows cover.
 
@@ -196,6 +199,7 @@ def window_masks(windows: Tensor, grid: Size) -> Tensor:
     return cover(windows, grid)
 
 
+@follows_autocast("regions")
 def top_fraction(maps: Tensor, share: float) -> Tensor:
     """The floor(share * h * w) largest cells of each map; of equals, the earliest in reading order.
 
@@ -215,6 +219,7 @@ def top_fraction(maps: Tensor, share: float) -> Tensor:
     return largest_cells(maps.detach().flatten(2), count).view(maps.shape)
 
 
+@follows_autocast("regions")
 def above_median(maps: Tensor) -> Tensor:
     """The cells of each map above its median: at most half of them, none of a constant map or one with NaN.
 
@@ -234,6 +239,7 @@ def above_median(maps: Tensor) -> Tensor:
     return (flat > lower_median(flat)).view(maps.shape)
 
 
+@follows_autocast("regions")
 def soft_edges(masks: Tensor, sigma: float) -> Tensor:
     """Blur masks by a Gaussian; a region that runs into the border of the grid does not fade there.
 
@@ -263,6 +269,7 @@ def _gaussian(length: int, sigma: float, device: torch.device) -> Tensor:
     return (-((cells[:, None] - cells) ** 2) / (2 * sigma**2)).softmax(1)
 
 
+@follows_autocast("regions")
 def labels_of(masks: Tensor, *, overlap: str = "bitmask") -> Tensor:
     """One number a cell that tells which masks cover it, as ``attention`` takes it for ``query_labels``.
 
@@ -294,6 +301,7 @@ def labels_of(masks: Tensor, *, overlap: str = "bitmask") -> Tensor:
     return ((first + 1) % (objects + 1)).to(torch.int32)
 
 
+@follows_autocast("regions")
 def resize_labels(labels: Tensor, size: Size) -> Tensor:
     """Labels on another grid, by the nearest cell: what ``F.interpolate(mode="nearest")`` takes, without floats.
 
