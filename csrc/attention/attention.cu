@@ -74,6 +74,17 @@ class DeviceScope {
   int before_ = 0, wanted_;
 };
 
+// Lets a CUDA graph capture a first call, for as long as it lives. What such a call prepares (attributes of a kernel,
+// code that the runtime loads late) goes to no stream and is harmless; CUDA refuses it all the same while it captures.
+class RelaxedCapture {
+ public:
+  RelaxedCapture() { check(cudaThreadExchangeStreamCaptureMode(&mode_), "relaxing the capture of a graph"); }
+  ~RelaxedCapture() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+
+ private:
+  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
+};
+
 const CudaInstance& find_instance(const AttentionParams& p) {
   constexpr Dtype Half = Dtype::kFloat16, Bfloat = Dtype::kBfloat16;
 #define WEFT_MATCH(scalar, width, name) \
@@ -138,11 +149,11 @@ void prepare(const CudaKernel& kernel, const Device& limits, int device) {
 }
 
 template <class... Expected, class... Given>
-void launch(void (*kernel)(Expected...), int64_t blocks_x, int64_t blocks_y, int64_t shared_bytes, cudaStream_t stream,
+void launch(void (*kernel)(Expected...), int64_t blocks, int64_t shared_bytes, cudaStream_t stream,
             Given... arguments) {
-  if (blocks_x > INT32_MAX) refuse("B * H * Nq needs more thread blocks than CUDA can number: " + number(blocks_x));
+  if (blocks > INT32_MAX) refuse("B * H * Nq needs more thread blocks than CUDA can number: " + number(blocks));
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(blocks_x), static_cast<unsigned>(blocks_y));
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
   config.blockDim = dim3(kThreads);
   config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
   config.stream = stream;
@@ -170,12 +181,12 @@ void take_mean(const float* head_maps, const AttentionParams& p, cudaStream_t st
   const int heads = static_cast<int>(p.H);
   const int64_t size = p.Nq * p.M;
   if (size % 4 == 0 && reinterpret_cast<uintptr_t>(p.maps) % 16 == 0) {
-    launch(&mean_over_heads_kernel<float4>, ceil_div(p.B * size / 4, kThreads), 1, 0, stream,
+    launch(&mean_over_heads_kernel<float4>, ceil_div(p.B * size / 4, kThreads), 0, stream,
            reinterpret_cast<const float4*>(head_maps), reinterpret_cast<float4*>(p.maps), size / 4, heads,
            p.B * size / 4);
   } else {
-    launch(&mean_over_heads_kernel<float>, ceil_div(p.B * size, kThreads), 1, 0, stream, head_maps, p.maps, size,
-           heads, p.B * size);
+    launch(&mean_over_heads_kernel<float>, ceil_div(p.B * size, kThreads), 0, stream, head_maps, p.maps, size, heads,
+           p.B * size);
   }
 }
 
@@ -202,6 +213,7 @@ void attention_fwd_cuda(const AttentionParams& p, void* workspace, int64_t works
   if (p.B == 0 || p.Nq == 0 || p.H == 0) return;
 
   const DeviceScope scope(device);
+  const RelaxedCapture relaxed;
   const Device& limits = device_properties(device);
   if (limits.major < 8) {
     throw std::runtime_error("attention: CUDA: needs compute capability 8.0; device " + number(device) + " has " +
@@ -228,7 +240,7 @@ void attention_fwd_cuda(const AttentionParams& p, void* workspace, int64_t works
   if (!choice.is_short) {
     call.chunks = static_cast<int>(ceil_div(p.Nq, kernel.rows));
     if (p.M) {
-      launch(&mark_read_blocks_kernel<uint32_t>, read_words(p), p.readout_batch ? p.B : 1, sizeof(uint32_t), stream,
+      launch(&mark_read_blocks_kernel<uint32_t>, read_words(p) * (p.readout_batch ? p.B : 1), sizeof(uint32_t), stream,
              p.readout, p.readout_batch, static_cast<int>(p.Nk), static_cast<int>(p.M), parts.read_mask.data);
     }
   } else {
@@ -240,7 +252,7 @@ void attention_fwd_cuda(const AttentionParams& p, void* workspace, int64_t works
   }
 
   prepare(kernel, limits, device);
-  launch(kernel.function, pairs * call.chunks, 1, choice.shared_bytes, stream, call);
+  launch(kernel.function, pairs * call.chunks, choice.shared_bytes, stream, call);
   if (p.M && !one_head) take_mean(call.head_maps, p, stream);
 }
 

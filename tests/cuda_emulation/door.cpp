@@ -21,6 +21,8 @@ int weft_emulation_params_bytes() { return sizeof(weft::AttentionParams); }
 
 void weft_emulation_order(int order) { emulation::order = order; }
 
+int weft_emulation_capture_mode() { return emulation::capture_mode; }
+
 void weft_emulation_forget_memory() { emulation::forget_memory(); }
 
 void weft_emulation_know_memory(const char* name, void* begin, int64_t bytes, int writable) {

@@ -17,6 +17,7 @@ emulation::Index threadIdx, blockIdx, blockDim, gridDim;
 namespace emulation {
 
 int device = 0;
+int capture_mode = 0;
 int order = 0;
 
 namespace {

@@ -19,8 +19,9 @@ struct Device {
 // and newer have; 1: as much as sm_90; 2: too old.
 constexpr Device kDevices[] = {{2, 99 << 10, 100 << 10, 8}, {2, 227 << 10, 228 << 10, 9}, {2, 64 << 10, 64 << 10, 7}};
 
-extern int device;  // the current one
-extern int order;   // who runs first: 0 forwards, 1 backwards, others a shuffle of every round with this seed
+extern int device;        // the current one
+extern int capture_mode;  // of the thread, a cudaStreamCaptureMode
+extern int order;         // who runs first: 0 forwards, 1 backwards, others a shuffle of every round with this seed
 
 // Forgets all global memory, or makes `bytes` from `begin` on known to kernels under a name.
 void forget_memory();

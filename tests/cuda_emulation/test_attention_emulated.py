@@ -257,3 +257,24 @@ def test_python_and_the_launch_agree_on_the_room_for_tables(emulation, emulated)
         size = _attention_cuda._table_bytes(tables.alpha, tables.beta, tables.gamma, tables.delta)
         assert size == _attention_cuda.MAX_TABLE_BYTES
         emulation.attend(emulated, inputs)
+
+
+def test_a_first_call_may_be_captured(emulation, emulated):
+    """The emulated runtime prepares a kernel in relaxed mode alone; the mode before comes back, also after errors."""
+    emulation.attend(emulated, make_attention_inputs(EDITED))
+    with pytest.raises(RuntimeError, match="compute capability"):
+        emulation.attend(emulated, make_attention_inputs(EDITED), device=emulation.old_device)
+    assert emulated.library.weft_emulation_capture_mode() == 0
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_read_masks_of_several_words_and_samples(emulation, emulated, samples):
+    """Each sample's own read-out, over more keys than one word of the mask holds."""
+    inputs = make_attention_inputs(replace(EDITED, samples=samples, seqlen_q=7, seqlen_k=600, heads=1))
+    readout = torch.zeros(samples, 600, 3)
+    for sample in range(samples):
+        readout[sample, 290 * sample + 5, :] = 1.0
+    inputs = replace(inputs, readout=readout)
+    _, maps = emulation.attend(emulated, inputs)
+    _, expected = attention_reference(*inputs.in_float64().arguments())
+    torch.testing.assert_close(maps.double(), expected, rtol=2e-3, atol=1e-5)

@@ -99,20 +99,21 @@ __device__ __forceinline__ void scan_weights(uint32_t* blocks, const float* w, i
 // Keys of one word of a read mask, 8 a bit.
 constexpr int kKeysPerWord = 256;
 
-// Marks which blocks of 8 keys are read: [B or 1, words], one thread block a word. A read-out that looks at a few
-// text tokens then costs the long kernel these keys only.
+// Marks which blocks of 8 keys are read: [B or 1, words], one thread block a word; grids have one axis, since CUDA
+// ends the others at 65535. A read-out that looks at a few text tokens then costs the long kernel these keys only.
 // Template for linkage only: a kernel in a header must not be defined twice.
 template <class Word>
 __global__ void __launch_bounds__(kThreads)
     mark_read_blocks_kernel(const float* readout, int64_t readout_batch, int keys, int columns, Word* mask) {
   Word* blocks = reinterpret_cast<Word*>(dynamic_shared_memory());
-  const int first = blockIdx.x * kKeysPerWord;
-  const float* w = readout + blockIdx.y * readout_batch + static_cast<int64_t>(first) * columns;
+  const int words = (keys + kKeysPerWord - 1) / kKeysPerWord;
+  const int sample = blockIdx.x / words, first = blockIdx.x % words * kKeysPerWord;
+  const float* w = readout + sample * readout_batch + static_cast<int64_t>(first) * columns;
   if (threadIdx.x == 0) store_shared(blocks, Word{0});
   __syncthreads();
   scan_weights(blocks, w, min(keys - first, kKeysPerWord), columns, columns, threadIdx.x, [](int, int, float) {});
   __syncthreads();
-  if (threadIdx.x == 0) store_global(mask + blockIdx.y * gridDim.x + blockIdx.x, load_shared(blocks));
+  if (threadIdx.x == 0) store_global(mask + blockIdx.x, load_shared(blocks));
 }
 
 // A read mask seen as tiles of kKeys keys.
