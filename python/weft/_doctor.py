@@ -23,6 +23,7 @@ from weft import _env
 from weft._dispatch import BACKEND_NAMES, Op
 from weft._native_loader import native_or_none, why_not_native
 from weft.ops._contrastive_loss_columns import Columns, as_segment
+from weft.ops._cuda import driver_version, refuse_machine
 
 PACKAGES = ("weft", "torch", "triton", "diffusers", "transformers", "accelerate", "peft")
 
@@ -62,11 +63,21 @@ class Native:
 
 @dataclass(frozen=True)
 class Gpu:
-    """What torch sees of GPUs: its CUDA version (None for a CPU build), and each device's name or the problem."""
+    """What torch sees of GPUs, and whether the CUDA kernels that were built run there.
+
+    Attributes:
+        torch_cuda: Torch's CUDA version; None for a CPU build.
+        devices: Name of each.
+        problem: Why there is none.
+        driver: The newest CUDA that the driver takes, or why that is not known; None without a build for CUDA.
+        refusals: For each device, why the CUDA kernels cannot run on it; empty if they can.
+    """
 
     torch_cuda: str | None
     devices: tuple[str, ...]
     problem: str | None
+    driver: str | None = None
+    refusals: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -216,7 +227,16 @@ def _examine_gpu() -> Gpu:
             devices.append(f"{torch.cuda.get_device_name(index)} (sm_{major}{minor})")
     except (RuntimeError, AssertionError) as error:  # a driver that is there and fails
         return Gpu(built, (), str(error))
-    return Gpu(built, tuple(devices), None if devices else _why_no_device())
+    refusals = tuple(map(refuse_machine, range(len(devices))))
+    return Gpu(built, tuple(devices), None if devices else _why_no_device(), _driver(), refusals)
+
+
+def _driver() -> str | None:
+    native = native_or_none()
+    if native is None or native.build_info()["cuda"] is None:
+        return None
+    version = driver_version()
+    return version if isinstance(version, str) else f"takes CUDA {'.'.join(map(str, version))}"
 
 
 def _why_no_device() -> str:
@@ -298,7 +318,11 @@ def _native_lines(native: Native) -> list[tuple[str, str]]:
 
 def _gpu_lines(gpu: Gpu) -> list[tuple[str, str]]:
     lines = [("torch's CUDA", gpu.torch_cuda or "none")]
+    if gpu.driver is not None:
+        lines.append(("driver", gpu.driver))
     lines += [(f"device {index}", name) for index, name in enumerate(gpu.devices)]
+    for index, reasons in enumerate(gpu.refusals):
+        lines.append((f"cuda on {index}", "yes" if not reasons else f"no: {'; '.join(reasons)}"))
     return [*lines, ("devices", f"none: {gpu.problem}")] if gpu.problem else lines
 
 

@@ -6,6 +6,7 @@ every backend that works there. Here stands what only a device can tell: streams
 
 from __future__ import annotations
 
+import re
 import runpy
 from dataclasses import replace
 from pathlib import Path
@@ -48,7 +49,7 @@ class OnCuda(torch.Tensor):
 @pytest.fixture
 def refusals(monkeypatch):
     """``refuse`` on a case, as if there were a GPU and a build for it."""
-    monkeypatch.setattr(_attention_cuda, "_missing", lambda device: ())
+    monkeypatch.setattr(_attention_cuda, "refuse_machine", lambda device: ())
 
     def ask(case: AttentionCase, **changes) -> list[str]:
         inputs = replace(make_attention_inputs(case), **changes)
@@ -85,15 +86,6 @@ class TestRefuse:
         (reason,) = refusals(replace(CASE, samples=1, heads=1, seqlen_q=2, tables=(), readout="none"), q=q)
         assert reason == "needs strides of at most 8388607 along tokens; q has 16777216"
 
-    def test_a_build_without_cuda(self, monkeypatch):
-        monkeypatch.setattr(_attention_cuda, "native_or_none", lambda: object())
-        _attention_cuda._missing.cache_clear()
-        try:
-            (reason,) = _attention_cuda._missing(0)
-        finally:
-            _attention_cuda._missing.cache_clear()
-        assert "built without CUDA" in reason and "WEFT_CUDA=1" in reason
-
 
 def test_by_name_on_the_cpu_says_why_not():
     inputs = make_attention_inputs(replace(CASE, tables=(), key_labels=None, query_labels=None))
@@ -104,6 +96,13 @@ def test_by_name_on_the_cpu_says_why_not():
 def test_the_generated_sources_are_current():
     expected = runpy.run_path(str(INSTANCES / "generate.py"))["files"]()
     assert {path.name: path.read_text() for path in (INSTANCES / "instances").iterdir()} == expected
+
+
+def test_grids_have_one_axis():
+    """CUDA ends the second and third at 65535, within reach of a batch."""
+    sources = [path for suffix in ("*.cu", "*.cuh") for path in INSTANCES.parents[1].rglob(suffix)]
+    assert len(sources) > 10
+    assert [path.name for path in sources if re.search(r"(blockIdx|gridDim)\.[yz]", path.read_text())] == []
 
 
 # --- on a GPU -------------------------------------------------------------------------------------------------------

@@ -104,9 +104,10 @@ def test_what_is_there_is_said(report: _doctor.Report) -> None:
     rich = dataclasses.replace(
         report,
         native=_doctor.Native(None, "gcc 13", sets, "scalar", "libgomp.so.1", "13.0", ("90", "120+PTX")),
-        gpu=_doctor.Gpu("13.0", ("NVIDIA H100 (sm_90)",), None),
+        gpu=_doctor.Gpu("13.0", ("NVIDIA H100 (sm_90)",), None, "takes CUDA 12.8", (("is built with CUDA 13.0",),)),
         weights=_doctor.Weights("shapes/weights", 12_345_678),
     )
     text = _doctor.render(rich)
-    for part in ("scalar (amx), in brackets", "13.0 for sm 90 120+PTX", "NVIDIA H100 (sm_90)", "12.3 MB"):
+    parts = ("scalar (amx), in brackets", "13.0 for sm 90 120+PTX", "NVIDIA H100 (sm_90)", "12.3 MB")
+    for part in (*parts, "takes CUDA 12.8", "no: is built with CUDA 13.0"):
         assert part in text

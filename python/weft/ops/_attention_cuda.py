@@ -6,13 +6,12 @@ not. It neither waits for the device nor allocates outside torch's allocator: a 
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch import Tensor
 
-from weft._native_loader import native, native_or_none, why_not_native
+from weft._native_loader import native
 from weft.ops._attention_cpu import _ABSENT, _place, _strides
+from weft.ops._cuda import refuse_machine
 
 HEAD_WIDTHS = (40, 64, 80, 128, 160)
 # as in csrc/attention: kMaxCudaTableBytes, kMaxColumns, kMaxTokenStride
@@ -39,7 +38,7 @@ def refuse(
     if not q.is_cuda:
         # the first thing to say, and on a CPU the only one of use
         return [f"needs CUDA tensors; q is on {q.device}"]
-    reasons = list(_missing(q.device.index))
+    reasons = list(refuse_machine(q.device.index))
     if q.dtype not in _DTYPE_CODES:
         reasons.append(f"needs float16 or bfloat16; q is {q.dtype}")
     if q.shape[3] not in HEAD_WIDTHS:
@@ -53,18 +52,6 @@ def refuse(
     if readout is not None and readout.shape[2] > MAX_COLUMNS:
         reasons.append(f"needs M <= {MAX_COLUMNS}; M is {readout.shape[2]}")
     return reasons
-
-
-@functools.cache
-def _missing(device: int) -> tuple[str, ...]:
-    """What this build or this device lacks; neither changes while the process lives."""
-    module = native_or_none()
-    if module is None:
-        return (str(why_not_native()),)
-    if not hasattr(module, "attention_fwd_cuda"):
-        return ("weft._native is built without CUDA; install weft again with nvcc on PATH and WEFT_CUDA=1",)
-    major, minor = torch.cuda.get_device_capability(device)
-    return () if major >= 8 else (f"needs compute capability 8.0; device {device} has {major}.{minor}",)
 
 
 def _table_bytes(alpha: Tensor | None, beta: Tensor | None, gamma: Tensor | None, delta: Tensor | None) -> int:
