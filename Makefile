@@ -11,7 +11,7 @@ OP ?= attention
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-NATIVE := setup.py $(shell find csrc -type f)
+NATIVE := setup.py build_native.py $(shell find csrc -type f)
 CXX_FILES = $(shell git ls-files -co --exclude-standard csrc tests | grep -E '\.(cpp|cu|cuh|h)$$')
 
 .PHONY: setup style check check-all types test test-long golden fuzz demo gpu bench wheel clean help

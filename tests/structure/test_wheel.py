@@ -85,8 +85,17 @@ def installed_names() -> set[str]:
 
 def test_sdist_holds_sources_and_no_products(source: Path) -> None:
     files = {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()}
-    assert {"csrc/bindings.cpp", "csrc/device/device.cu", "setup.py", "LICENSE", "ENVIRONMENT.md"} <= files
-    assert not [name for name in files if name.endswith((".so", ".o", ".pyc")) or name.startswith(("tests", "build"))]
+    assert {
+        "csrc/bindings.cpp",
+        "csrc/device/device.cu",
+        "setup.py",
+        "build_native.py",
+        "LICENSE",
+        "ENVIRONMENT.md",
+    } <= files
+    assert not [
+        name for name in files if name.endswith((".so", ".o", ".pyc")) or name.startswith(("tests/", "build/"))
+    ]
 
 
 def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:

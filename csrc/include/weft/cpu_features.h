@@ -15,7 +15,7 @@ struct CpuFeature {
 // Every extension that some kernel may be compiled for; empty off x86-64.
 const std::vector<CpuFeature>& cpu_features();
 
-// One instruction set that kernels are compiled for (setup.py: INSTRUCTION_SETS), weakest first.
+// One instruction set that kernels are compiled for (build_native.py: INSTRUCTION_SETS), weakest first.
 struct InstructionSet {
   const char* name;
   bool usable;
