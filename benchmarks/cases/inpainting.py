@@ -19,7 +19,7 @@ from PIL import Image
 import weft
 from benchmarks.cases.denoiser import SD15, make_images
 from benchmarks.registry import Benchmark, Call, Mode, Provider, Shape
-from weft.attach.text.learnt_words import widths
+from weft.attach.text.learnt_words import word_widths
 from weft.shapes.load import pipeline
 from weft.train.task_prompts.unet import widened
 
@@ -66,7 +66,7 @@ def make_painting(shape: Shape, dtype: torch.dtype, mode: Mode | None = None) ->
     side, generator = shape.sizes["side"], torch.Generator().manual_seed(1)
     tasks = weft.TaskPrompts(
         {
-            name: tuple(0.1 * torch.randn(10, width, generator=generator) for width in widths(pipe))
+            name: tuple(0.1 * torch.randn(10, width, generator=generator) for width in word_widths(pipe))
             for name in ("context", "shape", "object")
         }
     )

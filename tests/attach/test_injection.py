@@ -16,7 +16,7 @@ import weft
 from weft import shapes
 from weft.attach import Control, Step
 from weft.attach.generation import DenoiserCall
-from weft.attach.injection import Injection, places, widths
+from weft.attach.injection import Injection, place_widths, places
 from weft.testing.branch_eager import branch_residuals, denoised, walk
 
 
@@ -81,7 +81,7 @@ def test_places_of_stable_diffusion() -> None:
         "up_blocks.0.resnets.2",
     )
     assert found[-1] == "up_blocks.3.attentions.2"
-    assert list(widths(unet).values())[:4] == [32, 32, 32, 32] and widths(unet)["mid_block"] == 64
+    assert list(place_widths(unet).values())[:4] == [32, 32, 32, 32] and place_widths(unet)["mid_block"] == 64
 
 
 @pytest.mark.parametrize("side", [16, 24, 20])

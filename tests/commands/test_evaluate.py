@@ -175,7 +175,7 @@ def test_an_extractor_that_taught_the_generator_flatters(generator: Path, tmp_pa
         ),
         (
             {"extractor": "/nowhere"},
-            "is no such word, and as a folder /nowhere is not there; no model id is looked up and nothing is downloaded",
+            "as a folder /nowhere is not there; no model id is looked up and nothing is downloaded",
         ),
         ({"data": "shape"}, "--data must be 'shapes' or a folder of pictures with captions; 'shape' is no such word"),
         ({"data": __file__}, "test_evaluate.py is a file"),

@@ -39,7 +39,7 @@ def places(model: Any) -> tuple[str, ...]:
     )
 
 
-def widths(model: Any) -> dict[str, int]:
+def place_widths(model: Any) -> dict[str, int]:
     """Place -> channels there."""
     middle = model.config.block_out_channels[-1]
     return {name: middle if name == MIDDLE else model.get_submodule(name).out_channels for name in places(model)}

@@ -61,7 +61,7 @@ def train_residual(options: TrainResidual) -> str:
     """Carry out ``weft train residual``."""
     import torch
 
-    from weft.train.core.loop import LoopConfig
+    from weft.train.core.config import LoopConfig
     from weft.train.pictures.images import read_images
     from weft.train.residual.fit import ResidualConfig, fit_residual
 

@@ -96,7 +96,7 @@ class TrainSoftTokens(RunOptions, DistributionOptions, _SoftTokens):
 
 def train_soft_tokens(options: TrainSoftTokens) -> str:
     """Carry out ``weft train soft-tokens``."""
-    from weft.train.core.loop import LoopConfig
+    from weft.train.core.config import LoopConfig
     from weft.train.soft_tokens.config import SoftTokensConfig
     from weft.train.soft_tokens.fit import fit_soft_tokens
 

@@ -95,7 +95,7 @@ _RATES = {"prompts": 1e-3, "unet": 1e-5, "lora": 1e-4, "residuals": 1e-3}
 
 def train_task_prompts(options: TrainTaskPrompts) -> str:
     """Carry out ``weft train task-prompts``."""
-    from weft.train.core.loop import LoopConfig
+    from weft.train.core.config import LoopConfig
     from weft.train.task_prompts.fit import TaskPromptsConfig, fit_task_prompts
     from weft.train.task_prompts.mixture import Mixture
     from weft.train.task_prompts.pictures import read_masked_pictures

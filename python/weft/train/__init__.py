@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from weft.train.core.loop import LoopConfig
+    from weft.train.core.config import LoopConfig
     from weft.train.core.stopping import Diverged, Interrupted
     from weft.train.distribution.config import DistributionConfig
     from weft.train.encoded.pairs import encode_pairs

@@ -10,12 +10,12 @@ import tiny_pipelines as tiny
 import torch
 from torch import Tensor
 
-from weft.attach.text.learnt_words import LearntText, embeddings_of, encode, token_count, token_limit, widths
+from weft.attach.text.learnt_words import LearntText, embeddings_of, encode, token_count, token_limit, word_widths
 
 
 def vectors(pipe: Any, count: int = 3) -> tuple[Tensor, ...]:
     generator = torch.Generator().manual_seed(5)
-    return tuple(torch.randn(count, width, generator=generator) for width in widths(pipe))
+    return tuple(torch.randn(count, width, generator=generator) for width in word_widths(pipe))
 
 
 def with_rows(pipe: Any, text: LearntText) -> Tensor:

@@ -19,7 +19,7 @@ from PIL import Image
 
 import weft
 from weft.attach.projections import GatedProjection, GatedProjections
-from weft.train.core.loop import LoopConfig
+from weft.train.core.config import LoopConfig
 from weft.train.diffusion.latents import TextStates, denoising_target, encode_captions, training_scheduler
 from weft.train.residual.fit import ResidualConfig, fit_residual
 from weft.train.residual.objective import ResidualObjective

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import weft
 from weft.testing.soft_tokens_eager import longer_text
-from weft.train.core.loop import LoopConfig
+from weft.train.core.config import LoopConfig
 from weft.train.diffusion.latents import encode_captions, frozen, training_scheduler
 from weft.train.diffusion.noising import noising_of
 from weft.train.soft_tokens.agsm import AgsmObjective, guidance, in_batch

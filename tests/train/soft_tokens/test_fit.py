@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 import weft
 from weft.testing.soft_tokens_eager import contrastive_loss_of, errors_by_pairs, longer_text
-from weft.train.core.loop import LoopConfig
+from weft.train.core.config import LoopConfig
 from weft.train.diffusion.latents import encode_captions, frozen, training_scheduler
 from weft.train.diffusion.noising import noising_of
 from weft.train.encoded.batches import PairBatches

@@ -19,7 +19,7 @@ from torch import Tensor
 import weft
 from weft import shapes
 from weft.testing.soft_tokens_eager import contrastive_loss_of
-from weft.train.core.loop import LoopConfig
+from weft.train.core.config import LoopConfig
 from weft.train.diffusion.latents import caption_fits, encode_captions, frozen
 from weft.train.diffusion.noising import noising_of
 from weft.train.soft_tokens.bank import TrainedTokens

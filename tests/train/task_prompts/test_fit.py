@@ -19,7 +19,7 @@ import weft
 from weft import shapes
 from weft.attach.text.learnt_words import LearntText, encode
 from weft.methods.powerpaint.recipes import NAMES
-from weft.train.core.loop import LoopConfig
+from weft.train.core.config import LoopConfig
 from weft.train.diffusion.latents import min_snr_weight, training_scheduler
 from weft.train.task_prompts.examples import Examples, MaskedBatches, Said
 from weft.train.task_prompts.fit import ADAPTER, TaskPromptsConfig, fit_task_prompts, starting_vectors

@@ -58,7 +58,7 @@ class Encoded:
     pooled: Tensor | None
 
 
-def widths(pipe: Any) -> tuple[int, ...]:
+def word_widths(pipe: Any) -> tuple[int, ...]:
     """Width of the token embeddings of every text encoder, in the order of ``LearntText.vectors``."""
     return tuple(encoder.get_input_embeddings().weight.shape[1] for _, encoder in _encoders(pipe))
 

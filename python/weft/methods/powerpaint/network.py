@@ -13,7 +13,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from weft.attach.injection import MIDDLE, places, widths
+from weft.attach.injection import MIDDLE, place_widths, places
 
 CHANNELS = 9  # noisy latents, those of the masked picture, mask: 4 + 4 + 1
 _LATENT = 4
@@ -51,7 +51,7 @@ class Branch(nn.Module):
         self.unet.conv_norm_out, self.unet.conv_out = None, nn.Identity()
         self.places = places(self.unet)
         middle = self.places.index(MIDDLE)
-        convolutions = [_zero_convolution(width) for width in widths(self.unet).values()]
+        convolutions = [_zero_convolution(width) for width in place_widths(self.unet).values()]
         self.down, self.up = nn.ModuleList(convolutions[:middle]), nn.ModuleList(convolutions[middle + 1 :])
         self.mid = convolutions[middle]
         self._taps: dict[str, Tensor] = {}
@@ -91,7 +91,7 @@ class Branch(nn.Module):
 
     def mismatch(self, unet: Any) -> str | None:
         """Why this cannot stand beside ``unet``; None when it can."""
-        mine, theirs = widths(self.unet), widths(unet)
+        mine, theirs = place_widths(self.unet), place_widths(unet)
         if mine.keys() != theirs.keys():
             return f"it adds at {len(mine)} places and this UNet has {len(theirs)}, or others"
         for name, width in mine.items():

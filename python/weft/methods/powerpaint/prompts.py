@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from weft.attach.pipeline_call import Around
-from weft.attach.text.learnt_words import widths
+from weft.attach.text.learnt_words import word_widths
 from weft.methods.inpainting.host import check_host
 from weft.methods.inpainting.job import PasteBack
 from weft.methods.powerpaint import prompts_file as file
@@ -141,10 +141,10 @@ class TaskPrompts(InpaintingTasks):
 
     def around_calls(self, pipeline: Any) -> Around:
         check_host(pipeline, who="TaskPrompts")
-        if widths(pipeline) != self.widths:
+        if word_widths(pipeline) != self.widths:
             raise ValueError(
                 f"TaskPrompts: prompts of {self.base_name!r} have vectors of width {_listed(self.widths)} and do not "
-                f"fit this pipeline, whose text encoders have {_listed(widths(pipeline))}; use the model they were "
+                f"fit this pipeline, whose text encoders have {_listed(word_widths(pipeline))}; use the model they were "
                 "trained on, or a finetune of that"
             )
         self._pipe = pipeline

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from weft.train.gan.layouts import checked, is_coco, is_cub, read_coco, read_cub
-from weft.train.pictures.pairs import Pair, digest, read_pairs
+from weft.train.pictures.pairs import Pair, digest_of_pairs, read_pairs
 
 MARGIN = 76 / 64  # side that a picture is brought to before a random square is cut, in squares
 BOX_MARGIN = 1.5  # side of the square around a box, in longer sides of the box
@@ -95,7 +95,7 @@ class Pictures:
     def digest(self) -> str:
         """A name for these pictures and captions; of a lazy sequence some of them speak for all."""
         if isinstance(self.pairs, tuple):
-            return digest(self.pairs)
+            return digest_of_pairs(self.pairs)
         some = [_as_pair(self.pairs[place], place) for place in range(0, len(self), max(len(self) // _DIGESTED, 1))]
         return hashlib.sha256(f"{len(self)} {digest(some)}".encode()).hexdigest()[:16]
 

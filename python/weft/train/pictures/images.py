@@ -106,7 +106,7 @@ def views(
     return found
 
 
-def digest(found: Sequence[View]) -> str:
+def digest_of_views(found: Sequence[View]) -> str:
     """A name for exactly these squares."""
     sha = hashlib.sha256()
     for view in found:

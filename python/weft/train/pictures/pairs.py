@@ -120,7 +120,7 @@ def why_unusable(image: Any, smallest: int = 1) -> str:
     return "" if min(size) >= smallest else f"too small, {size[0]} x {size[1]} pixels for at least {smallest}"
 
 
-def digest(pairs: Sequence[Pair]) -> str:
+def digest_of_pairs(pairs: Sequence[Pair]) -> str:
     """A name for these pictures and texts."""
     texts = repr([(pair.captions, pair.negatives) for pair in pairs])
     return hashlib.sha256((digest_of_pictures(pairs) + texts).encode()).hexdigest()[:16]

@@ -12,7 +12,8 @@ from weft.attach.base_model import base_model
 from weft.attach.projections import GatedProjections
 from weft.methods.residuals.residual import Residual
 from weft.train.core.accelerator import Precision, make_accelerator
-from weft.train.core.loop import LoopConfig, fit
+from weft.train.core.config import LoopConfig
+from weft.train.core.loop import fit
 from weft.train.core.validation import validation
 from weft.train.diffusion.latents import (
     check_denoiser,
@@ -28,7 +29,7 @@ from weft.train.diffusion.noising import noising_of
 from weft.train.distribution.config import DistributionConfig
 from weft.train.distribution.term import distribution_term
 from weft.train.distribution.views import ConceptBatches
-from weft.train.pictures.images import digest, read_images, views
+from weft.train.pictures.images import digest_of_views, read_images, views
 from weft.train.residual.objective import Init, ResidualObjective
 
 CAPTION = "a photo of a {identifier} {class_word}"
@@ -182,7 +183,7 @@ def fit_residual(
                     **words,
                     "caption": caption,
                     "base_model": base.name,
-                    "images": digest(squares),
+                    "images": digest_of_views(squares),
                     "resolution": size,
                     "ranks": [objective.rank(info) for info in base.projections],
                     "init": config.init,

@@ -26,7 +26,7 @@ from weft.train.distribution.term import distribution_term
 from weft.train.distribution.views import ViewBatches, check_captions
 from weft.train.encoded.batches import PairBatches, encode
 from weft.train.pictures.images import SMALLEST_SHARE
-from weft.train.pictures.pairs import digest, read_pairs
+from weft.train.pictures.pairs import digest_of_pairs, read_pairs
 from weft.train.soft_tokens.bank import TrainedTokens, check_attention
 from weft.train.soft_tokens.captioned_latents import CaptionedLatents
 from weft.train.soft_tokens.config import SoftTokensConfig
@@ -116,7 +116,12 @@ def fit_soft_tokens(
         accelerator = make_accelerator(pipe.device, config.precision, folder, tensorboard=config.tensorboard)
     pipe.to(accelerator.device)
     start = layout.start(pipe, config.tokens, seed=config.seed, base_name=base.name)
-    identity = {"base_model": base.name, "pairs": digest(found), "resolution": size, **config.identity(layout)}
+    identity = {
+        "base_model": base.name,
+        "pairs": digest_of_pairs(found),
+        "resolution": size,
+        **config.identity(layout),
+    }
     check_run("soft tokens", folder, resume, identity)
     control = TrainedTokens(layout.blocks, layout.space)
     with weft.attach(pipe) as attachment:

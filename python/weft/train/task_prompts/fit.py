@@ -19,7 +19,8 @@ from weft.methods.powerpaint.prompts import TaskPrompts
 from weft.methods.powerpaint.prompts_text import Vectors
 from weft.methods.powerpaint.recipes import COUNT, NAMES, PromptName
 from weft.train.core.accelerator import Precision, make_accelerator
-from weft.train.core.loop import LoopConfig, fit
+from weft.train.core.config import LoopConfig
+from weft.train.core.loop import fit
 from weft.train.core.randomness import torch_generator
 from weft.train.diffusion.latents import frozen, picture_size, training_scheduler
 from weft.train.task_prompts.examples import Examples, MaskedBatches
