@@ -54,6 +54,7 @@ setup(
     packages=find_packages("python") + [f"weft.kernels.{op}" for op in ops],
     package_dir={"": "python", **{f"weft.kernels.{op}": f"kernels/{op.replace('.', '/')}" for op in ops}},
     package_data={
+        "": ["*.pyi"],
         "weft": ["py.typed"],
         "weft.evaluation": ["judge/weights/**"],
         "weft.shapes": ["weights/**", "weights-sd3/**", "weights-inpainting/**"],

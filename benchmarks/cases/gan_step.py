@@ -17,13 +17,16 @@ from benchmarks.registry import Benchmark, Call, Mode, Provider, Shape
 from weft.shapes import CaptionedScenes
 from weft.testing import relative_l2
 from weft.train import GanConfig
-from weft.train.gan.batches import GanBatch, GanBatches
-from weft.train.gan.config import Baseline
-from weft.train.gan.fit import objective_of
-from weft.train.gan.matching import Matching
-from weft.train.gan.matching_stage import untrained
-from weft.train.gan.objective import GanObjective
-from weft.train.gan.pictures import read_pictures
+from weft.train.gan import (
+    Baseline,
+    GanBatch,
+    GanBatches,
+    GanObjective,
+    Matching,
+    objective_of,
+    read_pictures,
+    untrained,
+)
 
 Found = dict[str, Tensor]  # losses of all turns, by turn and name
 

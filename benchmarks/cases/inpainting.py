@@ -19,9 +19,9 @@ from PIL import Image
 import weft
 from benchmarks.cases.denoiser import SD15, make_images
 from benchmarks.registry import Benchmark, Call, Mode, Provider, Shape
-from weft.attach.text.learnt_words import word_widths
+from weft.attach import word_widths
 from weft.shapes.load import pipeline
-from weft.train.task_prompts.unet import widened
+from weft.train.task_prompts import widened
 
 EMBEDDED = "embedded"  # kind of shapes
 HOLE = 0.1  # of the picture's area

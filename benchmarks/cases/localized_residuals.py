@@ -16,7 +16,7 @@ from torch import Tensor
 
 import weft
 from benchmarks.cases.denoiser import SHAPES, Attached, ImageCost, Images, Stage, Stock
-from weft.attach.base_model import base_model
+from weft.attach import base_model
 from weft.testing.lag_eager import eager_lag
 
 IDENTIFIER, CLASS_WORD = "red", "circle"

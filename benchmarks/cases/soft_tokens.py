@@ -13,7 +13,7 @@ from torch import Tensor
 
 import weft
 from benchmarks.cases.denoiser import SHAPES, Attached, ImageCost, Images, Stage, Stock
-from weft.attach.base_model import base_model
+from weft.attach import base_model
 from weft.testing.soft_tokens_eager import longer_text
 
 BLOCKS = ("down_blocks",)

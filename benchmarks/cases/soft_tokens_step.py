@@ -21,12 +21,9 @@ from weft import shapes
 from weft.attach import attach
 from weft.testing import relative_l2
 from weft.testing.soft_tokens_eager import contrastive_loss_of, errors_by_pairs, longer_text
-from weft.train.diffusion.latents import encode_captions, encode_views, training_scheduler
-from weft.train.diffusion.noising import Schedule
-from weft.train.pictures.images import views
-from weft.train.soft_tokens.bank import TrainedTokens
-from weft.train.soft_tokens.contrast import ContrastObjective
-from weft.train.soft_tokens.frozen_denoiser import FrozenDenoiser
+from weft.train.diffusion import Schedule, encode_captions, encode_views, training_scheduler
+from weft.train.pictures import views
+from weft.train.soft_tokens import ContrastObjective, FrozenDenoiser, TrainedTokens
 
 Found = tuple[Tensor, Tensor]  # the loss, and its gradient with respect to the tokens
 

@@ -21,8 +21,8 @@ from torch import Tensor
 import weft
 from benchmarks.cases.denoiser import SD15, make_images
 from benchmarks.registry import Benchmark, Call, Mode, Provider, Shape
-from weft.methods.inpainting.inputs import CONVENTIONS, shown
-from weft.methods.powerpaint.network import Branch, beside
+from weft.methods.inpainting import CONVENTIONS, shown
+from weft.methods.powerpaint import Branch, beside
 from weft.shapes.load import pipeline
 from weft.testing import relative_l2
 from weft.testing.branch_eager import branch_residuals, denoised

@@ -22,9 +22,8 @@ import weft
 from weft._files import whole_file
 from weft.shapes.concepts import Concept, references
 from weft.train import LoopConfig, ResidualConfig, fit_residual
-from weft.train.core.accelerator import make_accelerator
-from weft.train.core.loop import fit
-from weft.train.diffusion.latents import (
+from weft.train.core import fit, make_accelerator
+from weft.train.diffusion import (
     TextStates,
     denoising_target,
     encode_captions,
@@ -33,8 +32,8 @@ from weft.train.diffusion.latents import (
     native_size,
     training_scheduler,
 )
-from weft.train.pictures.images import views
-from weft.train.residual.fit import CAPTION
+from weft.train.pictures import views
+from weft.train.residual import CAPTION
 
 IDENTIFIER = "sks"  # one token, never trained
 PICTURES = 6

@@ -37,8 +37,7 @@ from benchmarks.efficacy.soft_tokens_training import Lesson, tokens_of
 from benchmarks.efficacy.trials import Sampling, noise
 from weft.shapes.load import pipeline
 from weft.train import LoopConfig
-from weft.train.distribution.config import DistributionConfig, Through
-from weft.train.distribution.losses import losses_named
+from weft.train.distribution import DistributionConfig, Through, losses_named
 
 MODEL = "sd1"
 OUT = ROOT / "benchmarks" / "results" / "distribution_losses_efficacy_shapes.json"

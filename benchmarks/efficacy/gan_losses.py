@@ -32,8 +32,8 @@ from weft.evaluation import (
     open_extractor,
     shapes_pictures,
 )
-from weft.train.gan.generator import WEIGHTS, Generator
-from weft.train.pictures.pairs import Pair
+from weft.train.gan import WEIGHTS, Generator
+from weft.train.pictures import Pair
 
 OUT = ROOT / "benchmarks" / "results" / "gan_losses_efficacy_shapes.json"
 KEPT = ROOT / "runs" / "efficacy" / "gan_losses"

@@ -18,7 +18,7 @@ from weft._files import whole_file
 from weft.commands.sheets import stack, strip
 from weft.evaluation import Plan, Request, generator_sampler, requests, shapes_pictures
 from weft.evaluation.samplers import as_image
-from weft.train.gan.generator import Generator
+from weft.train.gan import Generator
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,8 @@ from benchmarks.efficacy.gan_losses_summary import LOSSES
 from weft import shapes
 from weft._files import whole_folder
 from weft.train import GanConfig, fit_gan
-from weft.train.core.loop import CHECKPOINT
-from weft.train.gan.config import Baseline
-from weft.train.gan.generator import WEIGHTS
+from weft.train.core import CHECKPOINT
+from weft.train.gan import WEIGHTS, Baseline
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from benchmarks.efficacy.digest import digest
 from benchmarks.efficacy.record import publish
 from benchmarks.efficacy.summary import summarise, table
 from benchmarks.efficacy.trials import Method, Sampling, Trial, Verdicts, draw
-from weft.methods.maskdiffusion.control import MODES, MaskDiffusionSettings
+from weft.methods.maskdiffusion import MODES, MaskDiffusionSettings
 from weft.shapes.captions import Prompt, phrase
 from weft.shapes.load import pipeline
 

@@ -14,8 +14,7 @@ from weft.ops import pairwise_error
 from weft.shapes.captions import TEMPLATES, phrase
 from weft.shapes.rendering import render
 from weft.shapes.world import Scene, scene
-from weft.train.diffusion.latents import encode_captions
-from weft.train.diffusion.noising import Noising, noising_of
+from weft.train.diffusion import Noising, encode_captions, noising_of
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from benchmarks.efficacy.record import publish
 from benchmarks.efficacy.task_prompts_cases import OVERLAP, RUN, Case, case
 from benchmarks.efficacy.task_prompts_readings import LEARNT, MEASURES, METHOD, readings, table
 from benchmarks.efficacy.trials import noise
-from weft.methods.powerpaint.recipes import TASKS, Task
+from weft.methods.powerpaint import TASKS, Task
 from weft.shapes.load import open_pipeline, pipeline
 from weft.shapes.shipped import model_path
 

@@ -9,13 +9,12 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from weft.methods.powerpaint.recipes import Task
+from weft.methods.powerpaint import Task
 from weft.shapes.captions import phrase
 from weft.shapes.rendering import coverage, render
 from weft.shapes.vocabulary import COLOURS, IMAGE_SIZE
 from weft.shapes.world import PAIRS, Scene, SceneObject, scene
-from weft.train.task_prompts import masks
-from weft.train.task_prompts.masks import Hole
+from weft.train.task_prompts import Hole, masks
 
 GROWTHS = (2, 4)  # pixels that a hole to be filled reaches beyond an object's own outline
 # how pictures are extended, in pixels; as many pictures one way as are painted at once

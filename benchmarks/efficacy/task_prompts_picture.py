@@ -20,7 +20,7 @@ from benchmarks.efficacy.task_prompts_cases import RUN, Case, case
 from benchmarks.efficacy.task_prompts_readings import LEARNT, as_large
 from weft._files import whole_file
 from weft.commands.sheets import stack, strip
-from weft.methods.powerpaint.recipes import TASKS, Task
+from weft.methods.powerpaint import TASKS, Task
 
 GREY = (127, 127, 127)
 LOOSE = "learnt, fit 0.5"

@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.efficacy.readings import Measures, Readings
 from benchmarks.efficacy.record import day_and_commit
 from benchmarks.efficacy.task_prompts_cases import Case
-from weft.methods.powerpaint.recipes import Task
+from weft.methods.powerpaint import Task
 from weft.shapes.reader import FOREGROUND_DISTANCE, Detection, as_pixels, background_of, read
 from weft.shapes.rendering import coverage
 from weft.shapes.scoring import MIN_CONFIDENCE

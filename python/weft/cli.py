@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from weft import __version__
 from weft._errors import BackendUnavailableError
-from weft.train.core.stopping import Diverged, Interrupted
+from weft.train.core import Diverged, Interrupted
 
 # what a wrong option, a wrong file or a machine without something raises, in weft and in the libraries below it
 _EXPECTED = (

@@ -176,6 +176,6 @@ def test_describe_can_be_read(tmp_path: Path) -> None:
     )
     text = attachment.describe()
     assert "7 cross-attention and 7 self-attention layers" in text
-    assert "AttentionMaps(['circle'], layers='down', steps=None)" in text
+    assert "AttentionMaps(['circle'], layers='down')" in text
     attachment.detach()
     assert "detached" in repr(attachment)

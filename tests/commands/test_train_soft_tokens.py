@@ -87,8 +87,8 @@ def test_every_option_reaches_the_configuration(pairs: Path, monkeypatch: pytest
         taken.append(config)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("weft.train.soft_tokens.fit.fit_soft_tokens", take)
-    monkeypatch.setattr("weft.train.core.accelerator.make_accelerator", lambda *args, **options: Accelerator(cpu=True))
+    monkeypatch.setattr("weft.train.soft_tokens.fit_soft_tokens", take)
+    monkeypatch.setattr("weft.train.core.make_accelerator", lambda *args, **options: Accelerator(cpu=True))
     with pytest.raises(KeyboardInterrupt):
         train_soft_tokens(options(pairs, **other))
     assert {name: getattr(taken[0], name) for name in other} == other

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FOUNDATION = frozenset({"_dispatch", "_env", "_errors", "_native_loader"})
+FOUNDATION = frozenset({"_dispatch", "_env", "_errors", "_names", "_native_loader"})
 # third parties that only some rooms may know; every other package is anybody's
 GUARDED = frozenset({"accelerate", "diffusers", "peft", "transformers", "triton", "tyro"})
 
@@ -51,7 +51,9 @@ ROOMS = {
     ),
     "triton": _room(r"kernels/\w+/\w+\.py", weft="kernels.common op/launch", guarded="triton", only="torch triton"),
     "foundation": _room(
-        r"python/weft/_(env|errors|native_loader|dispatch|files|device)\.py", weft="FOUNDATION", only="torch"
+        r"python/weft/_(env|errors|names|native_loader|dispatch|files|device)\.py",
+        weft="FOUNDATION",
+        only="lazy_loader torch",
     ),
     "ops": _room(r"python/weft/ops/.*", weft="FOUNDATION kernels _device", only="torch"),
     "attach": _room(r"python/weft/attach/.*", weft="FOUNDATION ops _device", guarded="diffusers peft transformers"),
@@ -64,14 +66,16 @@ ROOMS = {
         guarded="accelerate diffusers transformers peft",
     ),
     "shapes": _room(
-        r"python/weft/shapes/.*", weft="_errors _files _device train", guarded="accelerate diffusers transformers tyro"
+        r"python/weft/shapes/.*",
+        weft="_errors _files _names _device train",
+        guarded="accelerate diffusers transformers tyro",
     ),
     "evaluation": _room(
         r"python/weft/evaluation/.*", weft="FOUNDATION ops train shapes _files _device", guarded="transformers tyro"
     ),
     "testing": _room(r"python/weft/testing/.*"),
     "surface": _room(
-        r"python/weft/__init__\.py", weft="_dispatch _errors attach evaluation methods ops shapes testing train"
+        r"python/weft/__init__\.py", weft="_dispatch _errors _names attach evaluation methods ops shapes testing train"
     ),
     "doctor": _room(r"python/weft/_doctor\.py", weft="FOUNDATION ops _device shapes"),
     "cli": _room(

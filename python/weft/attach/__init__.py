@@ -4,22 +4,18 @@ The package can be called, since ``weft.attach`` is both this package and the fu
 not hide the function behind the package.
 """
 
-from __future__ import annotations
-
 import sys
-from types import ModuleType
 from typing import Any
 
-from weft.attach.attachment import Attachment, attach
-from weft.attach.control import Control, Generation, LayerInfo, LayerRequest, Step
-from weft.attach.text.prompt import Prompt
+from weft._names import public_names
 
-__all__ = ["Attachment", "Control", "Generation", "LayerInfo", "LayerRequest", "Prompt", "Step", "attach"]
+__getattr__, __dir__, __all__ = public_names(__name__, __file__)
 
 
-class _CallablePackage(ModuleType):
-    def __call__(self, pipe_or_model: Any, *controls: Control, backend: str | None = None) -> Attachment:
-        return attach(pipe_or_model, *controls, backend=backend)
+# the class that lazy_loader gave it keeps functions apart from files of their name
+class _CallablePackage(type(sys.modules[__name__])):  # type: ignore[misc]
+    def __call__(self, pipe_or_model: Any, *controls: Any, backend: str | None = None) -> Any:
+        return self.attach(pipe_or_model, *controls, backend=backend)
 
 
 sys.modules[__name__].__class__ = _CallablePackage

@@ -18,7 +18,7 @@ from diffusers import Transformer2DModel
 from torch import Tensor, nn
 
 from weft.attach.levels import grid_at, is_in_a_block, level_of
-from weft.ops import lowrank_linear
+from weft.ops.lowrank_linear import lowrank_linear
 
 # of a block; the bare name of its `proj_out` is also that of the last layer of other families
 _NAME = re.compile(r".*\.attentions\.\d+")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from weft.train.distribution.config import DistributionConfig
+    from weft.train.distribution import DistributionConfig
 
 ReadBy = dict[tuple[str, ...], tuple[str, ...]]
 
@@ -55,9 +55,7 @@ def distribution_of(options: DistributionOptions, *, who: str) -> DistributionCo
             read.
         FileNotFoundError: No vision model in a folder.
     """
-    from weft.train.distribution.config import DistributionConfig
-    from weft.train.distribution.losses import losses_named
-    from weft.train.distribution.vision import vision_features
+    from weft.train.distribution import DistributionConfig, losses_named, vision_features
 
     check_read(options, _READ_BY, who=who)
     if options.chain_steps != DistributionOptions.chain_steps and options.through != "chain":
@@ -88,7 +86,7 @@ def check_read(options: Any, read_by: ReadBy, *, who: str) -> None:
     Raises:
         ValueError: There are some, or a loss that is unknown.
     """
-    from weft.train.distribution.losses import losses_named
+    from weft.train.distribution import losses_named
 
     chosen = {loss.name for loss in losses_named(options.losses)}
     default = {field.name: field.default for field in fields(options)}

@@ -193,7 +193,7 @@ def _sampler(options: Evaluate, device: Any) -> tuple[Sampler, int, str, Teacher
     embedded = options.model is None or is_word(options.model, EMBEDDED_MODELS, option="--model")
     folder = Path(model).expanduser()
     if not embedded and (folder / GENERATOR_WEIGHTS).is_file():
-        from weft.train.gan.generator import Generator
+        from weft.train.gan import Generator
 
         generator = Generator.load(folder).to(device)
         if options.resolution not in (None, generator.resolution):

@@ -78,8 +78,8 @@ def inpaint(options: Inpaint) -> Path:
     """
     import torch
 
-    from weft.methods.inpainting.pictures import read_masks, read_pictures
-    from weft.methods.powerpaint.branch_published import is_branch_at
+    from weft.methods.inpainting import read_masks, read_pictures
+    from weft.methods.powerpaint import is_branch_at
 
     sides = _check(options)
     folder = output_folder(options.out.parent, who="inpaint")
@@ -175,7 +175,7 @@ def _sides(text: str) -> dict[str, float]:
 
 def _branch(options: Inpaint, pipe: Any) -> weft.TaskBranch:
     """From --task-prompts, where the pipeline computes."""
-    from weft.methods.inpainting.host import check_host_of_branch
+    from weft.methods.inpainting import check_host_of_branch
 
     check_host_of_branch(pipe, who="inpaint")
     assert options.task_prompts is not None
@@ -187,7 +187,7 @@ def _branch(options: Inpaint, pipe: Any) -> weft.TaskBranch:
 
 def _task_prompts(options: Inpaint, pipe: Any) -> weft.TaskPrompts:
     """From --task-prompts, else from the model's own folder."""
-    from weft.methods.inpainting.host import check_host
+    from weft.methods.inpainting import check_host
 
     check_host(pipe, who="inpaint")
     path = options.task_prompts

@@ -108,9 +108,8 @@ class TrainGan:
 
 def train_gan(options: TrainGan) -> str:
     """Carry out ``weft train gan``."""
-    from weft.train.core.accelerator import make_accelerator
-    from weft.train.gan.config import GanConfig
-    from weft.train.gan.fit import fit_gan
+    from weft.train.core import make_accelerator
+    from weft.train.gan import GanConfig, fit_gan
 
     check_read(options, _READ_BY, who="train gan")
     out = output_folder(options.out, who="train gan")

@@ -61,9 +61,9 @@ def train_residual(options: TrainResidual) -> str:
     """Carry out ``weft train residual``."""
     import torch
 
-    from weft.train.core.config import LoopConfig
-    from weft.train.pictures.images import read_images
-    from weft.train.residual.fit import ResidualConfig, fit_residual
+    from weft.train.core import LoopConfig
+    from weft.train.pictures import read_images
+    from weft.train.residual import ResidualConfig, fit_residual
 
     check_out(options.out, who="train residual")
     loop = config_of(LoopConfig, options)

@@ -96,9 +96,8 @@ class TrainSoftTokens(RunOptions, DistributionOptions, _SoftTokens):
 
 def train_soft_tokens(options: TrainSoftTokens) -> str:
     """Carry out ``weft train soft-tokens``."""
-    from weft.train.core.config import LoopConfig
-    from weft.train.soft_tokens.config import SoftTokensConfig
-    from weft.train.soft_tokens.fit import fit_soft_tokens
+    from weft.train.core import LoopConfig
+    from weft.train.soft_tokens import SoftTokensConfig, fit_soft_tokens
 
     check_out(options.out, who="train soft-tokens")
     loop = config_of(LoopConfig, options, weight_decay=1e-4)

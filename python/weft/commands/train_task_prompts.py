@@ -95,11 +95,14 @@ _RATES = {"prompts": 1e-3, "unet": 1e-5, "lora": 1e-4, "residuals": 1e-3}
 
 def train_task_prompts(options: TrainTaskPrompts) -> str:
     """Carry out ``weft train task-prompts``."""
-    from weft.train.core.config import LoopConfig
-    from weft.train.task_prompts.fit import TaskPromptsConfig, fit_task_prompts
-    from weft.train.task_prompts.mixture import Mixture
-    from weft.train.task_prompts.pictures import read_masked_pictures
-    from weft.train.task_prompts.unet import inpainting_pipeline
+    from weft.train.core import LoopConfig
+    from weft.train.task_prompts import (
+        Mixture,
+        TaskPromptsConfig,
+        fit_task_prompts,
+        inpainting_pipeline,
+        read_masked_pictures,
+    )
 
     who = "train task-prompts"
     output_folder(options.out, who=who)
@@ -177,7 +180,7 @@ def _scenes() -> Any:
 
 def _fuse(unet: Any) -> None:
     """Add the factors to the weights, so that the pipeline is a stock one."""
-    from weft.train.task_prompts.fit import ADAPTER
+    from weft.train.task_prompts import ADAPTER
 
     unet.fuse_lora(adapter_names=[ADAPTER])
     unet.unload_lora()

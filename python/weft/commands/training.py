@@ -14,7 +14,7 @@ from weft.commands.loading import load_pipeline
 if TYPE_CHECKING:
     import torch
 
-    from weft.train.core.accelerator import Precision
+    from weft.train.core import Precision
 
 T = TypeVar("T")
 Load: TypeAlias = "Callable[[str, torch.dtype, torch.device], Any]"  # as ``loading.load_pipeline``
@@ -101,7 +101,7 @@ def prepare(options: Options, *, who: str, load: Load = load_pipeline) -> Prepar
         OSError: Nothing can be written there; found out before the model is loaded.
         ValueError: An unknown device, or a model that cannot be loaded.
     """
-    from weft.train.core.accelerator import make_accelerator
+    from weft.train.core import make_accelerator
 
     output_folder(options.out.parent, who=who)
     run = output_folder(options.run or options.out.with_suffix(".run"), who=who, option="--run")

@@ -7,7 +7,7 @@ import hashlib
 import torch
 from torch import nn
 
-from weft.train.core.weights import digest_of_weights
+from weft.train.core import digest_of_weights
 
 
 def digest_of(module: nn.Module) -> str:

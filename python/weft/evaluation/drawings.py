@@ -12,8 +12,7 @@ from PIL import Image
 
 from weft._files import whole_file
 from weft.evaluation.planning import Request
-from weft.train.pictures.images import SUFFIXES, read_image
-from weft.train.pictures.pairs import METADATA
+from weft.train.pictures import METADATA, SUFFIXES, read_image
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from weft.evaluation.digests import digest_of, digests_of
-from weft.evaluation.judge.judge import SIZE, Judge
+from weft.evaluation.judge import SIZE, Judge
 from weft.evaluation.words import SHAPES, folder_said, is_word
-from weft.train.core.weights import lacks_pooler
+from weft.train.core import lacks_pooler
 
 Images = Sequence[Image.Image]
 

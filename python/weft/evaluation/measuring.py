@@ -18,7 +18,7 @@ from weft.evaluation.retrieval import CANDIDATES, FOLDS, r_precision
 from weft.evaluation.spreading import spreads
 from weft.shapes.caption_reader import objects_of, prompt_of
 from weft.shapes.scoring import MIN_CONFIDENCE, score
-from weft.train.pictures.pairs import METADATA
+from weft.train.pictures import METADATA
 
 Measure = Literal["fid", "kid", "cmmd", "captions", "retrieval", "consistency", "diversity"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)

@@ -13,9 +13,8 @@ from PIL import Image
 from weft.evaluation.words import SHAPES, folder_said
 from weft.shapes.captioned_scenes import CaptionedScenes
 from weft.shapes.world import Split
-from weft.train.gan.layouts import is_coco, is_cub, read_coco, read_cub
-from weft.train.gan.pictures import Pictures
-from weft.train.pictures.pairs import Pair, read_pairs
+from weft.train.gan import Pictures, is_coco, is_cub, read_coco, read_cub
+from weft.train.pictures import Pair, read_pairs
 
 Layout = Literal["auto", "imagefolder", "cub", "coco"]
 SEED = 41_000  # of the first collection of scenes; training and the other measurements draw from other ones

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from weft.evaluation.extractors import Extractor
 
 if TYPE_CHECKING:
-    from weft.train.gan.generator import Generator
+    from weft.train.gan import Generator
 
 
 @dataclass(frozen=True)

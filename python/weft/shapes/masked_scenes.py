@@ -9,7 +9,7 @@ from typing import overload
 import numpy as np
 from PIL import Image
 
-from weft.train.task_prompts.pictures import MaskedObject, MaskedPicture
+from weft.train.task_prompts import MaskedObject, MaskedPicture
 
 from .captions import caption, phrase
 from .rendering import coverage, render

@@ -14,7 +14,7 @@ import torch
 import tyro
 from accelerate import Accelerator
 
-from weft.train.core.stopping import Interrupted
+from weft.train.core import Interrupted
 
 from .fitting.config import TrainConfig
 from .fitting.diffusion import fit_diffusion

@@ -1,1 +1,5 @@
 """The extractor of the shapes world, and how it is trained."""
+
+from weft._names import public_names
+
+__getattr__, __dir__, __all__ = public_names(__name__, __file__)

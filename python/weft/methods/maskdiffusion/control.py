@@ -11,7 +11,7 @@ from torch import Tensor
 
 from weft.attach import Control, Generation, LayerInfo, LayerRequest, Step
 from weft.methods._call_text import call_text
-from weft.methods.attention_maps.token_maps import Token, TokenMaps
+from weft.methods.attention_maps import Token, TokenMaps
 from weft.methods.maskdiffusion.phrases import find_phrases
 from weft.methods.maskdiffusion.picture import draw_regions
 from weft.methods.maskdiffusion.run import Run

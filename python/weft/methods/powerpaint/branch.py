@@ -12,13 +12,8 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from weft.attach import Attachment, Generation, LayerInfo, Step, attach
-from weft.attach.generation import DenoiserCall
-from weft.attach.pipeline_call import Around
-from weft.attach.processors.text_cache import TextCache
-from weft.methods.inpainting.host import check_host_of_branch, check_not_in_the_way
-from weft.methods.inpainting.inputs import CONVENTIONS, shown
-from weft.methods.inpainting.job import PasteBack
+from weft.attach import Around, Attachment, DenoiserCall, Generation, LayerInfo, Step, TextCache, attach
+from weft.methods.inpainting import CONVENTIONS, PasteBack, check_host_of_branch, check_not_in_the_way, shown
 from weft.methods.powerpaint import branch_file as file
 from weft.methods.powerpaint import branch_published as published
 from weft.methods.powerpaint.branch_run import BranchRun, Schedule

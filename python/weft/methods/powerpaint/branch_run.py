@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from weft.attach import Step
-from weft.attach.generation import DenoiserCall
-from weft.methods.inpainting.inputs import Convention
+from weft.attach import DenoiserCall, Step
+from weft.methods.inpainting import Convention
 from weft.methods.powerpaint.network import Branch
 
 Rows = tuple[int, int, int]  # of a pass: how many, and from where to where they carry the prompt

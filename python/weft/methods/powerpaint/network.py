@@ -13,7 +13,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from weft.attach.injection import MIDDLE, place_widths, places
+from weft.attach import MIDDLE, place_widths, places
 
 CHANNELS = 9  # noisy latents, those of the masked picture, mask: 4 + 4 + 1
 _LATENT = 4

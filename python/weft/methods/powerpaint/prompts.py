@@ -11,10 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from weft.attach.pipeline_call import Around
-from weft.attach.text.learnt_words import word_widths
-from weft.methods.inpainting.host import check_host
-from weft.methods.inpainting.job import PasteBack
+from weft.attach import Around, word_widths
+from weft.methods.inpainting import PasteBack, check_host
 from weft.methods.powerpaint import prompts_file as file
 from weft.methods.powerpaint import prompts_published as published
 from weft.methods.powerpaint.prompts_text import Speaker, Vectors
@@ -144,8 +142,8 @@ class TaskPrompts(InpaintingTasks):
         if word_widths(pipeline) != self.widths:
             raise ValueError(
                 f"TaskPrompts: prompts of {self.base_name!r} have vectors of width {_listed(self.widths)} and do not "
-                f"fit this pipeline, whose text encoders have {_listed(word_widths(pipeline))}; use the model they were "
-                "trained on, or a finetune of that"
+                f"fit this pipeline, whose text encoders have {_listed(word_widths(pipeline))}; use the model they "
+                "were trained on, or a finetune of that"
             )
         self._pipe = pipeline
         return self._call

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from weft.attach.text.learnt_words import LearntText, encode, token_count, token_limit
+from weft.attach import LearntText, encode, token_count, token_limit
 from weft.methods.powerpaint.recipes import Placement, PromptName, Recipe
 
 _CALLER = 7  # of a task's method, from where a text is prepared

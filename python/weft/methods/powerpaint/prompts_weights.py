@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from weft.methods.inpainting.host import check_host
+from weft.methods.inpainting import check_host
 from weft.methods.powerpaint.prompts_published import (
     ADDED,
     BRANCH,

@@ -11,11 +11,16 @@ from typing import Any, ClassVar
 from PIL import Image
 
 from weft.attach import Control, attach
-from weft.methods.inpainting.canvas import extended
-from weft.methods.inpainting.host import check_not_in_the_way, model_size, without_empty_texts
-from weft.methods.inpainting.job import PasteBack
-from weft.methods.inpainting.pictures import is_sequence, read_pictures
-from weft.methods.inpainting.run import run_pasted
+from weft.methods.inpainting import (
+    PasteBack,
+    check_not_in_the_way,
+    extended,
+    is_sequence,
+    model_size,
+    read_pictures,
+    run_pasted,
+    without_empty_texts,
+)
 from weft.methods.powerpaint.recipes import FILL, OVERLAP, RECIPES, STEPS, TASKS, Recipe, Task, changed
 
 Text = str | Sequence[str]

@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from weft.attach import Control, Generation, LayerInfo, LayerRequest, Step
-from weft.attach.base_model import BaseModel
-from weft.attach.projections import ProjectionInfo, ProjectionTerms
+from weft.attach import BaseModel, Control, Generation, LayerInfo, LayerRequest, ProjectionInfo, ProjectionTerms, Step
 from weft.methods._call_text import call_text
-from weft.methods.attention_maps.token_maps import TokenMaps
+from weft.methods.attention_maps import TokenMaps
 from weft.methods.residuals.factors import Factors, stack_factors
 from weft.methods.residuals.gates import Workspace
 from weft.methods.residuals.regions import Region, checked_regions, region_masks

@@ -12,7 +12,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
-from weft.attach.projections import ProjectionInfo
+from weft.attach import ProjectionInfo
 
 METADATA = "lora_adapter_metadata"  # where diffusers >= 0.34 keeps a LoraConfig
 _PREFIX = "unet."

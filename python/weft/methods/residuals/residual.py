@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from weft.attach.base_model import BaseModel, base_model
-from weft.attach.projections import ProjectionTerms
+from weft.attach import BaseModel, ProjectionTerms, base_model
 from weft.methods.files import Artefact
 from weft.methods.residuals import lora
 

@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from weft.attach import Generation, LayerInfo, LayerRequest, Step
-from weft.attach.projections import ProjectionInfo, ProjectionTerms
+from weft.attach import Generation, LayerInfo, LayerRequest, ProjectionInfo, ProjectionTerms, Step
 from weft.methods.residuals.factors import Factors
 from weft.methods.residuals.gates import AttentionGate, Workspace
 from weft.methods.residuals.regions import on_grid

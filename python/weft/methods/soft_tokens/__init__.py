@@ -1,1 +1,5 @@
 """SoftREPA: learnt text tokens that layers see beside the prompt."""
+
+from weft._names import public_names
+
+__getattr__, __dir__, __all__ = public_names(__name__, __file__)

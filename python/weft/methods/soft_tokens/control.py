@@ -10,9 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from weft.attach import Control, Generation, LayerInfo, LayerRequest, Prompt, Step
-from weft.attach.base_model import BaseModel
-from weft.attach.extra_text import ExtraText
+from weft.attach import BaseModel, Control, ExtraText, Generation, LayerInfo, LayerRequest, Prompt, Step
 from weft.methods.soft_tokens import file
 from weft.methods.soft_tokens.blocks import block_of, check_blocks, check_served
 from weft.methods.soft_tokens.checks import check_tensors

@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from tqdm import tqdm
 
-from weft.train.core.checkpoint import load_checkpoint, save_atomically
+from weft.train.core import load_checkpoint, save_atomically
 
 from .vae import images_of
 

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from weft.train.core.loop import Batch
-from weft.train.core.randomness import torch_generator
+from weft.train.core import Batch, torch_generator
 
 from ..captions import caption
 from ..world import scene

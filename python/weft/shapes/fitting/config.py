@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from weft.train.core.config import LoopConfig
-from weft.train.task_prompts.mixture import Kind
+from weft.train.core import LoopConfig
+from weft.train.task_prompts import Kind
 
 from ..shipped import Model
 

@@ -11,7 +11,7 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
-from weft.train.diffusion.latents import min_snr_weight
+from weft.train.diffusion import min_snr_weight
 
 from ..model import build_scheduler, build_text_encoder, build_unet
 from ..tokenizer import build_tokenizer

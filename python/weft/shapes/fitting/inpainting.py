@@ -8,9 +8,7 @@ from accelerate import Accelerator
 from diffusers import AutoencoderKL
 
 from weft._files import whole_folder
-from weft.train.task_prompts.fit import TaskPromptsConfig, fit_task_prompts
-from weft.train.task_prompts.mixture import Mixture
-from weft.train.task_prompts.unet import inpainting_pipeline
+from weft.train.task_prompts import Mixture, TaskPromptsConfig, fit_task_prompts, inpainting_pipeline
 
 from ..load import pipeline
 from ..masked_scenes import MaskedScenes

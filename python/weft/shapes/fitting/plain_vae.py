@@ -15,8 +15,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional as F
 
-from weft.train.core.loop import Batch
-from weft.train.core.randomness import torch_generator
+from weft.train.core import Batch, torch_generator
 
 from ..load import pipeline
 from ..model import LATENT_CHANNELS, LATENT_SIZE

@@ -9,8 +9,7 @@ from typing import TypeVar
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from weft.train.core.checkpoint import load_checkpoint
-from weft.train.core.loop import CHECKPOINT, Batch, fit
+from weft.train.core import CHECKPOINT, Batch, fit, load_checkpoint
 
 from .config import StageConfig
 

@@ -13,8 +13,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from weft.train.core.loop import Batch
-from weft.train.core.randomness import torch_generator
+from weft.train.core import Batch, torch_generator
 
 from ..model import LATENT_CHANNELS, LATENT_SIZE, build_vae
 from ..rendering import render

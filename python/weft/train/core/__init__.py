@@ -1,1 +1,5 @@
 """The one training loop, its checkpoints, and what every fit shares."""
+
+from weft._names import public_names
+
+__getattr__, __dir__, __all__ = public_names(__name__, __file__)

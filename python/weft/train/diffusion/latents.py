@@ -11,10 +11,9 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from weft.attach.families.source import denoiser_of
-from weft.attach.generation import PIXELS_PER_CELL
-from weft.train.core.randomness import shuffled, torch_generator
-from weft.train.pictures.images import View
+from weft.attach import PIXELS_PER_CELL, denoiser_of
+from weft.train.core import shuffled, torch_generator
+from weft.train.pictures import View
 
 T5_LENGTH = 256  # of the text of Stable Diffusion 3, where its pipeline is told nothing
 

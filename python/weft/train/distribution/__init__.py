@@ -1,1 +1,5 @@
 """Distribution-sensitive losses: fake-to-fake and fake-to-real."""
+
+from weft._names import public_names
+
+__getattr__, __dir__, __all__ = public_names(__name__, __file__)

@@ -8,9 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from weft.train.diffusion.latents import TextStates
-from weft.train.diffusion.noising import Noising
-from weft.train.diffusion.short_chain import Denoise
+from weft.train.diffusion import Denoise, Noising, TextStates
 from weft.train.distribution.losses import Features
 
 # of the schedule, where the denoiser looks. On the embedded model the features of one picture know those of another

@@ -11,10 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from weft.attach.families.source import denoiser_of
-from weft.train.diffusion.latents import TextStates, encode_captions
-from weft.train.diffusion.noising import Noising
-from weft.train.diffusion.short_chain import Denoise, ShortChain
+from weft.attach import denoiser_of
+from weft.train.diffusion import Denoise, Noising, ShortChain, TextStates, encode_captions
 from weft.train.distribution.config import DistributionConfig
 from weft.train.distribution.features import DecodedPictures, DenoiserFeatures
 from weft.train.distribution.losses import Features, Loss, distribution_loss, features_of

@@ -9,13 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from weft.train.core.randomness import shuffled, torch_generator
-from weft.train.diffusion.latents import TextStates
-from weft.train.diffusion.noising import Noising
+from weft.train.core import shuffled, torch_generator
+from weft.train.diffusion import Noising, TextStates
 from weft.train.distribution.config import DistributionConfig
 from weft.train.distribution.losses import Pairing
-from weft.train.encoded.batches import PairBatches, pooled_of
-from weft.train.pictures.pairs import Pair, number_of
+from weft.train.encoded import PairBatches, pooled_of
+from weft.train.pictures import Pair, number_of
 
 _STREAM = 4  # of random numbers, apart from those of the objective, which are as without the losses
 

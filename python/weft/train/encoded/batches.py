@@ -13,11 +13,10 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from weft.train.core.randomness import shuffled, torch_generator
-from weft.train.diffusion.latents import Latents, TextStates, encode_captions, encode_views
+from weft.train.core import shuffled, torch_generator
+from weft.train.diffusion import Latents, TextStates, encode_captions, encode_views
 from weft.train.encoded.pairs import StoredLatents, StoredText, open_encoded
-from weft.train.pictures.images import View, views
-from weft.train.pictures.pairs import Pair, number_of
+from weft.train.pictures import Pair, View, number_of, views
 
 
 @dataclass(frozen=True, eq=False)

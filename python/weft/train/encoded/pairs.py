@@ -14,14 +14,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from weft.attach.base_model import base_model
-from weft.train.diffusion.latents import Latents, TextStates, caption_fits, check_denoiser, picture_size
+from weft.attach import base_model
+from weft.train.diffusion import Latents, TextStates, caption_fits, check_denoiser, picture_size
 from weft.train.encoded.index import check_same, read_index, write_index
 from weft.train.encoded.rows import rows_of_pictures, rows_of_texts, text_encoders
 from weft.train.encoded.shard_writing import Job, check_room, full_disk_told, remove_leftovers, write_missing
 from weft.train.encoded.shards import Shards
-from weft.train.pictures.images import SMALLEST_SHARE
-from weft.train.pictures.pairs import Pair, read_pairs
+from weft.train.pictures import SMALLEST_SHARE, Pair, read_pairs
 
 SHARD_SIZE = 256 * 2**20  # bytes
 

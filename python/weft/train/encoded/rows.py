@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from weft.train.core.weights import digest_of_weights
-from weft.train.diffusion.latents import T5_LENGTH, encode_captions, encode_views
+from weft.train.core import digest_of_weights
+from weft.train.diffusion import T5_LENGTH, encode_captions, encode_views
 from weft.train.encoded.shards import Layout, RowTensor
-from weft.train.pictures.images import views
-from weft.train.pictures.pairs import Pair, digest_of_pictures
+from weft.train.pictures import Pair, digest_of_pictures, views
 
 AT_ONCE = 16  # pictures or texts between two looks at the progress
 

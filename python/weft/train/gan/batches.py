@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from weft.train.core.randomness import shuffled, torch_generator
+from weft.train.core import shuffled, torch_generator
 from weft.train.gan.pictures import Pictures, check_classes
-from weft.train.pictures.pairs import number_of
+from weft.train.pictures import number_of
 
 
 class GanBatch(NamedTuple):

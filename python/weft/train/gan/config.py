@@ -7,10 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from weft.train.core.accelerator import Precision
-from weft.train.core.config import LoopConfig
-from weft.train.core.players import Player, Turn
-from weft.train.distribution.losses import FakeToFake, FakeToReal, Features, Pairing, check_losses, losses_named
+from weft.train.core import LoopConfig, Player, Precision, Turn
+from weft.train.distribution import FakeToFake, FakeToReal, Features, Pairing, check_losses, losses_named
 from weft.train.gan.blocks import doublings, is_reached
 from weft.train.gan.matching import Gammas
 from weft.train.gan.objective import DISCRIMINATOR, GENERATOR, PENALTY, Weights

@@ -9,10 +9,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from weft.train.core.accelerator import make_accelerator
-from weft.train.core.loop import fit
-from weft.train.core.weights import digest_of_weights
-from weft.train.distribution.losses import FakeToFake
+from weft.train.core import digest_of_weights, fit, make_accelerator
+from weft.train.distribution import FakeToFake
 from weft.train.gan.attn import AttnDiscriminator
 from weft.train.gan.batches import GanBatch, GanBatches
 from weft.train.gan.config import GanConfig

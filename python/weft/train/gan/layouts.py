@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from weft.train.pictures.pairs import Pair, why_unusable
+from weft.train.pictures import Pair, why_unusable
 
 WHO = "fit_gan"
 Value = TypeVar("Value")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from weft.train.core.weights import digest_of_weights
+from weft.train.core import digest_of_weights
 from weft.train.gan.batches import GanBatch
 from weft.train.gan.drawn import Text
 from weft.train.gan.matching_losses import sentence_loss, words_loss

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from weft._files import whole_file
-from weft.train.core.loop import fit
+from weft.train.core import fit
 from weft.train.gan.batches import GanBatches
 from weft.train.gan.config import MatchingRecipe
 from weft.train.gan.image_encoder import PretrainedImages, SmallImageEncoder

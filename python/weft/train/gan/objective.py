@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from weft.train.core.players import Player, Turn
-from weft.train.distribution.losses import FakeToFake, FakeToReal, distribution_loss
-from weft.train.distribution.negatives import linked, with_negatives
+from weft.train.core import Player, Turn
+from weft.train.distribution import FakeToFake, FakeToReal, distribution_loss, linked, with_negatives
 from weft.train.gan.batches import GanBatch
 from weft.train.gan.drawn import Drawn, Text
 from weft.train.gan.games import Game

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from weft.train.gan.layouts import checked, is_coco, is_cub, read_coco, read_cub
-from weft.train.pictures.pairs import Pair, digest_of_pairs, read_pairs
+from weft.train.pictures import Pair, digest_of_pairs, read_pairs
 
 MARGIN = 76 / 64  # side that a picture is brought to before a random square is cut, in squares
 BOX_MARGIN = 1.5  # side of the square around a box, in longer sides of the box
@@ -97,7 +97,7 @@ class Pictures:
         if isinstance(self.pairs, tuple):
             return digest_of_pairs(self.pairs)
         some = [_as_pair(self.pairs[place], place) for place in range(0, len(self), max(len(self) // _DIGESTED, 1))]
-        return hashlib.sha256(f"{len(self)} {digest(some)}".encode()).hexdigest()[:16]
+        return hashlib.sha256(f"{len(self)} {digest_of_pairs(some)}".encode()).hexdigest()[:16]
 
 
 def read_pictures(data: Any, size: int, *, crop: bool, flip: bool, split: str) -> Pictures:

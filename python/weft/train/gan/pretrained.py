@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from weft.train.core.weights import digest_of_weights, lacks_pooler
+from weft.train.core import digest_of_weights, lacks_pooler
 from weft.train.gan.image_encoder import vision_tower
 from weft.train.gan.text import text_tower
 

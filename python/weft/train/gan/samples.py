@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from weft._files import whole_file
-from weft.train.core.randomness import torch_generator
+from weft.train.core import torch_generator
 from weft.train.gan.generator import Generator, as_bytes
 from weft.train.gan.pictures import Pictures
 

@@ -1,1 +1,5 @@
 """Folders of pictures and captions, read for training."""
+
+from weft._names import public_names
+
+__getattr__, __dir__, __all__ = public_names(__name__, __file__)

@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from weft.train.core.randomness import torch_generator
+from weft.train.core import torch_generator
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 SMALLEST_SHARE = 4  # a picture's shorter side must be at least the model's size over this

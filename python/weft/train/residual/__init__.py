@@ -1,1 +1,5 @@
 """Training of a residual."""
+
+from weft._names import public_names
+
+__getattr__, __dir__, __all__ = public_names(__name__, __file__)

@@ -8,14 +8,10 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from weft.attach.base_model import base_model
-from weft.attach.projections import GatedProjections
-from weft.methods.residuals.residual import Residual
-from weft.train.core.accelerator import Precision, make_accelerator
-from weft.train.core.config import LoopConfig
-from weft.train.core.loop import fit
-from weft.train.core.validation import validation
-from weft.train.diffusion.latents import (
+from weft.attach import GatedProjections, base_model
+from weft.methods.residuals import Residual
+from weft.train.core import LoopConfig, Precision, fit, make_accelerator, validation
+from weft.train.diffusion import (
     check_denoiser,
     check_words,
     encode_captions,
@@ -23,13 +19,11 @@ from weft.train.diffusion.latents import (
     frozen,
     latent_batches,
     native_size,
+    noising_of,
     training_scheduler,
 )
-from weft.train.diffusion.noising import noising_of
-from weft.train.distribution.config import DistributionConfig
-from weft.train.distribution.term import distribution_term
-from weft.train.distribution.views import ConceptBatches
-from weft.train.pictures.images import digest_of_views, read_images, views
+from weft.train.distribution import ConceptBatches, DistributionConfig, distribution_term
+from weft.train.pictures import digest_of_views, read_images, views
 from weft.train.residual.objective import Init, ResidualObjective
 
 CAPTION = "a photo of a {identifier} {class_word}"

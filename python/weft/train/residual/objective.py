@@ -10,13 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from weft.attach.projections import GatedProjections, ProjectionInfo, ProjectionTerms
-from weft.train.core.randomness import torch_generator
-from weft.train.diffusion.chunked_gradient import differentiated
-from weft.train.diffusion.latents import TextStates, denoising_target, plain_time_ids
-from weft.train.distribution.term import DistributionTerm
-from weft.train.distribution.views import Views
-from weft.train.encoded.batches import pooled_of
+from weft.attach import GatedProjections, ProjectionInfo, ProjectionTerms
+from weft.train.core import torch_generator
+from weft.train.diffusion import TextStates, denoising_target, differentiated, plain_time_ids
+from weft.train.distribution import DistributionTerm, Views
+from weft.train.encoded import pooled_of
 
 Init = Literal["lora", "random"]
 

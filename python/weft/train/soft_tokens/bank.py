@@ -10,11 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import weft
-from weft.attach import Control, LayerInfo, LayerRequest, Step
-from weft.attach.extra_text import ExtraText
-from weft.methods.soft_tokens.blocks import block_of, check_blocks, check_served
-from weft.methods.soft_tokens.control import SoftTokens
-from weft.methods.soft_tokens.file import Space
+from weft.attach import Control, ExtraText, LayerInfo, LayerRequest, Step
+from weft.methods.soft_tokens import SoftTokens, Space, block_of, check_blocks, check_served
 
 
 class TokenBank(nn.Module):

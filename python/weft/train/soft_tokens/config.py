@@ -7,10 +7,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from weft.methods.soft_tokens.control import SoftTokens
-from weft.train.core.accelerator import Precision
-from weft.train.core.config import LoopConfig
-from weft.train.distribution.config import DistributionConfig
+from weft.methods.soft_tokens import SoftTokens
+from weft.train.core import LoopConfig, Precision
+from weft.train.distribution import DistributionConfig
 from weft.train.soft_tokens.agsm import AgsmObjective
 from weft.train.soft_tokens.contrast import ContrastObjective
 from weft.train.soft_tokens.contrast_both import SymmetricContrastObjective

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from weft.methods.soft_tokens.control import SoftTokens
-from weft.train.diffusion.chunked_gradient import ChunkedGradient
+from weft.methods.soft_tokens import SoftTokens
+from weft.train.diffusion import ChunkedGradient
 from weft.train.soft_tokens.captioned_latents import CaptionedLatents
 from weft.train.soft_tokens.compared_captions import Compared, contrast, mean_of_any
 from weft.train.soft_tokens.frozen_denoiser import FrozenDenoiser

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from weft.train.diffusion.chunked_gradient import ChunkedGradient
+from weft.train.diffusion import ChunkedGradient
 from weft.train.soft_tokens.compared_captions import Compared, contrast
 from weft.train.soft_tokens.contrast import ContrastObjective
 from weft.train.soft_tokens.objective import part_of

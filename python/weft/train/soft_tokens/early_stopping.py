@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from weft._files import whole_file
-from weft.train.core.checkpoint import load_checkpoint, save_atomically
+from weft.train.core import load_checkpoint, save_atomically
 
 BEST, RECORD = "best.pt", "measured.jsonl"
 

@@ -13,20 +13,13 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 import weft
-from weft.attach.base_model import base_model
-from weft.attach.families.source import denoiser_of
-from weft.methods.soft_tokens.control import SoftTokens
-from weft.train.core.accelerator import make_accelerator
-from weft.train.core.loop import check_run, fit
-from weft.train.core.randomness import torch_generator
-from weft.train.core.validation import validation
-from weft.train.diffusion.latents import caption_fits, check_denoiser, frozen, picture_size
-from weft.train.diffusion.noising import noising_of
-from weft.train.distribution.term import distribution_term
-from weft.train.distribution.views import ViewBatches, check_captions
-from weft.train.encoded.batches import PairBatches, encode
-from weft.train.pictures.images import SMALLEST_SHARE
-from weft.train.pictures.pairs import digest_of_pairs, read_pairs
+from weft.attach import base_model, denoiser_of
+from weft.methods.soft_tokens import SoftTokens
+from weft.train.core import check_run, fit, make_accelerator, torch_generator, validation
+from weft.train.diffusion import caption_fits, check_denoiser, frozen, noising_of, picture_size
+from weft.train.distribution import ViewBatches, check_captions, distribution_term
+from weft.train.encoded import PairBatches, encode
+from weft.train.pictures import SMALLEST_SHARE, digest_of_pairs, read_pairs
 from weft.train.soft_tokens.bank import TrainedTokens, check_attention
 from weft.train.soft_tokens.captioned_latents import CaptionedLatents
 from weft.train.soft_tokens.config import SoftTokensConfig

@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from weft.ops import pairwise_error
-from weft.train.diffusion.latents import TextStates, plain_time_ids
-from weft.train.diffusion.noising import Noising
-from weft.train.diffusion.shared_prefix import Repeats, shared_prefix
+from weft.train.diffusion import Noising, Repeats, TextStates, plain_time_ids, shared_prefix
 from weft.train.soft_tokens.bank import TrainedTokens
 from weft.train.soft_tokens.captioned_latents import CaptionedLatents
 

@@ -7,11 +7,10 @@ from typing import Any, Literal
 
 import torch
 
-from weft.attach.families.source import denoiser_of
-from weft.methods.soft_tokens.control import SoftTokens
-from weft.methods.soft_tokens.file import Space
-from weft.train.core.randomness import torch_generator
-from weft.train.diffusion.latents import encode_captions
+from weft.attach import denoiser_of
+from weft.methods.soft_tokens import SoftTokens, Space
+from weft.train.core import torch_generator
+from weft.train.diffusion import encode_captions
 
 Init = Literal["start", "copies", "normal"]
 Layout = Literal["default", "released"]

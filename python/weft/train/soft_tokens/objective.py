@@ -7,11 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from weft.methods.soft_tokens.control import SoftTokens
-from weft.train.diffusion.chunked_gradient import ChunkedGradient
-from weft.train.diffusion.latents import TextStates
-from weft.train.distribution.term import DistributionTerm
-from weft.train.distribution.views import Views
+from weft.methods.soft_tokens import SoftTokens
+from weft.train.diffusion import ChunkedGradient, TextStates
+from weft.train.distribution import DistributionTerm, Views
 from weft.train.soft_tokens.bank import TokenBank
 from weft.train.soft_tokens.captioned_latents import CaptionedLatents
 from weft.train.soft_tokens.frozen_denoiser import FrozenDenoiser

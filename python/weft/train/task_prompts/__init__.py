@@ -1,1 +1,5 @@
 """Training of task prompts for inpainting."""
+
+from weft._names import public_names
+
+__getattr__, __dir__, __all__ = public_names(__name__, __file__)

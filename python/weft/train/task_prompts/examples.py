@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from weft.methods.powerpaint.recipes import RECIPES, PromptName
-from weft.train.core.randomness import torch_generator
-from weft.train.diffusion.latents import encode_views
-from weft.train.pictures.images import View
+from weft.methods.powerpaint import RECIPES, PromptName
+from weft.train.core import torch_generator
+from weft.train.diffusion import encode_views
+from weft.train.pictures import View
 from weft.train.task_prompts import masks
 from weft.train.task_prompts.masks import Hole
 from weft.train.task_prompts.mixture import OF_OBJECTS, Kind, Mixture

@@ -11,18 +11,11 @@ from typing import Any, Literal, get_args
 import torch
 from accelerate import Accelerator
 
-from weft.attach.base_model import base_model
-from weft.attach.projections import find_projections
-from weft.attach.text.learnt_words import embeddings_of, token_limit
-from weft.methods.inpainting.host import check_host
-from weft.methods.powerpaint.prompts import TaskPrompts
-from weft.methods.powerpaint.prompts_text import Vectors
-from weft.methods.powerpaint.recipes import COUNT, NAMES, PromptName
-from weft.train.core.accelerator import Precision, make_accelerator
-from weft.train.core.config import LoopConfig
-from weft.train.core.loop import fit
-from weft.train.core.randomness import torch_generator
-from weft.train.diffusion.latents import frozen, picture_size, training_scheduler
+from weft.attach import base_model, embeddings_of, find_projections, token_limit
+from weft.methods.inpainting import check_host
+from weft.methods.powerpaint import COUNT, NAMES, PromptName, TaskPrompts, Vectors
+from weft.train.core import LoopConfig, Precision, fit, make_accelerator, torch_generator
+from weft.train.diffusion import frozen, picture_size, training_scheduler
 from weft.train.task_prompts.examples import Examples, MaskedBatches
 from weft.train.task_prompts.mixture import Mixture
 from weft.train.task_prompts.objective import TaskPromptsObjective

@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from weft.attach.text.learnt_words import LearntText, encode, token_count, token_limit
-from weft.methods.powerpaint.prompts_text import Vectors, shortened
-from weft.methods.powerpaint.recipes import NAMES, PromptName
-from weft.train.diffusion.latents import denoising_target, min_snr_weight
+from weft.attach import LearntText, encode, token_count, token_limit
+from weft.methods.powerpaint import NAMES, PromptName, Vectors, shortened
+from weft.train.diffusion import denoising_target, min_snr_weight
 from weft.train.task_prompts.examples import Said
 
 

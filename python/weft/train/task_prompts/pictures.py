@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from weft.train.pictures.images import SUFFIXES, read_image
+from weft.train.pictures import SUFFIXES, read_image
 
 METADATA = "metadata.jsonl"  # of an image folder, as the datasets library has it
 _DIGESTED = 64  # pictures that a digest asks for their captions

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from weft._files import whole_file
-from weft.methods.powerpaint.prompts import TaskPrompts
-from weft.methods.powerpaint.recipes import Task
+from weft.methods.powerpaint import Task, TaskPrompts
 from weft.train.task_prompts import masks
 from weft.train.task_prompts.pictures import MaskedPicture
 

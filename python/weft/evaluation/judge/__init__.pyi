@@ -1,0 +1,2 @@
+from .judge import SIZE as SIZE
+from .judge import Judge as Judge

@@ -1,0 +1,14 @@
+from .canvas import extended as extended
+from .host import check_host as check_host
+from .host import check_host_of_branch as check_host_of_branch
+from .host import check_not_in_the_way as check_not_in_the_way
+from .host import model_size as model_size
+from .host import without_empty_texts as without_empty_texts
+from .inputs import CONVENTIONS as CONVENTIONS
+from .inputs import Convention as Convention
+from .inputs import shown as shown
+from .job import PasteBack as PasteBack
+from .pictures import is_sequence as is_sequence
+from .pictures import read_masks as read_masks
+from .pictures import read_pictures as read_pictures
+from .run import run_pasted as run_pasted

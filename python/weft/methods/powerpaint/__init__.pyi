@@ -1,0 +1,13 @@
+from .branch import TaskBranch as TaskBranch
+from .branch_published import is_branch_at as is_branch_at
+from .network import Branch as Branch
+from .network import beside as beside
+from .prompts import TaskPrompts as TaskPrompts
+from .prompts_text import Vectors as Vectors
+from .prompts_text import shortened as shortened
+from .recipes import COUNT as COUNT
+from .recipes import NAMES as NAMES
+from .recipes import RECIPES as RECIPES
+from .recipes import TASKS as TASKS
+from .recipes import PromptName as PromptName
+from .recipes import Task as Task

@@ -1,0 +1,2 @@
+from .control import LocalizedResiduals as LocalizedResiduals
+from .residual import Residual as Residual

@@ -1,0 +1,17 @@
+from .batches import GanBatch as GanBatch
+from .batches import GanBatches as GanBatches
+from .config import Baseline as Baseline
+from .config import GanConfig as GanConfig
+from .fit import fit_gan as fit_gan
+from .fit import objective_of as objective_of
+from .generator import WEIGHTS as WEIGHTS
+from .generator import Generator as Generator
+from .layouts import is_coco as is_coco
+from .layouts import is_cub as is_cub
+from .layouts import read_coco as read_coco
+from .layouts import read_cub as read_cub
+from .matching import Matching as Matching
+from .matching_stage import untrained as untrained
+from .objective import GanObjective as GanObjective
+from .pictures import Pictures as Pictures
+from .pictures import read_pictures as read_pictures

@@ -1,0 +1,14 @@
+from .images import SMALLEST_SHARE as SMALLEST_SHARE
+from .images import SUFFIXES as SUFFIXES
+from .images import View as View
+from .images import digest_of_views as digest_of_views
+from .images import read_image as read_image
+from .images import read_images as read_images
+from .images import views as views
+from .pairs import METADATA as METADATA
+from .pairs import Pair as Pair
+from .pairs import digest_of_pairs as digest_of_pairs
+from .pairs import digest_of_pictures as digest_of_pictures
+from .pairs import number_of as number_of
+from .pairs import read_pairs as read_pairs
+from .pairs import why_unusable as why_unusable

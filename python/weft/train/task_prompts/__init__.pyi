@@ -1,0 +1,11 @@
+from .fit import ADAPTER as ADAPTER
+from .fit import TaskPromptsConfig as TaskPromptsConfig
+from .fit import fit_task_prompts as fit_task_prompts
+from .masks import Hole as Hole
+from .mixture import Kind as Kind
+from .mixture import Mixture as Mixture
+from .pictures import MaskedObject as MaskedObject
+from .pictures import MaskedPicture as MaskedPicture
+from .pictures import read_masked_pictures as read_masked_pictures
+from .unet import inpainting_pipeline as inpainting_pipeline
+from .unet import widened as widened
