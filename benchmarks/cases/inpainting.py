@@ -20,6 +20,7 @@ import weft
 from benchmarks.cases.denoiser import SD15, make_images
 from benchmarks.registry import Benchmark, Call, Mode, Provider, Shape
 from weft.attach import word_widths
+from weft.methods.inpainting import PasteBack
 from weft.shapes.load import pipeline
 from weft.train.task_prompts import widened
 
@@ -90,7 +91,7 @@ def tasks_with(**paste_back: Any) -> Callable[[Painting], Call]:
 
     def prepare(painting: Painting) -> Call:
         def call() -> Image.Image:
-            painting.tasks.paste_back = weft.methods.powerpaint.prompts.PasteBack(**paste_back)
+            painting.tasks.paste_back = PasteBack(**paste_back)
             with weft.attach(painting.pipe, painting.tasks):
                 return painting.call(prompt="", **painting.tasks.removal())
 

@@ -14,7 +14,7 @@ from weft.shapes.captions import phrase
 from weft.shapes.rendering import coverage, render
 from weft.shapes.vocabulary import COLOURS, IMAGE_SIZE
 from weft.shapes.world import PAIRS, Scene, SceneObject, scene
-from weft.train.task_prompts import Hole, masks
+from weft.train.task_prompts import Hole
 
 GROWTHS = (2, 4)  # pixels that a hole to be filled reaches beyond an object's own outline
 # how pictures are extended, in pixels; as many pictures one way as are painted at once
@@ -72,7 +72,7 @@ def _without_one(
     which = int(rng.integers(len(drawn.objects)))
     gone, staying = drawn.objects[which], drawn.objects[:which] + drawn.objects[which + 1 :]
     thing = _area(gone)
-    hole = masks.box(thing, rng) if hole_of == "box" else _filled(thing, rng)
+    hole = box(thing, rng) if hole_of == "box" else _filled(thing, rng)
     if _hides(hole, staying):
         return None
     return Case(render(drawn), hole, staying, render(replace(drawn, objects=staying))), gone
@@ -100,7 +100,7 @@ def _shape(drawn: Scene, number: int, rng: np.random.Generator) -> Case | None:
 
 
 def _context(drawn: Scene, number: int, rng: np.random.Generator) -> Case | None:
-    hole = masks.strokes(IMAGE_SIZE, rng)
+    hole = strokes(IMAGE_SIZE, rng)
     return None if _hides(hole, drawn.objects) else Case(render(drawn), hole, drawn.objects, render(drawn))
 
 

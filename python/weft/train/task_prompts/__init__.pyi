@@ -2,6 +2,8 @@ from .fit import ADAPTER as ADAPTER
 from .fit import TaskPromptsConfig as TaskPromptsConfig
 from .fit import fit_task_prompts as fit_task_prompts
 from .masks import Hole as Hole
+from .masks import box as box
+from .masks import strokes as strokes
 from .mixture import Kind as Kind
 from .mixture import Mixture as Mixture
 from .pictures import MaskedObject as MaskedObject
