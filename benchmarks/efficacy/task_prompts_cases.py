@@ -14,7 +14,7 @@ from weft.shapes.captions import phrase
 from weft.shapes.rendering import coverage, render
 from weft.shapes.vocabulary import COLOURS, IMAGE_SIZE
 from weft.shapes.world import PAIRS, Scene, SceneObject, scene
-from weft.train.task_prompts import Hole
+from weft.train.task_prompts import Hole, box, strokes
 
 GROWTHS = (2, 4)  # pixels that a hole to be filled reaches beyond an object's own outline
 # how pictures are extended, in pixels; as many pictures one way as are painted at once
