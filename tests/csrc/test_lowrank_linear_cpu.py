@@ -83,6 +83,37 @@ def test_ranks_and_gates(run: Run, dtype: torch.dtype, ranks: tuple[int, ...], g
         run(replace(CASE, dtype=dtype, ranks=ranks, gate=gate, closed=closed))
 
 
+# many small ranks, which share squares, and gates of which few to most rows are open: each rank, concepts, rows, width
+# and share that is open
+CROWDS = (
+    (16, 4, 256, 64, 0.6),
+    (4, 4, 256, 64, 0.6),
+    (8, 4, 256, 64, 0.6),
+    (10, 3, 256, 64, 0.6),
+    (4, 8, 256, 64, 0.5),
+    (4, 8, 200, 320, 0.3),
+    (1, 16, 256, 64, 0.5),
+    (2, 16, 200, 320, 0.4),
+    (1, 64, 256, 64, 0.5),
+    (1, 64, 100, 32, 0.5),
+    (1, 66, 100, 2, 0.5),
+    (8, 8, 200, 320, 0.5),
+    (3, 80, 97, 33, 0.2),
+    (40, 7, 97, 33, 0.7),
+)
+
+
+@every_dtype
+@pytest.mark.parametrize(("rank", "concepts", "rows", "width", "share"), CROWDS)
+def test_crowds_of_small_ranks(
+    run: Run, dtype: torch.dtype, rank: int, concepts: int, rows: int, width: int, share: float
+) -> None:
+    case = LowrankCase(
+        samples=1, grid=(1, rows), width_in=width, width_out=width, ranks=(rank,) * concepts, closed=1 - share
+    )
+    run(replace(case, dtype=dtype))
+
+
 @every_dtype
 @pytest.mark.parametrize("weight", WEIGHTS)
 @pytest.mark.parametrize("x_layout", X_LAYOUTS)

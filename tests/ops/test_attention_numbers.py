@@ -21,7 +21,7 @@ from weft.testing import (
     attention_eager,
     make_attention_inputs,
 )
-from weft.testing.strategies import attention_cases
+from weft.testing.strategies import SEQLENS_K, SEQLENS_Q, attention_cases
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 TABLES = ("alpha", "beta", "gamma", "delta")
@@ -41,7 +41,7 @@ def assert_accurate(inputs: AttentionInputs, found: tuple[Tensor, Tensor]) -> No
 # --- against float64 ------------------------------------------------------------------------------------------------
 
 
-@given(case=attention_cases(dtypes=DTYPES))
+@given(case=attention_cases(dtypes=DTYPES, seqlens_q=(0, *SEQLENS_Q), seqlens_k=(0, *SEQLENS_K)))
 def test_any_call_is_as_accurate_as_eager(backend_name, device, call_attention, case):
     inputs = make_attention_inputs(case, device=device)
     assume(not ATTENTION.explain(*inputs.arguments())[backend_name])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 X_LAYOUTS = ("contiguous", "image", "sliced", "expanded")
 WEIGHTS = ("linear", "convolution", "transposed", "base")
-GATES = ("none", "concepts", "samples", "rows", "shared_rows", "strided_rows")
+GATES = ("none", "concepts", "samples", "rows", "shared_rows", "strided_rows", "expanded_rows", "sliced_rows")
 ADDENDS = ("none", "rows", "strided_rows", "image", "channels_last", "cropped_image")
 
 
@@ -28,7 +28,8 @@ class LowrankCase:
             whose other values are NaN; one sample for all, with stride 0.
         weight: One of ``WEIGHTS``: [Cout, Cin]; [Cout, Cin, 1, 1]; the transpose of [Cin, Cout]; ``base`` instead.
         bias: Whether there is one.
-        gate: One of ``GATES``: None; [K]; [B, K]; [B, N, K]; [1, N, K]; [B, N, K] as the transpose of [B, K, N].
+        gate: One of ``GATES``: None; [K]; [B, K]; [B, N, K]; [1, N, K]; [B, N, K] as the transpose of [B, K, N]; the
+            same row N times, with stride 0; columns inside wider rows whose other values are NaN.
         closed: Share of the gate that is zero.
         residual: One of ``ADDENDS``: None; [B, N, Cout]; the transpose of [B, Cout, N]; [B, Cout, h, w]; the same in
             channels_last memory; the same inside a larger image.
@@ -159,6 +160,8 @@ def _gate(case: LowrankCase, generator: torch.Generator) -> Tensor | None:
         "rows": (case.samples, case.rows, concepts),
         "shared_rows": (1, case.rows, concepts),
         "strided_rows": (case.samples, concepts, case.rows),
+        "expanded_rows": (case.samples, 1, concepts),
+        "sliced_rows": (case.samples, case.rows, concepts),
     }[case.gate]
     if case.gate == "none":
         return None
@@ -166,7 +169,11 @@ def _gate(case: LowrankCase, generator: torch.Generator) -> Tensor | None:
     gate = torch.rand(shape, generator=generator).add_(0.25)
     gate[torch.rand(shape, generator=generator) < case.closed] = 0.0
     gate = gate.to(wide)
-    return gate.transpose(1, 2) if case.gate == "strided_rows" else gate
+    if case.gate == "strided_rows":
+        return gate.transpose(1, 2)
+    if case.gate == "expanded_rows":
+        return gate.expand(-1, case.rows, -1)
+    return _sliced(gate) if case.gate == "sliced_rows" else gate
 
 
 def _addend(case: LowrankCase, layout: str, draw: Callable[..., Tensor]) -> Tensor:

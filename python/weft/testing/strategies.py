@@ -67,20 +67,29 @@ def lowrank_cases(
     widths: tuple[int, ...] = (1, 3, 8, 16, 17, 33, 40, 64, 80),
     sides: tuple[int, int] = (1, 9),
     most_rank: int = 20,
+    most_concepts: int = 4,
+    samples: tuple[int, int] = (1, 3),
 ) -> LowrankCase:
-    """Any call of the contract: every layout, weight, gate, addend and number of concepts, present or absent."""
+    """Any call of the contract: every layout, weight, gate, addend and number of concepts, present or absent.
+
+    With more than four concepts, crowds of them are drawn too: up to so many of one small rank.
+    """
+    ranks = st.lists(st.integers(1, most_rank), max_size=min(most_concepts, 4))
+    if most_concepts > 4:
+        crowd = st.tuples(st.sampled_from((1, 2, 3, 4, 8, 10)), st.integers(1, most_concepts))
+        ranks = ranks | crowd.map(lambda drawn: [drawn[0]] * drawn[1])
     return LowrankCase(
-        samples=draw(st.integers(1, 3)),
+        samples=draw(st.integers(*samples)),
         grid=(draw(st.integers(*sides)), draw(st.integers(*sides))),
         width_in=draw(st.sampled_from(widths)),
         width_out=draw(st.sampled_from(widths)),
-        ranks=tuple(draw(st.lists(st.integers(1, most_rank), max_size=4))),
+        ranks=tuple(draw(ranks)),
         dtype=draw(st.sampled_from(dtypes)),
         x_layout=draw(st.sampled_from(X_LAYOUTS)),
         weight=draw(st.sampled_from(WEIGHTS)),
         bias=draw(st.booleans()),
         gate=draw(st.sampled_from(GATES)),
-        closed=draw(st.sampled_from((0.0, 0.5, 0.9, 1.0))),
+        closed=draw(st.sampled_from((0.0, 0.2, 0.4, 0.5, 0.7, 0.9, 1.0))),
         residual=draw(st.sampled_from(ADDENDS)),
         as_image=draw(st.booleans()),
     )
