@@ -51,6 +51,7 @@ TRAIN = [
     "MaskedPicture",
     "Mixture",
     "ResidualConfig",
+    "Sampling",
     "SoftTokensConfig",
     "TaskPromptsConfig",
     "encode_pairs",

@@ -69,7 +69,8 @@ class Generate:
     steps: int = 25
     """Denoising steps."""
     guidance_scale: float | None = None
-    """Classifier-free guidance weight, 1 = off; the model's own default if not given."""
+    """Classifier-free guidance weight, 1 = off; if not given, what --residual and --soft-tokens files recommend,
+    else the model's own default."""
     height: int | None = None
     """Pixels; the model's own size if not given."""
     width: int | None = None
@@ -113,7 +114,7 @@ def generate(options: Generate) -> list[Generated]:
         for number, prompt in enumerate(options.prompt):
             seeds = [options.seed + i for i in range(options.images)]
             stem = f"{number:02d}-{_slug(prompt)}"
-            call = {**_call(options, prompt, seeds), **_text_length(methods)}
+            call = {**_recommended(methods), **_call(options, prompt, seeds), **_text_length(methods)}
             stock = pipe(**call, generator=_generators(seeds, device)).images if options.compare else []
             acting = [method for method in methods if _concerns(method, prompt)]
             with _added(attachment, acting):
@@ -239,6 +240,16 @@ def _call(options: Generate, prompt: str, seeds: list[int]) -> dict[str, Any]:
         "num_inference_steps": options.steps,
         **{name: value for name, value in given.items() if value is not None},
     }
+
+
+def _recommended(methods: Sequence[Control]) -> dict[str, Any]:
+    """The guidance that what was trained recommends; the first that does."""
+    trained = [method for method in methods if isinstance(method, weft.SoftTokens)]
+    residuals = [one for method in methods if isinstance(method, weft.LocalizedResiduals) for one in method.residuals]
+    recommended = [one.sampling for one in residuals] + [one.sampling for one in trained]
+    scales = (one.guidance_scale for one in recommended)
+    scale = next((scale for scale in scales if scale is not None), None)
+    return {} if scale is None else {"guidance_scale": scale}
 
 
 def _generators(seeds: list[int], device: torch.device) -> list[torch.Generator]:

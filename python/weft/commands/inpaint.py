@@ -59,10 +59,10 @@ class Inpaint:
     """Work on a part round the hole: auto does in pictures larger than the model's own."""
     seed: int = 0
     """Of the noise."""
-    steps: int = 45
-    """Denoising steps."""
+    steps: int | None = None
+    """Denoising steps; if not given those that the task prompts recommend, else 45."""
     guidance_scale: float | None = None
-    """Classifier-free guidance weight; the task's own if not given."""
+    """Classifier-free guidance weight; if not given the one that the task prompts recommend, else the task's own."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of weights and activations; auto is float16 on a GPU, float32 elsewhere."""
     device: str = "auto"
@@ -102,11 +102,11 @@ def inpaint(options: Inpaint) -> Path:
         options.task,
         text=options.prompt,
         negative=options.negative_prompt,
-        num_inference_steps=options.steps,
         generator=torch.Generator(device).manual_seed(options.seed),
         blend=options.blend,
         feather=options.feather,
         crop=options.crop,
+        **({} if options.steps is None else {"num_inference_steps": options.steps}),
         **({} if options.fit is None else {"fit": options.fit}),
         **({} if options.guidance_scale is None else {"guidance_scale": options.guidance_scale}),
         **sides,
@@ -129,7 +129,7 @@ def _check(options: Inpaint) -> dict[str, float]:
         raise IsADirectoryError(f"inpaint: --out must be a file; {options.out} is a folder")
     if options.task_prompts is not None and not options.task_prompts.exists():
         raise FileNotFoundError(f"inpaint: there is nothing at --task-prompts {options.task_prompts}")
-    if options.steps < 1:
+    if options.steps is not None and options.steps < 1:
         raise ValueError(f"inpaint: --steps must be at least 1; got {options.steps}")
     if options.reuse < 1:
         raise ValueError(f"inpaint: --reuse must be at least 1; got {options.reuse}")
@@ -209,11 +209,12 @@ def _sidecar(options: Inpaint, tasks: weft.TaskPrompts | weft.TaskBranch) -> dic
 
     guidance = options.guidance_scale
     if guidance is None:
-        guidance = tasks.recipes[options.task].guidance_scale
+        guidance = tasks.guidance_of(options.task)
     how = {"placement": tasks.placement} if isinstance(tasks, weft.TaskPrompts) else {"reuse": tasks.reuse}
     return {
         **{name: getattr(options, name) for name in options.__dataclass_fields__},
         "guidance_scale": guidance,
+        "steps": options.steps or tasks.steps,
         "prompts": {"base_name": tasks.base_name, "dialect": tasks.dialect, **how},
         "versions": {"weft": weft.__version__, "torch": torch.__version__},
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,11 @@ class Artefact:
             about = {"kind": self.kind, "format": self.format, "version": importlib.metadata.version("weft"), **record}
             texts[KEY] = json.dumps(about, sort_keys=True)
         stored = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in tensors.items()}
+        # the format refuses tensors that share memory, as parts and transposes of one do
+        memory = Counter(tensor.untyped_storage().data_ptr() for tensor in stored.values())
+        for name, tensor in stored.items():
+            if memory[tensor.untyped_storage().data_ptr()] > 1:
+                stored[name] = tensor.clone()
         with whole_file(path) as temporary:
             save_file(stored, temporary, metadata=texts)
 

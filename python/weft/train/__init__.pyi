@@ -1,6 +1,7 @@
 from .core import Diverged as Diverged
 from .core import Interrupted as Interrupted
 from .core import LoopConfig as LoopConfig
+from .core import Sampling as Sampling
 from .distribution import DistributionConfig as DistributionConfig
 from .encoded import encode_pairs as encode_pairs
 from .gan import GanConfig as GanConfig

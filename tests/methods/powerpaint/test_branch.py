@@ -68,7 +68,7 @@ def test_what_a_task_says(
         assert torch.allclose(given["negative_prompt_embeds"], encoded(pipe, unsaid), atol=1e-6)
     assert torch.equal(given["task_embeds"][0], branch.states[first])
     assert torch.equal(given["negative_task_embeds"][0], branch.states[second])
-    assert given["guidance_scale"] == guidance
+    assert given["task_guidance_scale"] == guidance
 
 
 def tiny_room(pipe: Any) -> None:
@@ -116,6 +116,7 @@ def test_zero_convolutions_change_no_bit(pipe: Any, bare: dict) -> None:
             given = branch.removal("red")
             found = pipe(**call(), **given).images
         plain = {name: value for name, value in given.items() if "task" not in name}
+        plain["guidance_scale"] = given["task_guidance_scale"]
         mask = {"mask_image": torch.ones(1, 1, *SIZE)} if surroundings == "free" else {}
         assert np.array_equal(found, pipe(**call(**mask), **plain).images), surroundings
 
@@ -210,7 +211,8 @@ def test_batches_and_their_rows(pipe: Any, bare: dict) -> None:
     with weft.attach(pipe, branch):
         tasks = [branch.removal("red"), branch.context("a ball", guidance_scale=10.0)]
         together = {
-            name: torch.cat([task[name] for task in tasks]) if name != "guidance_scale" else 10.0 for name in tasks[0]
+            name: torch.cat([task[name] for task in tasks]) if name != "task_guidance_scale" else 10.0
+            for name in tasks[0]
         }
         both = pipe(**call(image=pictures, mask_image=boxes, latents=noise), **together).images
         for row in range(2):

@@ -46,7 +46,7 @@ def test_what_a_task_says(
         given = getattr(tasks, task)("a red star", negative="dark")
         assert torch.allclose(given["prompt_embeds"], states(pipe, tasks, said, prompt), atol=1e-5)
         assert torch.allclose(given["negative_prompt_embeds"], states(pipe, tasks, unsaid, against), atol=1e-5)
-        assert given["guidance_scale"] == guidance
+        assert given["task_guidance_scale"] == guidance
 
 
 @pytest.mark.parametrize("fit", [0.0, 0.3, 0.8, 1.0])
@@ -81,7 +81,7 @@ def test_every_value_can_be_replaced(pipe: Any) -> None:
         )
         assert torch.allclose(given["prompt_embeds"], states(pipe, tasks, "", "shape"), atol=1e-5)
         assert torch.allclose(given["negative_prompt_embeds"], states(pipe, tasks, "ugly"), atol=1e-5)
-        assert given["guidance_scale"] == 3.0
+        assert given["task_guidance_scale"] == 3.0
         with pytest.raises(TypeError, match=r"has no option `blur`; it has 'prompts', 'against', 'words'"):
             tasks.removal(blur="")
         for prompts in ("context", ("remove", "context"), ("context",)):

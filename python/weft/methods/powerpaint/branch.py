@@ -22,6 +22,7 @@ from weft.methods.powerpaint.network import Branch
 from weft.methods.powerpaint.prompts_text import Speaker
 from weft.methods.powerpaint.recipes import BRANCH_DIALECTS, BRANCH_RECIPES, Recipe, Task
 from weft.methods.powerpaint.tasks import Arguments, InpaintingTasks
+from weft.methods.sampling import OPEN, Sampling
 
 WHO = "TaskBranch"
 Surroundings = Literal["free", "held"]
@@ -55,6 +56,7 @@ class TaskBranch(InpaintingTasks):
             noised original after every step, as stock pipelines with such a UNet do.
         paste_back: How pictures are cut for the model and put together again; None gives what the pipeline itself
             makes, at its own size.
+        sampling: How pictures are best drawn with it; its guidance stands in place of those of the recipes.
 
     Raises:
         TypeError, ValueError: Values that are not as above. A pipeline that is not made for inpainting, or whose UNet
@@ -78,6 +80,7 @@ class TaskBranch(InpaintingTasks):
     scale: float = 1.0
     surroundings: Surroundings = "free"
     paste_back: PasteBack | None = field(default_factory=PasteBack)
+    sampling: Sampling = OPEN
 
     def __post_init__(self) -> None:
         self.start_blank()
@@ -112,7 +115,8 @@ class TaskBranch(InpaintingTasks):
         Raises:
             OSError: It cannot be written.
         """
-        file.write(Path(path), self.network, self.states, {name: getattr(self, name) for name in file.RECORD}, dtype)
+        record = {name: getattr(self, name) for name in file.RECORD} | self.sampling.record()
+        file.write(Path(path), self.network, self.states, record, dtype)
 
     @classmethod
     def load(cls, path: str | Path, *, dtype: torch.dtype | None = None, dialect: str | None = None) -> TaskBranch:

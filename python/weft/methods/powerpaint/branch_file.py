@@ -13,6 +13,7 @@ from weft.methods.files import KEY, Artefact
 from weft.methods.powerpaint.branch_published import read_branch
 from weft.methods.powerpaint.branch_states import STATE_NAMES, STATES, StateName
 from weft.methods.powerpaint.network import Branch
+from weft.methods.sampling import LATER, Sampling
 from weft.methods.tensor_file import TensorFile
 
 FILE = Artefact("TaskBranch", "task branch", "a task branch", instead="for released weights give the folder")
@@ -41,7 +42,8 @@ def read(found: TensorFile, dtype: torch.dtype | None) -> tuple[Branch, dict[Sta
     Raises:
         ValueError: It is damaged, of another kind or of a newer format.
     """
-    record = FILE.record(found.path, found.metadata, (*RECORD, "config"))
+    record = FILE.record(found.path, found.metadata, (*RECORD, "config"), LATER)
+    record["sampling"] = Sampling.of(record["sampling"])
     config = record.pop("config")
     missing = [name for name in STATE_NAMES if f"{STATES}{name}" not in found.shapes]
     if missing:

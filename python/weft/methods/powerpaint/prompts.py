@@ -27,6 +27,7 @@ from weft.methods.powerpaint.recipes import (
     Recipe,
 )
 from weft.methods.powerpaint.tasks import Arguments, InpaintingTasks
+from weft.methods.sampling import OPEN, Sampling
 
 __all__ = ["PasteBack", "TaskPrompts"]
 
@@ -40,8 +41,11 @@ class TaskPrompts(InpaintingTasks):
         with weft.attach(pipe, tasks):  # a stock StableDiffusionInpaintPipeline
             pipe(prompt="", image=image, mask_image=mask, **tasks.removal()).images[0]
 
-    The methods give arguments for the pipeline: embeddings, and a guidance scale. Texts may be lists, a text for each
-    picture. While attached, the pipeline's images are as large as those it was given, and equal to them outside the
+    The methods give arguments for the pipeline: embeddings, and a guidance scale that holds where the call names none
+    (``pipe(..., **tasks.removal(), guidance_scale=5)`` and ``tasks.removal(guidance_scale=5)`` are the same). Texts
+    may be lists, a text for each picture.
+
+    While attached, the pipeline's images are as large as those it was given, and equal to them outside the
     hole and a thin rim, bit for bit; ``paste_back`` says how. Nothing of the pipeline is changed: the vectors stand in
     for a word's embedding while a text is encoded, and no token is added.
 
@@ -54,6 +58,7 @@ class TaskPrompts(InpaintingTasks):
         init: How they began.
         paste_back: How pictures are cut for the model and put together again; None gives what the pipeline itself
             makes, at its own size.
+        sampling: How pictures are best drawn with them; its guidance stands in place of those of the recipes.
 
     Raises:
         TypeError, ValueError: Values that are not as above. A pipeline that is not made for inpainting, or has other
@@ -69,6 +74,7 @@ class TaskPrompts(InpaintingTasks):
     base_name: str = "unnamed"
     init: str = ""
     paste_back: PasteBack | None = field(default_factory=PasteBack)
+    sampling: Sampling = OPEN
 
     def __post_init__(self) -> None:
         _check(self.vectors, self.placement, self.dialect)
@@ -91,7 +97,10 @@ class TaskPrompts(InpaintingTasks):
         Raises:
             OSError: It cannot be written.
         """
-        file.write(Path(path), self.vectors, {name: getattr(self, name) for name in file.RECORD}, dtype)
+        file.write(Path(path), self.vectors, self._record(), dtype)
+
+    def _record(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in file.RECORD} | self.sampling.record()
 
     @classmethod
     def load(cls, path: str | Path, *, into: Any = None, dialect: str | None = None) -> TaskPrompts:

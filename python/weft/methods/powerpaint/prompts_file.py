@@ -12,6 +12,7 @@ from torch import Tensor
 from weft.methods.files import KEY, Artefact
 from weft.methods.powerpaint.prompts_text import Vectors
 from weft.methods.powerpaint.recipes import NAMES, PromptName
+from weft.methods.sampling import LATER, Sampling
 
 FILE = Artefact(
     "TaskPrompts",
@@ -41,7 +42,8 @@ def read(path: Path) -> tuple[dict[PromptName, Vectors], dict[str, Any]]:
     Raises:
         FileNotFoundError, ValueError: As ``Artefact.read``; or a prompt is missing.
     """
-    tensors, record = FILE.read(path, RECORD)
+    tensors, record = FILE.read(path, RECORD, LATER)
+    record["sampling"] = Sampling.of(record["sampling"])
     return {name: _vectors(path, tensors, name) for name in NAMES}, record
 
 

@@ -22,6 +22,7 @@ from weft.methods.inpainting import (
     without_empty_texts,
 )
 from weft.methods.powerpaint.recipes import FILL, OVERLAP, RECIPES, STEPS, TASKS, Recipe, Task, changed
+from weft.methods.sampling import Sampling
 
 Text = str | Sequence[str]
 Arguments = dict[str, Any]
@@ -34,10 +35,12 @@ class InpaintingTasks(Control):
         recipes: What each task says.
         paste_back: How pictures are cut for the model and put together again; None gives what the pipeline itself
             makes, at its own size.
+        sampling: How pictures are best drawn; its guidance stands in place of those of the recipes.
     """
 
     recipes: ClassVar[Mapping[Task, Recipe]] = RECIPES
     paste_back: PasteBack | None
+    sampling: Sampling
     _pipe: Any = None
 
     def start_blank(self) -> None:
@@ -55,7 +58,8 @@ class InpaintingTasks(Control):
                 ``quality_words``, ``guidance_scale``.
 
         Returns:
-            Arguments for the attached pipeline.
+            Arguments for the attached pipeline: embeddings, and a guidance scale that holds where the call of the
+            pipeline names none.
 
         Raises:
             RuntimeError: Not attached to a pipeline.
@@ -160,8 +164,18 @@ class InpaintingTasks(Control):
             pictures = {"image": image} if task == "outpaint" else {}
             given = method(**pictures, **of_task)
             masked = {} if task == "outpaint" else {"image": image, "mask_image": mask}
-            images = pipe(**{"num_inference_steps": STEPS, **given, **masked, **options}).images
+            images = pipe(**{"num_inference_steps": self.steps, **given, **masked, **options}).images
         return images[0] if len(images) == 1 and not is_sequence(image) else images
+
+    def guidance_of(self, task: Task) -> float:
+        """The guidance scale of a task where a call names none: as recommended, else that of the recipe."""
+        recommended = self.sampling.guidance_scale
+        return self.recipes[task].guidance_scale if recommended is None else recommended
+
+    @property
+    def steps(self) -> int:
+        """The steps of ``inpaint`` where a call names none: as recommended, else those of the published demo."""
+        return self.sampling.num_inference_steps or STEPS
 
     # --- for those that carry the prompts ---------------------------------------------------------------------------
 
@@ -176,6 +190,9 @@ class InpaintingTasks(Control):
     def _call(self, run: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
         who = type(self).__name__
         given = without_empty_texts(arguments, who=who)
+        guidance = given.pop(_GUIDANCE, None)
+        if guidance is not None:
+            given.setdefault("guidance_scale", guidance)
 
         def paint(**changed: Any) -> Any:
             return self._paint(run, **changed)
@@ -191,15 +208,17 @@ class InpaintingTasks(Control):
             raise RuntimeError(
                 f"{who}: needs the pipeline's text encoder; call it within `with weft.attach(pipe, tasks)`"
             )
-        recipe = changed(self.recipes[task], changes, who=who)
+        recipe = changed(self.recipes[task], {"guidance_scale": self.guidance_of(task), **changes}, who=who)
         texts, negatives = _texts(text, "text", who), _texts(negative, "negative", who)
         if len(texts) != len(negatives) and 1 not in (len(texts), len(negatives)):
             raise ValueError(
                 f"{who}: needs one negative text, or one for each of {len(texts)} texts; got {len(negatives)}"
             )
-        return {**self._said(recipe, texts, negatives, fit), "guidance_scale": recipe.guidance_scale}
+        return {**self._said(recipe, texts, negatives, fit), _GUIDANCE: recipe.guidance_scale}
 
 
+# under a name of its own, so that a guidance scale can be given beside the arguments of a task
+_GUIDANCE = "task_guidance_scale"
 _PASTE_OPTIONS = tuple(option.name for option in fields(PasteBack))
 _RECIPE_OPTIONS = tuple(option.name for option in fields(Recipe))
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from weft.attach import BaseModel, ProjectionTerms, base_model
 from weft.methods.files import Artefact
 from weft.methods.residuals import lora
+from weft.methods.sampling import LATER, OPEN, Sampling
 
 _FILE = Artefact("Residual", "residual", "a residual", instead="for an ordinary LoRA use weft.Residual.from_lora")
 # of the record, beside the tensors: attributes of ``Residual``
@@ -38,6 +39,7 @@ class Residual:
         base_name: The model it was trained on.
         text_width: Channels of that model's conditioning.
         is_convolution: Whether its ``proj_out`` are 1x1 convolutions (SD1.x) or linear layers (SD2, SDXL).
+        sampling: How pictures are best drawn with it.
 
     Source:
         Ham et al. 2024, arXiv:2405.12978, section 3.
@@ -50,6 +52,7 @@ class Residual:
     base_name: str
     text_width: int
     is_convolution: bool
+    sampling: Sampling = OPEN
 
     def __post_init__(self) -> None:
         if not self.down or self.down.keys() != self.up.keys():
@@ -122,7 +125,7 @@ class Residual:
             OSError: It cannot be written.
         """
         tensors = lora.diffusers_layout(self.down, self.up, self.is_convolution)
-        record = {name: getattr(self, name) for name in _RECORD}
+        record = {name: getattr(self, name) for name in _RECORD} | self.sampling.record()
         _FILE.write(Path(path), tensors, record, {lora.METADATA: lora.diffusers_metadata(self.ranks)}, dtype)
 
     @classmethod
@@ -133,7 +136,8 @@ class Residual:
             FileNotFoundError: There is no such file.
             ValueError: It is cut short, damaged, or not a residual of weft.
         """
-        tensors, record = _FILE.read(Path(path), _RECORD)
+        tensors, record = _FILE.read(Path(path), _RECORD, LATER)
+        record["sampling"] = Sampling.of(record["sampling"])
         down, up = lora.from_diffusers_layout(tensors)
         ranks = record.pop("ranks")
         residual = cls(down, up, **record)

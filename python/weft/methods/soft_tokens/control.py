@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from weft.attach import BaseModel, Control, ExtraText, Generation, LayerInfo, LayerRequest, Prompt, Step
+from weft.methods.sampling import LATER, OPEN, Sampling
 from weft.methods.soft_tokens import file
 from weft.methods.soft_tokens.blocks import block_of, check_blocks, check_served
 from weft.methods.soft_tokens.checks import check_tensors
@@ -43,6 +44,7 @@ class SoftTokens(Control):
             sends conditioning through its ``context_embedder`` first.
         text_length: ``max_sequence_length`` of the T5 text that they were trained beside; a generation with another
             one is warned about, once. None where there is no such choice, as with UNets.
+        sampling: How pictures are best drawn with them.
 
     Raises:
         TypeError, ValueError: Tensors, blocks or a space that are not as above. A model of another width is refused
@@ -59,6 +61,7 @@ class SoftTokens(Control):
     base_name: str = "unnamed"
     space: Space = "conditioning"
     text_length: int | None = None
+    sampling: Sampling = OPEN
 
     def __post_init__(self) -> None:
         self.blocks = check_blocks(self.blocks, who="SoftTokens")
@@ -112,7 +115,8 @@ class SoftTokens(Control):
         tensors = {file.TOKENS: self.tokens}
         if self.offsets is not None:
             tensors[file.OFFSETS] = self.offsets
-        file.FILE.write(Path(path), tensors, {name: getattr(self, name) for name in (*_RECORD, *_LATER)}, {}, dtype)
+        record = {name: getattr(self, name) for name in (*_RECORD, *_LATER)} | self.sampling.record()
+        file.FILE.write(Path(path), tensors, record, {}, dtype)
 
     @classmethod
     def load(cls, path: str | Path, *, blocks: tuple[str, ...] | None = None) -> SoftTokens:
@@ -132,7 +136,8 @@ class SoftTokens(Control):
         """
         tokens_path, offsets_path = file.find(Path(path))
         if tokens_path.suffix == ".safetensors":
-            tensors, record = file.FILE.read(tokens_path, _RECORD, _LATER)
+            tensors, record = file.FILE.read(tokens_path, _RECORD, {**_LATER, **LATER})
+            record["sampling"] = Sampling.of(record["sampling"])
             if file.TOKENS not in tensors:
                 raise ValueError(f"SoftTokens: {tokens_path} is damaged: it has no tensor {file.TOKENS!r}")
             record["blocks"] = tuple(record["blocks"]) if blocks is None else blocks

@@ -13,6 +13,8 @@ from .randomness import shuffled as shuffled
 from .randomness import torch_generator as torch_generator
 from .stopping import Diverged as Diverged
 from .stopping import Interrupted as Interrupted
+from .validation import Sampling as Sampling
+from .validation import sampling_of as sampling_of
 from .validation import validation as validation
 from .weights import digest_of_weights as digest_of_weights
 from .weights import lacks_pooler as lacks_pooler

@@ -9,6 +9,16 @@ from typing import Any
 
 import torch
 
+from weft.methods.sampling import Sampling
+
+__all__ = ["Sampling", "sampling_of", "validation"]
+
+
+def sampling_of(config: Any, pipe: Any) -> Sampling:
+    """What ``config`` recommends, completed by how validation pictures of a run are drawn."""
+    recommended: Sampling = config.sampling
+    return recommended.completed(num_inference_steps=config.validation_steps, sampler=type(pipe.scheduler).__name__)
+
 
 def validation(
     pipe: Any,

@@ -10,7 +10,8 @@ from accelerate import Accelerator
 
 from weft.attach import GatedProjections, base_model
 from weft.methods.residuals import Residual
-from weft.train.core import LoopConfig, Precision, fit, make_accelerator, validation
+from weft.methods.sampling import OPEN, Sampling
+from weft.train.core import LoopConfig, Precision, fit, make_accelerator, sampling_of, validation
 from weft.train.diffusion import (
     check_denoiser,
     check_words,
@@ -58,6 +59,9 @@ class ResidualConfig:
     validate_every: int | None = None  # steps; pictures go to folder/validation
     validation_prompts: tuple[str, ...] = ()  # with {identifier} and {class_word}; none: the caption
     validation_steps: int = 25  # of the sampler
+    # how pictures are best drawn with the result, which its file keeps; sampler and steps are those of validation
+    # pictures where this names none
+    sampling: Sampling = OPEN
     tensorboard: bool = False  # logs to folder/tensorboard
 
 
@@ -190,7 +194,8 @@ def fit_residual(
     for tracker in accelerator.trackers:
         tracker.finish()
     down, up = objective.factors()
-    return Residual(down, up, identifier, class_word, base.name, base.text_width, base.projections[0].is_convolution)
+    is_convolution, sampling = base.projections[0].is_convolution, sampling_of(config, pipe)
+    return Residual(down, up, identifier, class_word, base.name, base.text_width, is_convolution, sampling)
 
 
 def _filled(text: str, words: dict[str, str]) -> str:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from weft.methods.sampling import OPEN, Sampling
 from weft.methods.soft_tokens import SoftTokens
 from weft.train.core import LoopConfig, Precision
 from weft.train.distribution import DistributionConfig
@@ -70,6 +71,9 @@ class SoftTokensConfig:
     validate_every: int | None = None  # steps; pictures go to folder/validation
     validation_prompts: tuple[str, ...] = ()
     validation_steps: int = 25  # of the sampler
+    # how pictures are best drawn with the result, which its file keeps; sampler and steps are those of validation
+    # pictures where this names none
+    sampling: Sampling = OPEN
     tensorboard: bool = False  # logs to folder/tensorboard
 
     @property

@@ -15,7 +15,7 @@ from accelerate.utils import broadcast_object_list
 import weft
 from weft.attach import base_model, denoiser_of
 from weft.methods.soft_tokens import SoftTokens
-from weft.train.core import check_run, fit, make_accelerator, torch_generator, validation
+from weft.train.core import check_run, fit, make_accelerator, sampling_of, torch_generator, validation
 from weft.train.diffusion import caption_fits, check_denoiser, frozen, noising_of, picture_size
 from weft.train.distribution import ViewBatches, check_captions, distribution_term
 from weft.train.encoded import PairBatches, encode
@@ -189,7 +189,7 @@ def fit_soft_tokens(
     for tracker in accelerator.trackers:
         tracker.finish()
     (best,) = broadcast_object_list([stopping.best])  # measured on the main process alone
-    return objective.learnt(average if best is None else best)
+    return replace(objective.learnt(average if best is None else best), sampling=sampling_of(config, pipe))
 
 
 def _held_out(pairs: int, config: SoftTokensConfig) -> int:

@@ -14,7 +14,8 @@ from accelerate import Accelerator
 from weft.attach import base_model, embeddings_of, find_projections, token_limit
 from weft.methods.inpainting import check_host
 from weft.methods.powerpaint import COUNT, NAMES, PromptName, TaskPrompts, Vectors
-from weft.train.core import LoopConfig, Precision, fit, make_accelerator, torch_generator
+from weft.methods.sampling import OPEN, Sampling
+from weft.train.core import LoopConfig, Precision, fit, make_accelerator, sampling_of, torch_generator
 from weft.train.diffusion import frozen, picture_size, training_scheduler
 from weft.train.task_prompts.examples import Examples, MaskedBatches
 from weft.train.task_prompts.mixture import Mixture
@@ -61,6 +62,9 @@ class TaskPromptsConfig:
     gradient_checkpointing: bool = False
     validate_every: int | None = None  # steps; sheets of the five tasks go to folder/validation
     validation_steps: int = 25  # of the sampler
+    # how pictures are best drawn with the result, which its file keeps; sampler and steps are those of validation
+    # pictures where this names none
+    sampling: Sampling = OPEN
     tensorboard: bool = False  # logs to folder/tensorboard
 
 
@@ -176,7 +180,7 @@ def fit_task_prompts(
     for tracker in accelerator.trackers:
         tracker.finish()
     init = f"{config.init_word!r} + N(0, {config.init_std}^2)"
-    return TaskPrompts(vectors, base_name=base.name, init=init)
+    return TaskPrompts(vectors, base_name=base.name, init=init, sampling=sampling_of(config, pipe))
 
 
 def starting_vectors(pipe: Any, config: TaskPromptsConfig) -> dict[PromptName, Vectors]:
