@@ -7,18 +7,18 @@ import math
 import torch
 from torch import Tensor
 
-from weft.ops._transforms import is_transformed, readable
+from weft.ops._tensors import FLOAT_DTYPES, check_tensor, readable
+from weft.ops._tensors import INTEGER_DTYPES as LABEL_DTYPES
+from weft.ops._tensors import dtype_name as _name
+from weft.ops._transforms import is_transformed
 
 MAX_HEAD_DIM = 256
-FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-LABEL_DTYPES = (torch.int32, torch.int64, torch.int16, torch.int8, torch.uint8)
 
 
 def check_qkv(q: Tensor, k: Tensor, v: Tensor) -> None:
     """Types, ranks, sizes, dtypes, layouts and devices of the three main tensors."""
     for name, x in (("q", q), ("k", k), ("v", v)):
-        if not isinstance(x, Tensor):
-            raise TypeError(f"attention: `{name}` must be a tensor; got {type(x).__name__}")
+        check_tensor("attention", name, x)
         if x.ndim != 4:
             axes = "[B, Nq, H, D]" if name == "q" else "[B, Nk, H, D]"
             raise ValueError(f"attention: `{name}` must be {axes}; got {list(x.shape)}, {x.ndim} axes")
@@ -78,8 +78,7 @@ def check_table(name: str, table: Tensor, q: Tensor) -> None:
 
 def check_readout(readout: Tensor, q: Tensor, seqlen_k: int) -> None:
     """Shape, dtype and device of the read-out columns."""
-    if not isinstance(readout, Tensor):
-        raise TypeError(f"attention: `readout` must be a tensor or None; got {type(readout).__name__}")
+    check_tensor("attention", "readout", readout, "a tensor or None")
     if readout.ndim != 3 or readout.shape[1] != seqlen_k:
         raise ValueError(
             f"attention: `readout` must be [B or 1, Nk, M] = [{q.shape[0]} or 1, {seqlen_k}, M]; "
@@ -91,8 +90,7 @@ def check_readout(readout: Tensor, q: Tensor, seqlen_k: int) -> None:
 def check_labels(name: str, labels: Tensor, q: Tensor, length: int) -> None:
     """Shape, dtype and device of query or key labels; their range is checked by whoever reads them."""
     axis = "Nq" if name == "query_labels" else "Nk"
-    if not isinstance(labels, Tensor):
-        raise TypeError(f"attention: `{name}` must be a tensor or None; got {type(labels).__name__}")
+    check_tensor("attention", name, labels, "a tensor or None")
     if labels.dtype not in LABEL_DTYPES:
         raise TypeError(f"attention: `{name}` must be an integer tensor; got {_name(labels.dtype)}")
     _check_per_token(name, labels, q, length, axis)
@@ -100,8 +98,7 @@ def check_labels(name: str, labels: Tensor, q: Tensor, length: int) -> None:
 
 def check_key_padding(key_padding: Tensor, q: Tensor, seqlen_k: int) -> None:
     """Shape, dtype and device of the padding mask."""
-    if not isinstance(key_padding, Tensor):
-        raise TypeError(f"attention: `key_padding` must be a tensor or None; got {type(key_padding).__name__}")
+    check_tensor("attention", "key_padding", key_padding, "a tensor or None")
     if key_padding.dtype != torch.bool:
         raise TypeError(
             f"attention: `key_padding` must be bool, True where a key is padding; got {_name(key_padding.dtype)}"
@@ -110,10 +107,11 @@ def check_key_padding(key_padding: Tensor, q: Tensor, seqlen_k: int) -> None:
 
 
 def check_label_range(name: str, labels: Tensor | None, count: int) -> None:
-    """Every label lies in [0, count). Reads the values, so it is for CPU tensors, and not while a compiler traces."""
-    if labels is None or not labels.numel() or torch.compiler.is_compiling():
+    """Every label lies in [0, count). Reads the values where there are any, so it is for CPU tensors."""
+    values = None if labels is None else readable(labels)
+    if values is None or not values.numel():
         return
-    smallest, largest = (int(bound) for bound in torch.aminmax(readable(labels)))
+    smallest, largest = (int(bound) for bound in torch.aminmax(values))
     if smallest < 0 or largest >= count:
         axis = "Lq" if name == "query_labels" else "Lk"
         raise ValueError(
@@ -134,7 +132,3 @@ def _check_per_token(name: str, x: Tensor, q: Tensor, length: int, axis: str) ->
             f"attention: `{name}` must be [B or 1, {axis}] = [{q.shape[0]} or 1, {length}]; got {list(x.shape)}"
         )
     check_device(name, x, q)
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from weft.ops._transforms import readable
+from weft.ops._tensors import check_tensor, readable
 
 TABLE_NAMES = ("alpha", "beta", "gamma", "delta")
 
@@ -41,10 +41,10 @@ class Edit:
             raise ValueError("Edit: needs at least one of alpha, beta, gamma, delta; leave the edit out for none")
         first_name, first = next(iter(given.items()))
         for name, table in given.items():
-            if not isinstance(table, Tensor) or table.dtype not in (torch.float32, torch.float64):
-                found = table.dtype if isinstance(table, Tensor) else type(table).__name__
+            check_tensor("Edit", name, table, "a float32 tensor (float64 for float64 attention)")
+            if table.dtype not in (torch.float32, torch.float64):
                 raise TypeError(
-                    f"Edit: `{name}` must be a float32 tensor (float64 for float64 attention); got {found}"
+                    f"Edit: `{name}` must be a float32 tensor (float64 for float64 attention); got {table.dtype}"
                 )
             if table.ndim != 3 or 0 in table.shape:
                 raise ValueError(f"Edit: `{name}` must be [B or 1, Lq, Lk], none of them 0; got {list(table.shape)}")
@@ -62,9 +62,10 @@ class Edit:
                     f"Edit: tables must share a device; `{first_name}` is on {first.device}, `{name}` is on "
                     f"{table.device}"
                 )
-            # reading values would break a graph that is being traced; they were read when it was built eagerly
-            if not torch.compiler.is_compiling():
-                _check_values(name, table)
+            # while a compiler traces there are none; they were read when the edit was built eagerly
+            values = readable(table)
+            if values is not None:
+                _check_values(name, values.detach())
 
     @property
     def labels(self) -> tuple[int, int]:
@@ -77,8 +78,7 @@ class Edit:
         return self.alpha, self.beta, self.gamma, self.delta
 
 
-def _check_values(name: str, table: Tensor) -> None:
-    values = readable(table).detach()
+def _check_values(name: str, values: Tensor) -> None:
     allowed = values.isfinite()
     if name == "delta":
         allowed = allowed | (values == -torch.inf)

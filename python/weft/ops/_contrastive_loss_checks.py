@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from weft.ops._contrastive_loss_columns import Columns, Ids
-
-FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-INTEGER_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+from weft.ops._tensors import FLOAT_DTYPES, INTEGER_DTYPES, check_tensor
+from weft.ops._tensors import dtype_name as _name
 
 
 def check_rows(rows: Tensor) -> None:
     """Type, axes and dtype of the rows; at least one."""
-    _check_type("rows", rows, "a tensor")
+    check_tensor("contrastive_loss", "rows", rows)
     if rows.ndim != 2 or rows.shape[0] < 1 or rows.shape[1] < 1:
         raise ValueError(f"contrastive_loss: `rows` must be [R, D], at least one row; got {list(rows.shape)}")
     if rows.dtype not in FLOAT_DTYPES:
@@ -55,7 +54,7 @@ def check_segments(cols: Tensor | Sequence[Columns], options: dict[str, Any]) ->
 def check_segment(segment: Columns, rows: Tensor) -> None:
     """Everything about one segment."""
     values = segment.values
-    _check_type("cols", values, "a tensor")
+    check_tensor("contrastive_loss", "cols", values)
     if values.ndim != 2 or values.shape[0] < 1 or values.shape[1] != rows.shape[1]:
         raise ValueError(
             f"contrastive_loss: `cols` must be [K, D] = [K, {rows.shape[1]}] to match rows, at least one column; "
@@ -104,6 +103,7 @@ def _check_pairs(name: str, given: Ids | str | None, word: str | None, segment: 
         )
     for ids, axis, length in zip(pair, ("R", "K"), sizes, strict=True):
         assert isinstance(ids, Tensor)
+        check_tensor("contrastive_loss", name, ids)
         if ids.dtype not in INTEGER_DTYPES:
             hint = "; a mask of pairs is no ids: number the groups" if ids.dtype == torch.bool else ""
             raise TypeError(f"contrastive_loss: `{name}` must be integer ids; got {_name(ids.dtype)}{hint}")
@@ -132,15 +132,6 @@ def _check_temperature(temperature: Any, rows: Tensor) -> None:
         raise ValueError(f"contrastive_loss: `temperature` must be above 0 and finite; got {temperature}")
 
 
-def _check_type(name: str, x: Any, what: str) -> None:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"contrastive_loss: `{name}` must be {what}; got {type(x).__name__}")
-
-
 def _check_device(name: str, x: Tensor, like: Tensor) -> None:
     if x.device != like.device:
         raise ValueError(f"contrastive_loss: `{name}` must be on the device of rows, {like.device}; got {x.device}")
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+from weft.ops._tensors import FLOAT_DTYPES, check_tensor
+from weft.ops._tensors import dtype_name as _name
+
 WRAPPED = "hand over that layer's own output as `base` and leave `weight` and `bias` out"
 
 Size = tuple[int, int]
@@ -159,8 +161,13 @@ def check_grid(grid: Any, x: Tensor) -> Size | None:
     """(h, w) of the image that the rows of [B, rows, Cin] are."""
     if grid is None:
         return None
-    if not isinstance(grid, (tuple, list, torch.Size)) or not all(isinstance(n, int) for n in grid) or len(grid) != 2:
+    integers = isinstance(grid, (tuple, list, torch.Size)) and all(
+        isinstance(n, int) and not isinstance(n, bool) for n in grid
+    )
+    if not integers or len(grid) != 2:
         raise TypeError(f"lowrank_linear: `grid` must be two integers (h, w) or None; got {grid!r}")
+    if grid[0] < 0 or grid[1] < 0:
+        raise ValueError(f"lowrank_linear: `grid` must be (h, w), neither negative; got {tuple(grid)}")
     _check_rows_of_image("grid", tuple(grid), x)
     return int(grid[0]), int(grid[1])
 
@@ -214,8 +221,7 @@ def _is_one_or(length: int, found: int) -> bool:
 
 
 def _check_type(name: str, x: Any, what: str) -> None:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"lowrank_linear: `{name}` must be {what}; got {type(x).__name__}")
+    check_tensor("lowrank_linear", name, x, what)
 
 
 def _check_dtype(name: str, x: Tensor, like: Tensor) -> None:
@@ -237,7 +243,3 @@ def _check_matrix(name: str, x: Tensor, axes: str) -> None:
 def _check_device(name: str, x: Tensor, like: Tensor) -> None:
     if x.device != like.device:
         raise ValueError(f"lowrank_linear: `{name}` must be on the device of x, {like.device}; got {x.device}")
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
 from torch import Tensor
 
-FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+from weft.ops._tensors import FLOAT_DTYPES, check_tensor
+from weft.ops._tensors import dtype_name as _name
 
 
 def check_pairs(pred: Tensor, target: Tensor) -> None:
     """Types, axes, dtypes and devices of predictions and targets."""
     for name, x in (("pred", pred), ("target", target)):
-        if not isinstance(x, Tensor):
-            raise TypeError(f"pairwise_error: `{name}` must be a tensor; got {type(x).__name__}")
+        check_tensor("pairwise_error", name, x)
         if x.dtype not in FLOAT_DTYPES:
             raise TypeError(
                 f"pairwise_error: `{name}` must be float32, bfloat16, float16 or float64; got {_name(x.dtype)}"
@@ -39,9 +38,11 @@ def check_pairs(pred: Tensor, target: Tensor) -> None:
 
 def check_logit(error: Tensor, scale: Any, width: Any) -> None:
     """An error, and constants that make a logit of it."""
-    if not isinstance(error, Tensor) or not error.is_floating_point():
-        found = _name(error.dtype) if isinstance(error, Tensor) else type(error).__name__
-        raise TypeError(f"bounded_logit: `error` must be a floating-point tensor; got {found}")
+    check_tensor("bounded_logit", "error", error)
+    if error.dtype not in FLOAT_DTYPES:
+        raise TypeError(
+            f"bounded_logit: `error` must be float32, bfloat16, float16 or float64; got {_name(error.dtype)}"
+        )
     for name, value in (("scale", scale), ("width", width)):
         if isinstance(value, Tensor):
             if value.numel() != 1:
@@ -50,7 +51,3 @@ def check_logit(error: Tensor, scale: Any, width: Any) -> None:
             raise TypeError(f"bounded_logit: `{name}` must be a number or a tensor; got {type(value).__name__}")
         elif not 0 < value < math.inf:
             raise ValueError(f"bounded_logit: `{name}` must be above 0 and finite; got {value}")
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

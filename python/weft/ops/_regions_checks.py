@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from weft.ops._tensors import FLOAT_DTYPES, INTEGER_DTYPES, check_tensor
+from weft.ops._tensors import dtype_name as _name
+
 Size = tuple[int, int]
 
 # a bitmask of this many objects still fits int32
@@ -23,8 +26,7 @@ GATE_OVERLAPS = ("largest", "sum")
 def check_maps(op: str, maps: Tensor) -> None:
     """[B, n, h, w], float."""
     _check_tensor(op, "maps", maps, "[B, n, h, w]", 4)
-    if not maps.dtype.is_floating_point:
-        raise TypeError(f"{op}: `maps` must be a float tensor; got {_name(maps.dtype)}")
+    _check_floats(op, maps)
     if 0 in maps.shape[2:]:
         raise ValueError(f"{op}: `maps` must have at least one row and one column; got {list(maps.shape)}")
 
@@ -54,8 +56,9 @@ def check_labels(op: str, labels: Tensor) -> None:
 
 def check_integers(op: str, name: str, x: Tensor) -> None:
     """Not floats, which would round, and not bool."""
-    if x.dtype.is_floating_point or x.dtype.is_complex or x.dtype == torch.bool:
-        raise TypeError(f"{op}: `{name}` must be an integer tensor; got {_name(x.dtype)}")
+    if x.dtype not in INTEGER_DTYPES:
+        known = ", ".join(map(_name, INTEGER_DTYPES))
+        raise TypeError(f"{op}: `{name}` must be an integer tensor; got {_name(x.dtype)}; use {known}")
 
 
 def check_present(op: str, present: Tensor, maps: Tensor) -> None:
@@ -74,8 +77,7 @@ def check_present(op: str, present: Tensor, maps: Tensor) -> None:
 def check_columns(op: str, maps: Tensor) -> None:
     """[B, N, K], float."""
     _check_tensor(op, "maps", maps, "[B, N, K]", 3)
-    if not maps.dtype.is_floating_point:
-        raise TypeError(f"{op}: `maps` must be a float tensor; got {_name(maps.dtype)}")
+    _check_floats(op, maps)
 
 
 def check_strengths(op: str, strengths: Tensor, maps: Tensor) -> None:
@@ -223,16 +225,18 @@ def check_choice(op: str, name: str, value: Any, known: tuple[str, ...], beside:
     return str(value)
 
 
+def _check_floats(op: str, maps: Tensor) -> None:
+    if maps.dtype not in FLOAT_DTYPES:
+        raise TypeError(
+            f"{op}: `maps` must be a float tensor; got {_name(maps.dtype)}; use float32, bfloat16, float16 or float64"
+        )
+
+
 def _check_tensor(op: str, name: str, x: Any, axes: str, rank: int) -> None:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{op}: `{name}` must be a tensor {axes}; got {type(x).__name__}")
+    check_tensor(op, name, x, f"a tensor {axes}")
     if x.ndim != rank:
         raise ValueError(f"{op}: `{name}` must be {axes}; got {list(x.shape)}, {x.ndim} axes")
 
 
 def _is_integer(x: Any) -> bool:
     return isinstance(x, int) and not isinstance(x, bool)
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

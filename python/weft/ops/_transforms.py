@@ -63,14 +63,10 @@ def needs_operator(arguments: Sequence[Any]) -> bool:
     tensors = [x for x in arguments if isinstance(x, Tensor)]
     if any(type(x) not in _PLAIN_TYPES for x in tensors):
         return True
+    # their memory does not hold their values; the dispatcher writes those out for an operator
+    if any(x.is_neg() or x._is_zerotensor() for x in tensors):
+        return True
     return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
-
-
-def readable(x: Tensor) -> Tensor:
-    """``x`` with values that Python can read: inside ``torch.vmap`` those of all samples."""
-    while torch._C._functorch.is_functorch_wrapped_tensor(x):
-        x = torch._C._functorch.get_unwrapped(x)
-    return x
 
 
 def second_gradients(

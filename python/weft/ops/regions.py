@@ -196,7 +196,8 @@ def window_masks(windows: Tensor, grid: Size) -> Tensor:
     op = "regions.window_masks"
     checks.check_windows(op, windows)
     grid = checks.check_size(op, "grid", grid)
-    return cover(windows, grid)
+    # int64: the far side of a box of uint8 may lie beyond 255
+    return cover(windows.to(torch.int64), grid)
 
 
 @follows_autocast("regions")
