@@ -205,6 +205,16 @@ def test_autocast_is_obeyed(model: Any) -> None:
         torch.testing.assert_close(y.float(), exact, atol=0.1, rtol=0.05)
 
 
+def test_a_device_without_values(model: Any) -> None:
+    model = model.to("meta")
+    with GatedProjections(model) as projections:
+        info = projections.infos[0]
+        down, up = torch.empty(RANK, info.width, device="meta"), torch.empty(info.width, RANK, device="meta")
+        projections[info.name].terms = ProjectionTerms(down, up)
+        x = torch.empty((2, 16, 6, 5) if info.is_convolution else (2, 30, 16), device="meta")
+        assert projections[info.name](x).shape == x.shape
+
+
 @pytest.mark.parametrize("copied", ["deepcopy", "pickle"])
 def test_a_copy_is_a_stock_model(model: Any, copied: str) -> None:
     stock = call(model)

@@ -219,12 +219,11 @@ def _gated(host: Any) -> type[GatedProjection]:
 
 
 def _is_plain(host: Any, module: Any, hidden_states: Tensor) -> bool:
-    """Whether the module is nothing but its weight and bias in the dtype at hand: not quantised, not autocast."""
+    """Whether the module is nothing but its weight and bias in the dtype of its input: not quantised."""
     return (
         host in (nn.Linear, nn.Conv2d)
         and type(module.weight) in (nn.Parameter, Tensor)
         and module.weight.dtype == hidden_states.dtype
-        and not torch.is_autocast_enabled(hidden_states.device.type)
     )
 
 

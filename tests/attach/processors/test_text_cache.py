@@ -140,6 +140,11 @@ def test_autocast_is_told_apart(attn: Any, text: torch.Tensor) -> None:
     assert cache.project("layer", attn, text, False)[0].dtype == torch.float32
 
 
+def test_a_device_without_autocast(attn: Any, text: torch.Tensor) -> None:
+    key, value = TextCache().project("layer", attn.to("meta"), text.to("meta"), False)[:2]
+    assert key.is_meta and value.is_meta
+
+
 def test_what_cannot_be_known_again_is_not_kept(attn: Any, text: torch.Tensor) -> None:
     cache = TextCache()
     with torch.inference_mode():

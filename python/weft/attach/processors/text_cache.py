@@ -128,5 +128,7 @@ def _is_hooked(module: nn.Module) -> bool:
 
 def _stamp(text: Tensor, fused: bool, weights: tuple[Tensor, ...]) -> tuple[Any, ...]:
     device = text.device.type
-    autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    # torch refuses to answer of a device that autocast does not know, such as "meta"
+    is_autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    autocast = torch.get_autocast_dtype(device) if is_autocast else None
     return (fused, autocast, text._version, *((weight._version, weight.data_ptr()) for weight in weights))
