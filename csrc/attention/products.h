@@ -38,7 +38,7 @@ struct FloatProducts : FloatUnits {
   }
 };
 
-#if defined(__AVX512BF16__)
+#if defined(WEFT_HAS_PAIRS)
 // bf16 pairs, accumulated in fp32.
 struct PairProducts : PairUnits {
   static constexpr int kRowStep = 1, kDepthStep = 1, kKeyStep = kLanes, kWidthStep = kLanes;
@@ -64,7 +64,7 @@ struct TileProducts : PairUnits {
   }
 };
 using BfloatProducts = TileProducts;
-#elif defined(__AVX512BF16__)
+#elif defined(WEFT_HAS_PAIRS)
 using BfloatProducts = PairProducts;
 #else
 using BfloatProducts = FloatProducts;

@@ -17,7 +17,7 @@
 namespace weft {
 namespace {
 
-#if defined(__AVX512BF16__)
+#if defined(WEFT_HAS_PAIRS)
 using BfloatDot = PairDot;
 #else
 using BfloatDot = FloatDot;

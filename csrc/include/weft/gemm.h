@@ -17,7 +17,7 @@ struct FloatDot {
   static Vec dot(Vec acc, Wide a, Wide b) { return fmadd(a, b, acc); }
 };
 
-#if defined(__AVX512BF16__)
+#if defined(WEFT_HAS_PAIRS)
 struct PairDot {
   using Unit = uint32_t;
   using Wide = Pairs;
@@ -106,18 +106,18 @@ void gemm(int64_t rows, int64_t vecs, const typename Dot::Unit* a, int64_t strid
   while (vecs > 0) {
     const int strip = next_strip(static_cast<int>(vecs));
     switch (strip) {
-#define WEFT_STRIP(n)                                                              \
-  case n:                                                                          \
-    gemm_strip<Dot, n>(rows, a, stride_a, b, stride_b, depth, c, stride_c, decay); \
+#define WEFT_STRIP(n)                                                                \
+  case n:                                                                            \
+    if constexpr (n <= kMaxVecs) {                                                   \
+      gemm_strip<Dot, n>(rows, a, stride_a, b, stride_b, depth, c, stride_c, decay); \
+    }                                                                                \
     break;
       WEFT_STRIP(1)
       WEFT_STRIP(2)
       WEFT_STRIP(3)
-#if defined(__AVX512F__)
       WEFT_STRIP(4)
       WEFT_STRIP(5)
       WEFT_STRIP(6)
-#endif
 #undef WEFT_STRIP
     }
     vecs -= strip;

@@ -75,6 +75,7 @@ inline Vec exp2(Vec x) {
 }
 
 #if defined(__AVX512BF16__)
+#define WEFT_HAS_PAIRS 1
 using Pairs = __m512i;  // sixteen pairs of bf16
 
 inline Pairs load_pairs(const uint32_t* p) { return _mm512_loadu_si512(p); }

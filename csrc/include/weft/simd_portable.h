@@ -1,4 +1,7 @@
 // Four lanes in the compiler's own vectors: SSE2 on any x86-64, NEON on ARM, plain code elsewhere.
+//
+// -DWEFT_PORTABLE_LANES=16 makes sixteen of them, with the registers and the products of bf16 pairs that AVX-512 has:
+// too slow to use, but what is written for wide vectors can be run, and tested, on a processor without them.
 #pragma once
 
 #include <cstring>
@@ -9,26 +12,43 @@
 namespace weft {
 namespace {
 
-typedef float Vec __attribute__((vector_size(16)));
-typedef int32_t Mask __attribute__((vector_size(16)));
+#if defined(WEFT_PORTABLE_LANES)
+constexpr int kLanes = WEFT_PORTABLE_LANES;
+#else
 constexpr int kLanes = 4;
-constexpr int kRegisters = 16;
+#endif
+constexpr int kRegisters = kLanes == 16 ? 32 : 16;
+typedef float Vec __attribute__((vector_size(4 * kLanes)));
+typedef int32_t Mask __attribute__((vector_size(4 * kLanes)));
 
-inline Vec splat(float x) { return Vec{x, x, x, x}; }
+inline Vec splat(float x) { return x - Vec{}; }
 inline Vec add(Vec a, Vec b) { return a + b; }
 inline Vec sub(Vec a, Vec b) { return a - b; }
 inline Vec mul(Vec a, Vec b) { return a * b; }
 inline Vec fmadd(Vec a, Vec b, Vec c) { return a * b + c; }
 inline Vec max(Vec a, Vec b) { return a > b ? a : b; }
 inline Vec min(Vec a, Vec b) { return a < b ? a : b; }
-inline float reduce_add(Vec x) { return (x[0] + x[2]) + (x[1] + x[3]); }
+inline float sum_of(float a, float b) { return a + b; }
 inline float larger(float a, float b) { return a > b ? a : b; }
 inline float smaller(float a, float b) { return a < b ? a : b; }
-inline float reduce_max(Vec x) { return larger(larger(x[0], x[2]), larger(x[1], x[3])); }
-inline float reduce_min(Vec x) { return smaller(smaller(x[0], x[2]), smaller(x[1], x[3])); }
+// The upper half joins the lower one until one lane is left.
+template <float (*join)(float, float)>
+inline float reduce(Vec x) {
+  for (int half = kLanes / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) x[i] = join(x[i], x[i + half]);
+  }
+  return x[0];
+}
+inline float reduce_add(Vec x) { return reduce<sum_of>(x); }
+inline float reduce_max(Vec x) { return reduce<larger>(x); }
+inline float reduce_min(Vec x) { return reduce<smaller>(x); }
 
 inline Mask above(Vec a, Vec b) { return a > b; }
-inline Mask first(int n) { return Mask{0, 1, 2, 3} < Mask{n, n, n, n}; }
+inline Mask first(int n) {
+  Mask mask;
+  for (int i = 0; i < kLanes; ++i) mask[i] = i < n ? -1 : 0;
+  return mask;
+}
 inline Vec select(Mask mask, Vec yes, Vec no) { return mask ? yes : no; }
 
 inline float to_float(float x) { return x; }
@@ -89,7 +109,9 @@ inline void from_float(float x, Half* p) {
 
 template <class T>
 inline Vec load(const T* p) {
-  return Vec{to_float(p[0]), to_float(p[1]), to_float(p[2]), to_float(p[3])};
+  Vec x;
+  for (int i = 0; i < kLanes; ++i) x[i] = to_float(p[i]);
+  return x;
 }
 inline Vec load(const float* p) {
   Vec x;
@@ -117,6 +139,33 @@ inline Vec exp2(Vec x) {
   memcpy(&power, &exponent, sizeof power);
   return p * power;
 }
+
+#if defined(WEFT_PORTABLE_LANES)
+#define WEFT_HAS_PAIRS 1
+struct Pairs {
+  uint32_t lanes[kLanes];  // pairs of bf16
+};
+
+inline Pairs load_pairs(const uint32_t* p) {
+  Pairs pairs;
+  memcpy(&pairs, p, sizeof pairs);
+  return pairs;
+}
+// By memcpy, since the pair was written as two values of 16 bits.
+inline Pairs splat_pair(const uint32_t* p) {
+  Pairs pairs;
+  for (uint32_t& lane : pairs.lanes) memcpy(&lane, p, 4);
+  return pairs;
+}
+// acc + a.low * b.low + a.high * b.high in every lane
+inline Vec dot_pairs(Vec acc, const Pairs& a, const Pairs& b) {
+  const auto half_of = [](uint32_t pair, int shift) { return to_float(Bfloat{static_cast<uint16_t>(pair >> shift)}); };
+  for (int shift = 0; shift <= 16; shift += 16) {
+    for (int i = 0; i < kLanes; ++i) acc[i] += half_of(a.lanes[i], shift) * half_of(b.lanes[i], shift);
+  }
+  return acc;
+}
+#endif
 
 }  // namespace
 }  // namespace weft
