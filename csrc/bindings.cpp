@@ -155,6 +155,8 @@ PYBIND11_MODULE(_native, m) {
 
   m.def("cpu_features", &cpu_features, "Extensions of this processor by compiler name: {name: usable}.");
   m.def("instruction_sets", &instruction_sets, "Instruction sets built, weakest first: {name: usable here}.");
+  m.def("limit_instruction_sets", &weft::limit_instruction_sets, py::arg("strongest"),
+        "Count every instruction set beyond this one as unusable, in the whole process and for good.");
   m.def("build_info", &build_info, "How this module was built: compiler, instruction sets, CUDA version and archs.");
   m.def("parallel_runtime", &weft::parallel_runtime,
         "Who runs CPU kernels' threads: the path of the process's OpenMP runtime, or 'std::thread'.");

@@ -102,6 +102,13 @@ bool has_all(const char* needs) {
   return true;
 }
 
+std::vector<InstructionSet>& table_of_sets() {
+#define WEFT_ROW(name, needs) {#name, has_all(needs)},
+  static std::vector<InstructionSet> sets = {WEFT_FOR_EACH_ISA(WEFT_ROW)};
+#undef WEFT_ROW
+  return sets;
+}
+
 }  // namespace
 
 const std::vector<CpuFeature>& cpu_features() {
@@ -109,11 +116,12 @@ const std::vector<CpuFeature>& cpu_features() {
   return features;
 }
 
-const std::vector<InstructionSet>& instruction_sets() {
-#define WEFT_ROW(name, needs) {#name, has_all(needs)},
-  static const std::vector<InstructionSet> sets = {WEFT_FOR_EACH_ISA(WEFT_ROW)};
-#undef WEFT_ROW
-  return sets;
+const std::vector<InstructionSet>& instruction_sets() { return table_of_sets(); }
+
+void limit_instruction_sets(const std::string& strongest) {
+  auto& sets = table_of_sets();
+  const auto first_excluded = sets.begin() + find_instruction_set(strongest) + 1;
+  for (auto set = first_excluded; set != sets.end(); ++set) set->usable = false;
 }
 
 int best_instruction_set() {

@@ -12,10 +12,12 @@ class Settings:
 
     Attributes:
         backend: "auto", "cuda", "triton", "cpu" or "reference"; checked where it is used.
+        instruction_set: "auto", or the strongest one that kernels of ``weft._native`` may use; checked where it loads.
         launch_table: Path of a JSON file with launch rows of the Triton kernels; checked where it is read.
     """
 
     backend: str = "auto"
+    instruction_set: str = "auto"
     launch_table: str = ""
 
 

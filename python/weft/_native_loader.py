@@ -6,6 +6,7 @@ import functools
 import importlib
 from types import ModuleType
 
+from weft import _env
 from weft._errors import BackendUnavailableError
 
 HOW_TO_BUILD = "install a C++17 compiler and the Python headers, then run `pip install` for weft again"
@@ -14,9 +15,16 @@ HOW_TO_BUILD = "install a C++17 compiler and the Python headers, then run `pip i
 @functools.cache
 def _load() -> ModuleType | ImportError:
     try:
-        return importlib.import_module("weft._native")
+        module = importlib.import_module("weft._native")
     except ImportError as error:
         return error
+    strongest = _env.settings().instruction_set
+    if strongest != "auto":
+        try:
+            module.limit_instruction_sets(strongest)
+        except ValueError as error:
+            raise ValueError(f"`{_env.variable('instruction_set')}`: {error}") from None
+    return module
 
 
 def native_or_none() -> ModuleType | None:

@@ -24,6 +24,10 @@ struct InstructionSet {
 // The instruction sets in this build; the first is always "scalar" and always usable.
 const std::vector<InstructionSet>& instruction_sets();
 
+// From now on this process behaves as on a processor that has nothing beyond `strongest`. Not for use beside running
+// kernels. Throws as find_instruction_set.
+void limit_instruction_sets(const std::string& strongest);
+
 // Position in instruction_sets() of the strongest usable one, or of `name`.
 // Throws std::invalid_argument for a name that is not built or that this processor cannot execute.
 int best_instruction_set();
