@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 NATIVE := setup.py build_native.py $(shell find csrc -type f)
 CXX_FILES = $(shell git ls-files -co --exclude-standard csrc tests | grep -E '\.(cpp|cu|cuh|h)$$')
 
-.PHONY: setup style check check-all types test test-long sanitize golden fuzz demo gpu bench wheel clean help
+.PHONY: setup style check check-all types test test-long sanitize chips golden fuzz demo gpu bench wheel clean help
 .DEFAULT_GOAL := setup
 
 setup: $(VENV)/.installed  ## create .venv, install pinned dependencies and weft in editable mode, git hooks
@@ -67,6 +67,9 @@ test-long: setup  ## the tests marked long (builds, sanitizers, whole models): 3
 
 sanitize: $(VENV)/.dependencies  ## random calls of the native code under ASan, UBSan, TSan; ARGS="--count 100000 --seed 1"
 	$(BIN)/python tests/sanitize/sanitize.py $(ARGS)
+
+chips: setup  ## the numeric tests as on every weaker processor that this one can stand for: ARGS="--chip avx2"
+	$(BIN)/python tests/chips.py $(ARGS) -n 2
 
 golden: setup  ## store missing rows of the golden record and list changed ones; ARGS="--only NAME" rewrites a row
 	$(BIN)/python tests/golden/record.py $(ARGS)
