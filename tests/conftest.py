@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
 
+BUILD = Path(__file__).resolve().parents[1] / "build" / "tests"
 HAS_GPU = torch.cuda.is_available()
 
 # both are read when triton and huggingface_hub are imported, so they stand before any test module
@@ -30,6 +35,36 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def kept_build() -> Callable[[str, Iterable[Path], Iterable[str], Callable[[Path], None]], Path]:
+    """``kept_build(name, sources, flags, make)``: the folder that ``make(folder)`` filled, now or in an earlier run.
+
+    It stays in build/tests until ``sources`` (their names and contents) or ``flags`` change, and workers that run at
+    the same time wait for the one that makes it.
+    """
+
+    def keep(name: str, sources: Iterable[Path], flags: Iterable[str], make: Callable[[Path], None]) -> Path:
+        text = hashlib.sha256("\0".join(flags).encode())
+        for source in sorted(sources):
+            text.update(source.name.encode() + b"\0" + source.read_bytes())
+        place = BUILD / name
+        place.mkdir(parents=True, exist_ok=True)
+        with open(place / "lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            folder = place / text.hexdigest()[:16]
+            if not folder.exists():
+                for old in place.iterdir():
+                    if old.is_dir():
+                        shutil.rmtree(old)
+                # under its final name only when it is whole: a run that was cut off must not leave half a build
+                part = place / "part"
+                make(part)
+                part.rename(folder)
+        return folder
+
+    return keep
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 import sysconfig
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,12 +15,14 @@ from types import ModuleType
 
 import pytest
 
+from weft._native_loader import native_or_none
+
 CSRC = Path(__file__).resolve().parents[2] / "csrc"
 FLAGS = ("-std=c++17", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-ffp-contract=off", "-pthread")
 
 
 def build_native(folder: Path, isa: str, isa_flags: tuple[str, ...], flags: tuple[str, ...]) -> Path:
-    """Compile ``_native`` into ``folder`` for one instruction set, which every processor is then said to have."""
+    """Compile ``_native`` into ``folder``, still empty, for one instruction set, which every processor then has."""
     pybind11 = pytest.importorskip("pybind11")
     compiler = shutil.which("c++") or shutil.which("g++")
     if compiler is None:
@@ -46,12 +49,21 @@ def build_native(folder: Path, isa: str, isa_flags: tuple[str, ...], flags: tupl
     return library
 
 
+def native_features() -> list[str]:
+    """What this processor has, as far as our build asks about it."""
+    module = native_or_none()
+    return [] if module is None else [name for name, usable in module.cpu_features().items() if usable]
+
+
 @pytest.fixture(scope="session")
-def native_with_emulated_amx(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+def native_with_emulated_amx(kept_build: Callable[..., Path]) -> ModuleType:
     """``_native`` whose one instruction set is AMX, its tiles in plain code and the rest for this processor."""
-    folder = tmp_path_factory.mktemp("emulated_amx")
-    path = build_native(folder, "amx", ("-march=native", "-DWEFT_EMULATE_AMX"), ("-O2",))
-    spec = spec_from_loader("_native", ExtensionFileLoader("_native", str(path)))
+    isa_flags, flags = ("-march=native", "-DWEFT_EMULATE_AMX"), ("-O2",)
+    sources = [path for path in CSRC.rglob("*") if path.suffix in (".cpp", ".h")]
+    # -march=native is another thing on another processor
+    key = (*FLAGS, *isa_flags, *flags, sys.version, *native_features())
+    folder = kept_build("emulated_amx", sources, key, lambda folder: build_native(folder, "amx", isa_flags, flags))
+    spec = spec_from_loader("_native", ExtensionFileLoader("_native", str(folder / "_native.so")))
     assert spec is not None
     module = module_from_spec(spec)
     assert spec.loader is not None

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import fcntl
-import hashlib
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +20,6 @@ from weft.testing import AttentionInputs
 
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parents[1] / "csrc"
-CACHE = HERE.parents[1] / "build" / "cuda_emulation"
 # no fused multiply-add that is not written: results must not depend on the processor of the test
 FLAGS = ("-std=c++17", "-O2", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-ffp-contract=off")
 MACHINE = sorted(HERE.glob("*.cpp"))
@@ -153,31 +150,25 @@ def link(library: Path, objects: Sequence[Path]) -> Path:
     return library
 
 
-def digest() -> str:
-    """Changes with every file that goes into the library."""
-    sources = [path for folder in (CSRC / "attention", CSRC / "include", HERE) for path in folder.rglob("*")]
-    text = hashlib.sha256(" ".join(FLAGS).encode())
-    for path in sorted(sources):
-        if path.suffix in (".cu", ".cuh", ".h", ".cpp"):
-            text.update(path.read_bytes())
-    return text.hexdigest()[:16]
+def ingredients() -> list[Path]:
+    """Every file that goes into the library."""
+    found = [path for folder in (CSRC / "attention", CSRC / "include", HERE) for path in folder.rglob("*")]
+    return [path for path in found if path.suffix in (".cu", ".cuh", ".h", ".cpp")]
 
 
 @pytest.fixture(scope="session")
-def emulated() -> EmulatedNative:
-    """The whole library, kept in build/ between runs and shared by workers that test side by side."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with open(CACHE / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        folder = CACHE / digest()
-        if not (folder / "attention.so").exists():
-            for old in CACHE.iterdir():
-                if old.is_dir():
-                    shutil.rmtree(old)
-            objects = compile_all(folder, CSRC, SOURCES)
-            # under its final name only when it is whole: a run that was cut off must not leave half a library
-            link(folder / "part.so", objects).rename(folder / "attention.so")
-    return EmulatedNative(folder / "attention.so")
+def library(kept_build: Callable[..., Path]) -> Path:
+    """The folder with attention.so, all instances of it, and the objects it is made of."""
+
+    def make(folder: Path) -> None:
+        link(folder / "attention.so", compile_all(folder, CSRC, SOURCES))
+
+    return kept_build("cuda_emulation", ingredients(), FLAGS, make)
+
+
+@pytest.fixture(scope="session")
+def emulated(library: Path) -> EmulatedNative:
+    return EmulatedNative(library / "attention.so")
 
 
 Attend = Callable[..., tuple[Tensor, Tensor]]
@@ -202,14 +193,14 @@ def attend(
 
 
 @pytest.fixture(scope="session")
-def emulation(emulated: EmulatedNative) -> SimpleNamespace:
+def emulation(library: Path) -> SimpleNamespace:
     """What the tests of this folder share."""
     return SimpleNamespace(
         attend=attend,
         compile_all=compile_all,
         link=link,
         native=EmulatedNative,
-        machine_objects=[CACHE / digest() / f"{source.stem}.o" for source in MACHINE],
+        machine_objects=[library / f"{source.stem}.o" for source in MACHINE],
         csrc=CSRC,
         orders={"forwards": FORWARDS, "backwards": BACKWARDS, "shuffled": SHUFFLED},
         small_device=SMALL_DEVICE,
