@@ -1,6 +1,7 @@
 """Every launch compiles for GPUs that are not here, fits their shared memory, and spills no more than is known of.
 
-WEFT_CROSS_COMPILE lists the architectures; three by default, all six in ``make check-all``.
+WEFT_CROSS_COMPILE lists the architectures: one in ``make test``, two more in ``make test-long``, all six in
+``make check-all``.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ import json
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,8 +19,12 @@ from weft.kernels.attention.launch_table import TABLE
 pytest.importorskip("triton", reason="triton is not installed")
 
 SCRIPT = Path(__file__).with_name("cross_compile.py")
-# one of each way to multiply: mma.sync with much and with little shared memory, wgmma
-ARCHS = [int(arch) for arch in os.environ.get("WEFT_CROSS_COMPILE", "80 90 120").split()]
+# in make test only the one with wgmma; the other two multiply by mma.sync, with much and with little shared memory
+GIVEN = os.environ.get("WEFT_CROSS_COMPILE", "").split()
+ARCHS = [
+    *(int(arch) for arch in GIVEN or ("90",)),
+    *(pytest.param(arch, marks=pytest.mark.long) for arch in (() if GIVEN else (80, 120))),
+]
 
 # bytes of shared memory that one program may have
 SHARED = {80: 166912, 86: 101376, 89: 101376, 90: 232448, 100: 232448, 120: 101376}
@@ -38,25 +42,14 @@ WITHOUT_SPILLS = {(arch, case) for arch in SHARED for case in ("sdxl_64_plain", 
 WITHOUT_SPILLS |= {(90, "sdxl_64_maps"), (100, "sdxl_64_maps")}
 
 
-@pytest.fixture(scope="module")
-def compiled() -> dict[int, subprocess.CompletedProcess[str]]:
-    """What one process for each architecture printed, two at a time."""
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ARCHS)
+def test_every_launch_compiles_and_fits(arch: int) -> None:
     # the interpreter, which the rest of the suite uses, would take the compiler's place
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-
-    def compile_for(arch: int) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(SCRIPT), str(arch)]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800)
-
-    with ThreadPoolExecutor(2) as pool:
-        return dict(zip(ARCHS, pool.map(compile_for, ARCHS), strict=True))
-
-
-@pytest.mark.slow
-@pytest.mark.serial
-@pytest.mark.parametrize("arch", ARCHS)
-def test_every_launch_compiles_and_fits(compiled: dict[int, subprocess.CompletedProcess[str]], arch: int) -> None:
-    done = compiled[arch]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), str(arch)], env=environment, capture_output=True, text=True, timeout=1800
+    )
     assert done.returncode == 0, done.stderr
     launches = [json.loads(line) for line in done.stdout.splitlines()]
     assert {launch["kernel"] for launch in launches} == set(STACK), "a kernel is not compiled by any case"

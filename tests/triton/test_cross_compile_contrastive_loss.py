@@ -1,6 +1,7 @@
 """Every launch of ``contrastive_loss`` compiles for GPUs that are not here, fits their shared memory, hardly spills.
 
-WEFT_CROSS_COMPILE lists the architectures; three by default, all six in ``make check-all``.
+WEFT_CROSS_COMPILE lists the architectures: one in ``make test``, two more in ``make test-long``, all six in
+``make check-all``.
 """
 
 from __future__ import annotations
@@ -16,8 +17,12 @@ import pytest
 pytest.importorskip("triton", reason="triton is not installed")
 
 SCRIPT = Path(__file__).with_name("cross_compile_contrastive_loss.py")
-# one of each way to multiply: mma.sync with much and with little shared memory, wgmma
-ARCHS = [int(arch) for arch in os.environ.get("WEFT_CROSS_COMPILE", "80 90 120").split()]
+# in make test only the one with wgmma; the other two multiply by mma.sync, with much and with little shared memory
+GIVEN = os.environ.get("WEFT_CROSS_COMPILE", "").split()
+ARCHS = [
+    *(int(arch) for arch in GIVEN or ("90",)),
+    *(pytest.param(arch, marks=pytest.mark.long) for arch in (() if GIVEN else (80, 120))),
+]
 
 KERNELS = {f"_contrastive_loss_{name}_kernel" for name in ("fwd", "bwd_pairs", "bwd_features")}
 # bytes of shared memory that one program may have
@@ -29,7 +34,6 @@ STACK_OF_EVERYTHING = 512
 
 
 @pytest.mark.slow
-@pytest.mark.serial
 @pytest.mark.parametrize("arch", ARCHS)
 def test_every_launch_compiles_and_fits(arch: int) -> None:
     # the interpreter, which the rest of the suite uses, would take the compiler's place

@@ -20,7 +20,6 @@ SHARED = 48 * 1024
 
 
 @pytest.mark.slow
-@pytest.mark.serial
 @pytest.mark.parametrize("arch", [int(arch) for arch in ARCHS])
 def test_every_launch_compiles_and_fits(arch: int) -> None:
     # the interpreter, which the rest of the suite uses, would take the compiler's place
