@@ -79,6 +79,7 @@ def test_saved_and_loaded_it_is_the_same_but_for_rounding(tmp_path: Path) -> Non
         Judge.load(tmp_path / "nowhere")
 
 
+@pytest.mark.long
 def test_a_few_steps_teach_it_something() -> None:
     judge = teach(JudgeTraining(steps=60, batch_size=32, scenes=400, warmup=5, seed=5))
     assert quality(judge, examined=150, seed=6)["train"]["r_precision"]["mean"] > 0.1

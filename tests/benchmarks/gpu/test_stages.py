@@ -164,7 +164,7 @@ def test_a_gpu_run_fits_its_time_and_names_what_there_is():
                 assert (ROOT / word).exists(), word
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_tests_of_a_gpu_run_can_be_collected():
     """Each selection finds tests of both backends, and the reduced set of the sanitizer is small."""
     counts = {}
