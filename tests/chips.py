@@ -63,8 +63,8 @@ QUICK = (
     "ops/test_lowrank_linear_gradients.py",
     "ops/test_pairwise_error.py",
     "attach/test_projections.py",
-    "methods/test_distribution_losses.py",
-    "train/test_feature_sources.py",
+    "train/distribution/test_losses.py",
+    "train/distribution/test_features.py",
 )
 MARKS = "not gpu and not serial and not long"
 

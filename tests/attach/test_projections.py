@@ -132,7 +132,7 @@ def test_only_terms_receive_gradients(model: Any) -> None:
             term.down.requires_grad_(), term.up.requires_grad_()
             projections[name].terms = term
         model(torch.randn(1, 4, 16, 16), 500, torch.randn(1, 7, 32)).sample.square().mean().backward()
-    assert all(term.down.grad.abs().sum() > 0 and term.up.grad.abs().sum() > 0 for term in terms.values())
+    assert min(factor.grad.abs().max() for term in terms.values() for factor in (term.down, term.up)) > 1e-6
     assert all(weight.grad is None for weight in model.parameters())
 
 

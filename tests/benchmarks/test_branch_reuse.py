@@ -27,5 +27,5 @@ def test_error_and_its_share() -> None:
     found = measured(benchmark.make_inputs(shape, torch.float32), (2, 3), 1)
     assert list(found) == ["without", "reuse_1", "reuse_2", "reuse_3"]
     assert found["reuse_1"]["error"] == 0.0 and found["without"]["share"] == 1.0
-    assert found["reuse_2"]["error"] > 0 and all(len(way["seconds"]) == 1 for way in found.values())
+    assert found["reuse_2"]["error"] > 1e-4 and all(len(way["seconds"]) == 1 for way in found.values())
     assert "the branch is untrained" in text(found)

@@ -63,7 +63,7 @@ def test_a_task_changes_its_hole_alone(
     run("--image", image, "--mask", mask, "--model", model, "--out", out, *task)
     assert capsys.readouterr().out.strip() == str(out)
     found, before = (np.asarray(Image.open(path)) for path in (out, image))
-    assert not (found != before)[:15].any() and (found != before)[20:40, 20:40].any()
+    assert not (found != before)[:15].any() and np.abs(found.astype(int) - before)[20:40, 20:40].max() > 2
     settings = json.loads(out.with_suffix(".json").read_text())
     assert settings["task"] == task[1] and settings["prompts"]["dialect"] == "weft"
     assert settings["guidance_scale"] == {"removal": 10.0, "insert": 7.5, "shape": 7.5, "context": 3.0}[task[1]]
@@ -91,8 +91,8 @@ def test_a_picture_depends_on_its_seed(model: Path, pictures: tuple[Path, Path])
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         out = image.parent / f"{name}.png"
         run("--image", image, "--mask", mask, "--model", model, "--out", out, "--seed", seed)
-        found.append(out.read_bytes())
-    assert found[0] == found[1] != found[2]
+        found.append(np.asarray(Image.open(out)).astype(int))
+    assert np.array_equal(found[0], found[1]) and np.abs(found[0] - found[2]).max() > 2
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_a_branch_beside_a_text_to_image_model(branch: tuple[Path, Path], pictur
     given = ("--image", image, "--mask", mask, "--model", branch[0], "--task-prompts", branch[1], "--out", out)
     run(*given, "--reuse", 2, "--prompt", "a red star", "--task", "insert")
     found, before = (np.asarray(Image.open(path)) for path in (out, image))
-    assert not (found != before)[:15].any() and (found != before)[20:40, 20:40].any()
+    assert not (found != before)[:15].any() and np.abs(found.astype(int) - before)[20:40, 20:40].max() > 2
     settings = json.loads(out.with_suffix(".json").read_text())
     assert settings["prompts"] == {"base_name": "random", "dialect": "main-v2", "reuse": 2}
 

@@ -72,7 +72,7 @@ def test_biased_mmd_is_never_negative() -> None:
     x = gaussian(50, 4, 0)
     assert mmd(x, x, sigma=2.0, unbiased=False) == 0
     found = [mmd(gaussian(20, 4, 2 * i), gaussian(30, 4, 2 * i + 1), sigma=2.0, unbiased=False) for i in range(50)]
-    assert min(found) > 0
+    assert min(found) > 1e-3
 
 
 def test_mmd_is_that_of_its_definition() -> None:
@@ -105,7 +105,7 @@ def test_kid_depends_on_its_own_seed_alone() -> None:
     before = torch.random.get_rng_state()
     assert kid(x, y, subset_size=20, subsets=4, seed=3) == first
     assert torch.equal(before, torch.random.get_rng_state())
-    assert kid(x, y, subset_size=20, subsets=4, seed=4)["value"] != first["value"]
+    assert kid(x, y, subset_size=20, subsets=4, seed=4)["value"] != pytest.approx(first["value"], rel=1e-3)
 
 
 def test_messages() -> None:

@@ -12,7 +12,7 @@ import torch
 import weft
 from weft.ops import Edit, attention
 from weft.ops.attention import ATTENTION
-from weft.testing import LAYOUTS, AttentionCase, assert_bitwise, make_attention_inputs
+from weft.testing import LAYOUTS, AttentionCase, assert_bitwise, assert_differs, make_attention_inputs
 
 TABLES = ("alpha", "beta", "gamma", "delta")
 EDITED = AttentionCase(tables=TABLES, removed=0.1, readout="dense", padding=0.1)
@@ -192,7 +192,7 @@ def test_tables_may_change_in_place_between_calls(backend_name, device, call_att
     inputs.query_labels.zero_()
     after = call()
     fresh = attention(inputs.q, inputs.k, inputs.v, edit=Edit(**inputs.tables()), **labels, backend=backend_name)
-    assert not torch.equal(before, after)
+    assert_differs(before, after)
     assert_bitwise("out", after, fresh)
 
 

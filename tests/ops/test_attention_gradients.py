@@ -211,7 +211,7 @@ def test_a_tie_passes_over_removed_keys(backend_name, device):
     q = torch.ones(1, 1, 1, 1, device=device)
     out = attention(q, k, v, scale=1.0, edit=edit, key_labels=labels, key_padding=padding, backend=backend_name)
     (dk,) = torch.autograd.grad(out.sum(), [k])
-    assert dk.flatten()[2] != 0
+    assert dk.flatten()[2].abs() > 1e-3
     assert (dk.flatten()[[0, 1, 3, 4]] == 0).all()
 
 
@@ -221,7 +221,7 @@ def test_rows_without_a_valid_key_send_no_gradient(backend_name, device, call_at
     found = gradients(inputs, results, draw_like(results, "both"))
     assert all(gradient.isfinite().all() for gradient in found.values())
     empty = inputs.query_labels == 0
-    assert (found["q"][empty] == 0).all() and (found["q"][~empty] != 0).any()
+    assert (found["q"][empty] == 0).all() and found["q"][~empty].abs().max() > 1e-3
     for table in TABLES:
         assert (found[table][:, 0] == 0).all(), table
 

@@ -213,7 +213,7 @@ def test_rows_without_a_valid_key_are_zero(backend_name, device, call_attention,
     empty = inputs.query_labels == 0
     assert empty.any() and not empty.all()
     assert (out[empty] == 0).all() and (maps[empty] == 0).all()
-    assert (out[~empty] != 0).any()
+    assert out[~empty].abs().max() > 1e-2
     assert out.isfinite().all() and maps.isfinite().all()
 
 
@@ -223,7 +223,7 @@ def test_all_keys_padded_gives_zeros(backend_name, device, call_attention, seqle
     padding = torch.zeros(2, seqlen_k, dtype=torch.bool, device=device)
     padding[1] = True
     out, maps = call_attention(replace(inputs, key_padding=padding), backend_name)
-    assert (out[1] == 0).all() and (maps[1] == 0).all() and (out[0] != 0).any()
+    assert (out[1] == 0).all() and (maps[1] == 0).all() and out[0].abs().max() > 1e-2
 
 
 # --- read-outs ------------------------------------------------------------------------------------------------------

@@ -120,7 +120,7 @@ def test_any_gradient_is_as_accurate_as_eager(case, seed):
 @pytest.mark.parametrize("through", ["out", "maps", "both"])
 def test_gradients_through_each_result(dtype, through):
     found = assert_gradients(drawn(replace(EDITED, dtype=dtype)), through)
-    assert (found["v"] == 0).all() if through == "maps" else (found["v"] != 0).any()
+    assert (found["v"] == 0).all() if through == "maps" else found["v"].abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("head_dim", [8, 40, 80, 160, 256])
@@ -167,7 +167,7 @@ def test_rows_without_a_valid_key_send_no_gradient():
     inputs = drawn(replace(EDITED, masked_label=True))
     found = assert_gradients(inputs)
     empty = inputs.query_labels == 0
-    assert empty.any() and (found["q"][empty] == 0).all() and (found["q"][~empty] != 0).any()
+    assert empty.any() and (found["q"][empty] == 0).all() and found["q"][~empty].abs().max() > 1e-3
     assert all((found[table][:, 0] == 0).all() for table in TABLES)
 
 
@@ -189,7 +189,7 @@ def test_a_tie_goes_to_the_first_valid_key(name, seqlen_k):
         key_padding=padding,
     )
     dk = backward(inputs, (torch.ones(1, 1, 1, 1, device=DEVICE), torch.zeros(1, 1, 0, device=DEVICE)))["k"].flatten()
-    assert dk[1] != 0
+    assert dk[1].abs() > 2e-5  # the least of the four is 5.7e-5
     assert (dk[[i for i in range(seqlen_k) if i != 1]] == 0).all()
 
 

@@ -124,7 +124,7 @@ def test_sizes(backend, rows, columns):
 def test_the_tile_that_is_used(monkeypatch):
     monkeypatch.undo()
     found = check(ContrastiveCase(700, 1100, 24, pairs="groups", exclude="ids", symmetric=True), "cpu")
-    assert found["drows"].abs().sum() > 0
+    assert found["drows"].abs().max() > 1e-4
 
 
 def test_finite_differences():

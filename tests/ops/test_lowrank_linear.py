@@ -124,7 +124,7 @@ def test_rows_where_every_gate_is_closed_have_the_bits_of_the_layer_alone():
     assert closed.any() and not closed.all()
     found, alone = call(inputs, "reference"), call(inputs.without_concepts(), "reference")
     assert_bitwise("y", found[closed], alone[closed])
-    assert (found[~closed] != alone[~closed]).any(1).all()
+    assert (found - alone)[~closed].abs().amax(1).min() > 1e-2
 
 
 @each_backend

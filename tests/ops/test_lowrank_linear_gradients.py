@@ -43,7 +43,7 @@ def test_any_gradient_is_as_accurate_as_eager(case, seed):
 @pytest.mark.parametrize("residual", ["none", "rows", "image", "channels_last"])
 def test_weights_and_addends(weight, residual):
     found = check(replace(CASE, weight=weight, residual=residual))
-    assert all(gradient.any() for gradient in found.values())
+    assert min(gradient.abs().max() for gradient in found.values()) > 1e-2
 
 
 @pytest.mark.parametrize("gate", ["concepts", "samples", "rows", "shared_rows", "strided_rows"])

@@ -66,7 +66,8 @@ def test_any_gradient_is_as_accurate_as_eager(case, form, seed):
 @pytest.mark.parametrize("weight", ["linear", "convolution", "base"])
 def test_weights(take, form, dtype, weight):
     take(form)
-    assert all(gradient.any() for gradient in check(replace(CASE, dtype=dtype, weight=weight)).values())
+    found = check(replace(CASE, dtype=dtype, weight=weight))
+    assert min(gradient.abs().max() for gradient in found.values()) > 1e-2
 
 
 @each_form

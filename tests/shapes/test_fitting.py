@@ -33,6 +33,7 @@ from weft.shapes.load import pipeline
 from weft.shapes.model import build_vae
 from weft.shapes.train import train
 from weft.shapes.world import scene
+from weft.testing import assert_differs
 from weft.train.core.checkpoint import load_checkpoint, save_atomically
 
 
@@ -124,7 +125,7 @@ def test_the_inpainting_model_starts_from_the_shipped_one_and_leaves_its_prompts
     moved = AutoencoderKL.from_pretrained(tmp_path / "plain" / "model").encoder.conv_in.weight
     pipe = DiffusionPipeline.from_pretrained(tmp_path / "inpainting")
     torch.testing.assert_close(pipe.vae.encoder.conv_in.weight, moved, atol=1e-3, rtol=1e-3)
-    assert not torch.equal(pipe.vae.encoder.conv_in.weight, pipeline().vae.encoder.conv_in.weight)
+    assert_differs(pipe.vae.encoder.conv_in.weight, pipeline().vae.encoder.conv_in.weight)
     tasks = TaskPrompts.load(tmp_path / "inpainting")
     picture = Image.new("RGB", (64, 64), (40, 40, 60))
     mask = Image.fromarray(np.pad(np.full((16, 16), 255, np.uint8), 24))

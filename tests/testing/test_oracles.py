@@ -16,6 +16,7 @@ from weft.testing import (
     AttentionInputs,
     assert_as_accurate_as_eager,
     assert_bitwise,
+    assert_differs,
     assert_unbiased,
     attention_eager,
     cosine,
@@ -81,7 +82,7 @@ def test_accuracy_oracle_passes_another_order_of_summation() -> None:
     [
         (lambda x: with_one(x, math.nan), r"error nan at \[7, 7\]"),
         (lambda x: with_one(x, math.inf), r"error inf at \[7, 7\]"),
-        (lambda x: with_one(x, x[7, 7].item() + 1e-3), r"error 0.001 at \[7, 7\] is over the budget"),
+        (lambda x: with_one(x, x[7, 7].item() + 0.0625), r"error 0.0625 at \[7, 7\] is over the budget"),
         (lambda x: x[:-1], "shape"),
         (lambda x: x.double(), "torch.float64, expected torch.float32"),
         (lambda x: x.bfloat16().float(), "is over the budget"),
@@ -115,6 +116,18 @@ def test_bulk_oracle_sees_what_the_largest_error_hides() -> None:
     assert_as_accurate_as_eager("x", with_one(biased, gold[7, 7].item()), eager, gold)
     with pytest.raises(AssertionError, match="L2 error"):
         assert_unbiased("x", biased, eager, gold)
+
+
+def test_results_that_differ_by_rounding_do_not_differ() -> None:
+    gold, eager = matrix()
+    for other in (eager + 1, with_one(eager, eager[7, 7].item() + 1)):
+        assert_differs(eager, other)
+    for other in (eager, gold.float(), eager * (1 + 1e-5), with_one(eager, math.nan)):
+        with pytest.raises(AssertionError, match=r"must differ by more than 0\.001"):
+            assert_differs(eager, other)
+    assert_differs(eager, eager * (1 + 1e-5), share=1e-6)
+    with pytest.raises(AssertionError, match="shapes"):
+        assert_differs(eager, eager[:-1])
 
 
 def test_measures_of_zero() -> None:

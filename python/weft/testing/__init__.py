@@ -32,6 +32,7 @@ from weft.testing.lowrank_linear_inputs import (
 from weft.testing.oracles import (
     assert_as_accurate_as_eager,
     assert_bitwise,
+    assert_differs,
     assert_unbiased,
     cosine,
     error_budget,
@@ -63,6 +64,7 @@ __all__ = [
     "arriving_gradient",
     "assert_as_accurate_as_eager",
     "assert_bitwise",
+    "assert_differs",
     "assert_gradients_as_accurate_as_eager",
     "assert_unbiased",
     "attention_eager",

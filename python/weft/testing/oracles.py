@@ -5,6 +5,7 @@ Every comparison is written so that a NaN fails it.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -109,6 +110,27 @@ def assert_bitwise(name: str, actual: Tensor, expected: Tensor) -> None:
             f"{name}: {count} of {actual.numel()} values differ in their bits; at {list(place)} "
             f"{actual[place].item()!r} and {expected[place].item()!r}"
         )
+
+
+def assert_differs(found: Tensor | np.ndarray, other: Tensor | np.ndarray, share: float = 1e-3) -> None:
+    """Some value of ``found`` is away from that of ``other`` by more than rounding explains.
+
+    Two results that are not equal may be one result by two ways; last bits also differ from one processor to another.
+
+    Args:
+        found, other: Of one shape, any dtype.
+        share: How far, in parts of the largest magnitude in both. Many times the error that a run in this dtype
+            accumulates: the default suits float32 models of a few layers.
+
+    Raises:
+        AssertionError: They are as close as that everywhere, or a value is not finite.
+    """
+    one, two = torch.as_tensor(found).detach().double(), torch.as_tensor(other).detach().double()
+    assert one.shape == two.shape, f"shapes are {list(one.shape)} and {list(two.shape)}"
+    apart, scale = (one - two).abs().max().item(), torch.maximum(one.abs(), two.abs()).max().item()
+    assert share * scale < apart < float("inf"), (
+        f"must differ by more than {share:g} of the largest value, {scale:.3g}; the largest difference is {apart:.3g}"
+    )
 
 
 def _cancelled(eager: Tensor, size: float) -> float:

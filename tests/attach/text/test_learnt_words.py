@@ -68,8 +68,10 @@ def test_texts_of_a_batch_have_their_own(tmp_path: Path) -> None:
 def test_gradients_reach_the_vectors_and_no_row_of_the_table(tmp_path: Path) -> None:
     pipe = tiny.sd1(tmp_path)
     mine = vectors(pipe)[0].requires_grad_()
-    encode(pipe, [LearntText("a red ball", (mine,))]).states.square().sum().backward()
-    assert mine.grad is not None and bool((mine.grad.abs().sum(1) > 0).all())
+    states = encode(pipe, [LearntText("a red ball", (mine,))]).states
+    # weighted, since sums and sums of squares over the last layer norm are constants
+    (states * torch.randn(states.shape, generator=torch.Generator().manual_seed(0))).sum().backward()
+    assert mine.grad is not None and mine.grad.abs().amax(1).min() > 1e-3
 
 
 def test_what_the_encoder_does_not_see_is_cut_off_like_text(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 import weft
 from weft.attach import Control, Generation, Step
 from weft.attach.text.prompt import Prompt
+from weft.testing import assert_differs
 
 
 class Exchange(Control):
@@ -59,8 +60,8 @@ def test_conditioning_is_exchanged_at_some_steps(tmp_path: Path) -> None:
     red, blue = run(pipe, "a red circle"), run(pipe, "a blue square")
     with weft.attach(pipe, Exchange(other, (0,))):
         found = run(pipe, "a red circle")
-    assert not torch.equal(found, red)
-    assert not torch.equal(found, blue)
+    assert_differs(found, red)
+    assert_differs(found, blue)
 
 
 @pytest.mark.parametrize("by_name", [True, False], ids=["keyword", "positional"])

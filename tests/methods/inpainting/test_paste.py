@@ -53,7 +53,7 @@ def test_pasting_keeps_bits_outside_the_rim(blend: Any, feather: int, hole: str)
     assert np.array_equal(found[outside], picture[outside]), "not one bit"
     if blend in ("hard", "feather"):
         assert np.array_equal(found[mask], painted[mask]), "the hole is what was painted"
-    assert inpainting.changed(found, picture).any()
+    assert inpainting.repainted(found, picture).any()
 
 
 @pytest.mark.parametrize("blend", list(BLENDS))
@@ -218,7 +218,7 @@ def test_pictures_of_several_sizes_at_once(pipe: Any) -> None:
     with weft.attach(pipe, tasks):
         found = pipe(prompt="", image=images, mask_image=masks, num_inference_steps=1, **tasks.removal()).images
     assert [image.size for image in found] == [image.size for image in images]
-    assert all(inpainting.changed(a, b).any() for a, b in zip(found, images, strict=True))
+    assert all(inpainting.repainted(a, b).any() for a, b in zip(found, images, strict=True))
 
 
 def test_several_holes_of_one_picture_are_painted_by_themselves(pipe: Any) -> None:
@@ -248,7 +248,7 @@ def test_several_pictures_of_one_prompt(pipe: Any) -> None:
             num_inference_steps=2,
             **tasks.removal(),
         ).images[0]
-        assert len(found) == 2 and inpainting.changed(*found).any()
+        assert len(found) == 2 and inpainting.repainted(*found).any()
         assert np.abs(np.asarray(found[1]).astype(int) - np.asarray(again)).max() <= 1
         with pytest.raises(ValueError, match="one generator, or one for each of 2 pictures; got 3"):
             pipe(

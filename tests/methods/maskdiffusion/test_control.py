@@ -18,6 +18,7 @@ from weft.attach import LayerInfo
 from weft.methods.maskdiffusion.run import tapped_layers
 from weft.methods.maskdiffusion.settings import CLEAN, MODES, RELEASED
 from weft.ops.regions import window_sizes
+from weft.testing import assert_differs
 
 PROMPT = "a red circle and a blue square"
 PHRASES = ["a red circle", "a blue square"]
@@ -161,11 +162,11 @@ def test_unconditional_rows_see_the_stock_text(pipe: Any) -> None:
         run(pipe, negative_prompt="green ball")
     hook.remove()
     assert torch.equal(clean[0][0], stock[0]), "clean keeps the negative prompt"
-    assert not torch.equal(clean[0][1], stock[1])
+    assert_differs(clean[0][1], stock[1])
     assert torch.equal(clean[-1], stock), "and exchanges nothing at late steps"
     empty = pipe.encode_prompt("", "cpu", 1, False)[0]
     torch.testing.assert_close(rows[-1][0], empty[0])
-    assert not torch.equal(rows[-1][1], stock[1])
+    assert_differs(rows[-1][1], stock[1])
     exchanged = (clean[0][1] != stock[1]).any(-1).nonzero()[:, 0]
     assert set(exchanged.tolist()) <= {1, 2, 3, 5, 6, 7}, "only the tokens of the phrases"
 
@@ -192,9 +193,9 @@ def test_a_single_object_is_left_alone_unless_it_has_a_box(pipe: Any) -> None:
         assert control.phrases == (("a red ball",),)  # type: ignore[attr-defined]
         assert control.image(Image.new("RGB", (32, 32))).size == (256, 256)  # type: ignore[attr-defined]
     with weft.attach(pipe, weft.MaskDiffusion(boxes={"a red ball": (0, 0, 16, 16)})):
-        assert not torch.equal(run(pipe, "a red ball"), stock)
+        assert_differs(run(pipe, "a red ball"), stock)
     with weft.attach(pipe, weft.MaskDiffusion(mode="released")):
-        assert not torch.equal(run(pipe, "a red ball"), stock)
+        assert_differs(run(pipe, "a red ball"), stock)
 
 
 def test_phrases_are_found_in_the_prompt(pipe: Any) -> None:
@@ -211,7 +212,7 @@ def test_equal_phrases_are_two_objects(pipe: Any) -> None:
         run(pipe, "a red ball and a red ball")
         control = attachment.controls[0]
         assert control.phrases == (("a red ball#1", "a red ball#2"),)  # type: ignore[attr-defined]
-        assert not torch.equal(*control.regions[0])  # type: ignore[attr-defined]
+        assert (control.regions[0][0] != control.regions[0][1]).any()  # type: ignore[attr-defined]
 
 
 def test_boxes_are_the_regions(pipe: Any) -> None:
@@ -252,8 +253,8 @@ def test_every_choice_runs_and_matters(pipe: Any, changes: dict[str, Any]) -> No
         default = run(pipe)
     with weft.attach(pipe, weft.MaskDiffusion(PHRASES, mode=dataclasses.replace(CLEAN, **changes))):
         found = run(pipe)
-    assert bool(found.isfinite().all())
-    assert not torch.equal(found, default)
+    # some matter little to random weights; rounding makes less than 1e-5 of a run
+    assert_differs(found, default, share=3e-5)
 
 
 def test_momentum_weighs_the_latest_maps(pipe: Any) -> None:
@@ -264,7 +265,7 @@ def test_momentum_weighs_the_latest_maps(pipe: Any) -> None:
             run(pipe)
             found[momentum] = attachment.maps["a red circle"]
     torch.testing.assert_close(found[None], found[0.5])  # two maps, half and half either way
-    assert not torch.allclose(found[0.0], found[0.5], rtol=1e-4)
+    assert_differs(found[0.0], found[0.5])
 
 
 @pytest.mark.parametrize("height", [32, 48])

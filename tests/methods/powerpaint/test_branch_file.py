@@ -138,7 +138,7 @@ def test_a_loaded_branch_paints(network: Branch, tmp_path: Path) -> None:
     branch = weft.TaskBranch.load(released(network, tmp_path / "v2"))
     with weft.attach(pipe, branch):
         found = pipe(prompt="", **task_branches.call(output_type="pil"), **branch.removal("red")).images[0]
-    assert inpainting.changed(found, inpainting.picture(size=task_branches.SIZE)).any()
+    assert inpainting.repainted(found, inpainting.picture(size=task_branches.SIZE)).any()
 
 
 def test_a_text_encoder_whose_prompts_nothing_names(network: Branch, tmp_path: Path) -> None:

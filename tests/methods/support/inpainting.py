@@ -57,5 +57,10 @@ def changed(image: Any, other: Any) -> np.ndarray:
     return (np.asarray(image) != np.asarray(other)).any(-1)
 
 
+def repainted(image: Any, other: Any) -> np.ndarray:
+    """[h, w], where two pictures differ by more than rounding: by three levels of 255 or more in some channel."""
+    return (np.abs(np.asarray(image).astype(int) - np.asarray(other)) > 2).any(-1)
+
+
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)

@@ -24,6 +24,7 @@ from transformers import (
     ViTModel,
 )
 
+from weft.testing import assert_differs
 from weft.train.diffusion.latents import TextStates, encode_captions
 from weft.train.diffusion.noising import noising_of
 from weft.train.distribution.features import SHARE, DecodedPictures, DenoiserFeatures
@@ -67,7 +68,8 @@ def test_states_of_a_joint_attention(tmp_path: Path) -> None:
 
     source = DenoiserFeatures(run, denoise, noising_of(pipe), encode_captions(pipe, [""], tiny_sd3.TEXT_LENGTH))
     found = source(latents())
-    assert found.shape == (3, 2 * run.inner_dim) and not torch.equal(found[0], found[1])
+    assert found.shape == (3, 2 * run.inner_dim)
+    assert_differs(found[0], found[1])
 
 
 def test_features_have_finite_slopes_where_nothing_is(tmp_path: Path) -> None:
@@ -131,7 +133,9 @@ def test_a_folder_of_transformers(name: str, tmp_path: Path) -> None:
     pictures = (torch.rand(2, 3, 12, 12) * 2 - 1).requires_grad_()
     found = source(pictures)
     assert found.shape == (2, width) and source.name == str(tmp_path / "vision")
-    assert torch.autograd.grad(found.sum(), pictures)[0].abs().max() > 0
+    # weighted, since a plain sum over a layer norm is a constant: its gradient is rounding and nothing else
+    (slope,) = torch.autograd.grad((found * torch.randn(found.shape)).sum(), pictures)
+    assert slope.abs().max() > 1e-5
     pixels = ((pictures + 1) / 2 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
     if name == "CLIP":
         expected = model.visual_projection(model.vision_model(pixels).pooler_output)

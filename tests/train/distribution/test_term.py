@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 import weft
+from weft.testing import assert_differs
 from weft.testing.soft_tokens_eager import longer_text
 from weft.train.core.config import LoopConfig
 from weft.train.core.stopping import Diverged, Interrupted
@@ -195,7 +196,7 @@ def test_weight_0_trains_the_same_bits(name: str, tmp_path: Path) -> None:
     pipe = tiny.sd1(tmp_path)
     without = FITS[name](pipe, {"distribution": DistributionConfig()})
     assert equal(FITS[name](pipe, {"distribution": DistributionConfig(BOTH, weight=0.0)}), without)
-    assert not equal(FITS[name](pipe), without)
+    assert_differs(*(torch.cat([value.flatten() for value in bits(one)]) for one in (FITS[name](pipe), without)))
 
 
 @each_fit
@@ -294,7 +295,7 @@ def test_a_scaler_leaves_derivatives_as_they_are(tmp_path: Path) -> None:
         term = DistributionTerm(DistributionConfig(BOTH), noising_of(pipe), pooled, pipe.vae, accelerator=accelerator)
         given = (latents, text, torch.arange(3)[:, None], views)
         found.append(term(lambda noisy, time, said: leaf * noisy, [leaf], *given)[1][0])
-    assert found[0].abs().max() > 0
+    assert found[0].abs().max() > 1e-6
     torch.testing.assert_close(*found)
 
 

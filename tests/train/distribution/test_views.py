@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from weft.testing import assert_differs
 from weft.train.diffusion.latents import Latents, encode_captions, latent_batches
 from weft.train.diffusion.noising import Flow
 from weft.train.distribution.config import DistributionConfig
@@ -78,10 +79,11 @@ def test_what_comes_after_the_batch(given: DistributionConfig, shapes: list[int]
     views = Views(*found[len(plain) :])
     assert [len(views.noise), len(views.states)] == shapes and views.captions.shape == (4, shapes[1] // 4)
     assert views.views == (1 if shapes == [1, 0] else 2)
-    assert views.noise.shape[1:] == (4, 4, 2, 2) and not torch.equal(views.noise[0], found[1].expand(4, -1, -1, -1))
+    assert views.noise.shape[1:] == (4, 4, 2, 2)
+    assert_differs(views.noise[0], found[1].expand(4, -1, -1, -1))
     again, later = ViewBatches(batches, given, Flow())(8), ViewBatches(batches, given, Flow())(12)
     assert all(torch.equal(one, other) for one, other in zip(found, again, strict=True))
-    assert not torch.equal(later[len(plain)], views.noise)
+    assert_differs(later[len(plain)], views.noise)
     assert torch.equal(views.noise_of(1), views.noise[-1])
 
 

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from weft.testing import assert_differs
 from weft.train.gan.attn import AttnDiscriminator, AttnGenerator, Augmentation, WordAttention, smaller
 from weft.train.gan.blocks import ConditionalNorm
 from weft.train.gan.config import RESOLUTIONS
@@ -90,7 +91,8 @@ def test_a_one_way_discriminator_says_one_number_of_picture_and_sentence() -> No
     features = discriminator.features(torch.randn(3, 3, 64, 64))
     assert features.shape == (3, 32, 4, 4)
     one, other = (discriminator.judge(features, torch.randn(3, 6)) for _ in range(2))
-    assert one.shape == (3,) and not torch.equal(one, other)
+    assert one.shape == (3,)
+    assert_differs(one, other)
     # no other way from a picture to a number
     assert not [
         name for name, module in discriminator.named_children() if name not in {"first", "blocks", "joint", "last"}
@@ -108,7 +110,7 @@ def test_an_attn_generator_draws_every_stage(style_blocks: bool) -> None:
     generator = attn(style_blocks=style_blocks)
     drawn = generator(torch.randn(2, generator.noise_width), text_of(2, 6))
     assert [tuple(image.shape) for image in drawn.images] == [(2, 3, size, size) for size in (16, 32, 64)]
-    assert drawn.divergence is not None and drawn.divergence > 0
+    assert drawn.divergence is not None and drawn.divergence > 1e-3
     sizes = [image.shape[-1] for image in smaller(torch.randn(2, 3, 64, 64), 3)]
     assert sizes == [16, 32, 64]
 
@@ -140,7 +142,7 @@ def test_a_style_begins_without_influence_on_the_norms_and_is_learnt() -> None:
     drawn = generator(torch.randn(2, generator.noise_width), text_of(2, 6))
     drawn.image.square().sum().backward()
     up = generator.ups[0]
-    assert not up.norm.modulation.out.weight.any() and up.norm.modulation.out.weight.grad.abs().max() > 0
+    assert not up.norm.modulation.out.weight.any() and up.norm.modulation.out.weight.grad.abs().max() > 1e-2
 
 
 def test_words_are_attended_to_as_plain_attention_does() -> None:

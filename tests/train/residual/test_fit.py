@@ -19,6 +19,7 @@ from PIL import Image
 
 import weft
 from weft.attach.projections import GatedProjection, GatedProjections
+from weft.testing import assert_differs
 from weft.train.core.config import LoopConfig
 from weft.train.diffusion.latents import TextStates, denoising_target, encode_captions, training_scheduler
 from weft.train.residual.fit import ResidualConfig, fit_residual
@@ -35,6 +36,10 @@ def pictures(count: int = 3) -> list[Image.Image]:
 
 def fitted(pipe: Any, changes: Any = None, **run: Any) -> weft.Residual:
     return fit_residual(pipe, run.pop("images", pictures()), "ball", config=replace(CONFIG, **(changes or {})), **run)
+
+
+def flat(residual: weft.Residual) -> torch.Tensor:
+    return torch.cat([residual.up[name].flatten() for name in sorted(residual.up)])
 
 
 def equal(one: weft.Residual, other: weft.Residual) -> bool:
@@ -91,7 +96,7 @@ def test_learns_and_leaves_the_model_as_it_was(kind: str, tmp_path: Path) -> Non
     assert [parameter.requires_grad for parameter in pipe.unet.parameters()] == required
     assert [type(module) for module in pipe.unet.modules()] == types
     assert all(parameter.grad is None for parameter in pipe.unet.parameters())
-    assert all(up.abs().sum() > 0 for up in residual.up.values()), "every layer has learnt"
+    assert min(up.abs().max() for up in residual.up.values()) > 1e-4, "every layer has learnt"
     assert residual.phrase == "V* ball"
     assert residual.check_fits(pipe).name == residual.base_name == "unnamed"
     assert residual.ranks["mid_block.attentions.0.proj_out"] == 8
@@ -130,7 +135,7 @@ def test_where_training_starts(init: Any, is_base: bool, tmp_path: Path) -> None
 def test_the_same_seed_gives_the_same_bits(tmp_path: Path) -> None:
     pipe = tiny.sd1(tmp_path)
     assert equal(fitted(pipe), fitted(pipe))
-    assert not equal(fitted(pipe), fitted(pipe, {"seed": 1}))
+    assert_differs(flat(fitted(pipe)), flat(fitted(pipe, {"seed": 1})))
 
 
 def test_sigterm_and_resume_give_the_bits_of_a_straight_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +210,7 @@ def test_tensorboard_that_is_not_installed_is_told(tmp_path: Path, monkeypatch: 
 
 def test_crops_and_mirror_images_are_used(tmp_path: Path) -> None:
     pipe = tiny.sd1(tmp_path)
-    assert not equal(fitted(pipe), fitted(pipe, {"crops": 2, "flip": True}))
+    assert_differs(flat(fitted(pipe)), flat(fitted(pipe, {"crops": 2, "flip": True})))
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import weft
+from weft.testing import assert_differs
 from weft.testing.soft_tokens_eager import contrastive_loss_of, errors_by_pairs, longer_text
 from weft.train.core.config import LoopConfig
 from weft.train.diffusion.latents import encode_captions, frozen, training_scheduler
@@ -232,7 +233,7 @@ def test_both_directions_with_given_constants(rows_at_once: int | None, tmp_path
             with weft.attach(pipe, control):
                 objective(*given.values())["loss"].backward()
             found.append(objective.bank.tokens.grad)
-    assert found[0].abs().max() > 0
+    assert found[0].abs().max() > 1e-6
     assert torch.equal(found[0], found[1])
 
 
@@ -300,11 +301,11 @@ def test_learns_and_leaves_the_model_as_it_was(kind: str, tmp_path: Path) -> Non
     assert soft.tokens.shape == (4, {"sdxl": 64}.get(kind, 32)) and soft.offsets is not None
     assert {name: (id(value), value.requires_grad) for name, value in pipe.unet.named_parameters()} == before
     assert (tiny.generate(pipe, kind) == stock).all()
-    assert soft.tokens[0].ne(soft.tokens[1]).any()
+    assert_differs(soft.tokens[0], soft.tokens[1])
     row = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])
     assert {"loss", "contrastive", "denoising", "error_negative", "accuracy", "token_norm"} <= row.keys()
     with weft.attach(pipe, soft):
-        assert (tiny.generate(pipe, kind) != stock).any()
+        assert_differs(tiny.generate(pipe, kind), stock)
 
 
 def test_released_copies_stay_one_token(tmp_path: Path) -> None:
@@ -312,7 +313,7 @@ def test_released_copies_stay_one_token(tmp_path: Path) -> None:
     pipe = tiny.sd1(tmp_path)
     copies, ours = fitted(pipe, {"init": "copies"}), fitted(pipe)
     assert all(torch.equal(token, copies.tokens[0]) for token in copies.tokens)
-    assert not torch.equal(ours.tokens[0], ours.tokens[1])
+    assert_differs(ours.tokens[0], ours.tokens[1])
 
 
 def test_resuming_ends_with_the_same_bits(tmp_path: Path) -> None:
@@ -388,22 +389,26 @@ def test_half_precision(objective: str, tmp_path: Path) -> None:
     expected = fitted(pipe, changes)
     AcceleratorState._reset_state(reset_partial_state=True)  # another precision in one process
     found = fitted(pipe.to(torch.bfloat16), {**changes, "precision": "bf16"})
-    assert found.tokens.dtype == torch.float32 and not torch.equal(found.tokens, expected.tokens)
+    assert found.tokens.dtype == torch.float32
+    assert_differs(found.tokens, expected.tokens, 1e-5)
     torch.testing.assert_close(found.tokens, expected.tokens, atol=0.08, rtol=0)  # four steps of 0.01 either way
 
 
 @pytest.mark.parametrize("objective", ["contrast", "agsm"])
 def test_wrong_captions_of_the_data(objective: str, tmp_path: Path) -> None:
-    """They change what is learnt; a pair may have none; without any it is an error, told before the pictures."""
+    """They enter the loss; a pair may have none; without any it is an error, told before the pictures."""
     pipe = tiny.sd1(tmp_path / "model")
     rows = [{"image": image, "text": caption} for image, caption in pairs()]
     changes = {"objective": objective, "negatives": 1, "wrong_captions": 2}
     with pytest.raises(ValueError, match="`wrong_captions` needs pairs with `negatives`; none has any"):
         fitted(pipe, changes, pairs=rows)
     closer = [{**row, "negatives": ["a blue ball", "a red ball"]} for row in rows[:3]] + rows[3:]
-    without = fitted(pipe, {**changes, "wrong_captions": 0}, pairs=closer)
-    found = fitted(pipe, changes, pairs=closer, encoded=tmp_path / "encoded")
-    assert not torch.equal(found.tokens, without.tokens)
+    fitted(pipe, {**changes, "wrong_captions": 0}, pairs=closer, folder=tmp_path / "without")
+    found = fitted(pipe, changes, pairs=closer, folder=tmp_path / "found", encoded=tmp_path / "encoded")
+    # not the tokens: Adam's first steps are of one size, and all signs may agree
+    logs = [(tmp_path / name / "log.jsonl").read_text().splitlines() for name in ("without", "found")]
+    without, loss = (json.loads(rows[-1])["loss"] for rows in logs)
+    assert loss != pytest.approx(without, rel=1e-4)
     assert torch.equal(fitted(pipe, changes, pairs=closer).tokens, found.tokens)
 
 

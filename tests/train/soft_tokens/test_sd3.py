@@ -18,6 +18,7 @@ from torch import Tensor
 
 import weft
 from weft import shapes
+from weft.testing import assert_differs
 from weft.testing.soft_tokens_eager import contrastive_loss_of
 from weft.train.core.config import LoopConfig
 from weft.train.diffusion.latents import caption_fits, encode_captions, frozen
@@ -127,7 +128,7 @@ def test_learns_and_leaves_the_model_as_it_was(objective: str, tmp_path: Path) -
     assert {"loss", "accuracy", "token_norm"} <= row.keys()
     soft.save(tmp_path / "soft.safetensors")
     with weft.attach(pipe, weft.SoftTokens.load(tmp_path / "soft.safetensors")):
-        assert (drawn(pipe) != stock).any()
+        assert_differs(drawn(pipe), stock)
 
 
 def test_resuming_ends_with_the_same_bits(tmp_path: Path) -> None:
@@ -145,7 +146,7 @@ def test_the_embedded_model(tmp_path: Path) -> None:
     soft = fitted(pipe, {"text_length": 1, "loop": replace(CONFIG.loop, steps=1)})
     assert soft.blocks == tuple(f"transformer_blocks.{block}" for block in range(4)), "all but the last of five"
     with weft.attach(pipe, soft):
-        assert (drawn(pipe, max_sequence_length=1) != stock).any()
+        assert_differs(drawn(pipe, max_sequence_length=1), stock)
 
 
 def test_layouts(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import weft
 from weft import shapes
 from weft.attach.text.learnt_words import LearntText, encode
 from weft.methods.powerpaint.recipes import NAMES
+from weft.testing import assert_differs
 from weft.train.core.config import LoopConfig
 from weft.train.diffusion.latents import min_snr_weight, training_scheduler
 from weft.train.task_prompts.examples import Examples, MaskedBatches, Said
@@ -74,7 +75,8 @@ def test_prompts_alone(build: Any, tmp_path: Path) -> None:
     assert [parameter.requires_grad for parameter in pipe.unet.parameters()] == required
     for name in NAMES:
         assert [mine.shape for mine in tasks.vectors[name]] == [mine.shape for mine in start[name]]
-        assert all(not torch.equal(a, b) for a, b in zip(tasks.vectors[name], start[name], strict=True))
+        for learnt, begun in zip(tasks.vectors[name], start[name], strict=True):
+            assert_differs(learnt, begun)
     assert (tasks.base_name, tasks.placement, tasks.init) == ("tiny", "after", "'a' + N(0, 0.02^2)")
     with weft.attach(pipe, tasks):
         assert tasks.removal(words="")["prompt_embeds"].isfinite().all()
@@ -129,7 +131,7 @@ def test_factors_are_learnt_and_the_first_convolution(trains: str, adapted: str,
     changed = {name for name, value in unet.items() if not torch.equal(value, after[name])}
     assert changed == {"conv_in.weight", "conv_in.bias"}
     factors = {name: value for name, value in after.items() if f"lora_B.{ADAPTER}" in name}
-    assert factors and any(bool(value.any()) for value in factors.values())
+    assert max(value.abs().max() for value in factors.values()) > 1e-4
     assert {adapted in name for name in factors} == ({True} if trains == "residuals" else {True, False})
     with pytest.raises(ValueError, match="has an adapter 'task_prompts' already"):
         fitted(pipe, {"trains": trains})
@@ -192,7 +194,9 @@ def test_the_average_is_what_is_given(tmp_path: Path) -> None:
     pipe, plain = tiny.inpaint(tmp_path / "a"), tiny.inpaint(tmp_path / "b")
     averaged = fitted(pipe, {"loop": replace(CONFIG.loop, average_decay=0.9), "trains": "unet"})
     last = fitted(plain, {"trains": "unet"})
-    assert not equal(averaged, last) and not is_same(pipe.unet, state_of(plain.unet))
+    for name in NAMES:
+        assert_differs(averaged.vectors[name][0], last.vectors[name][0])
+    assert_differs(pipe.unet.conv_in.weight, plain.unet.conv_in.weight)
 
 
 @pytest.mark.parametrize("build", [tiny.inpaint, sdxl])
@@ -214,10 +218,11 @@ def test_a_shape_is_mixed_after_the_encoder_and_its_context_learns_nothing(build
     assert torch.allclose(states[0], 0.25 * parts.states[0] + 0.75 * parts.states[1], atol=1e-6)
     assert torch.allclose(states[1:], parts.states[[0, 2]], atol=1e-6)
     assert (pooled is None) == (parts.pooled is None)
-    states[0].sum().backward()
+    # weighted, since a plain sum over the last layer norm is a constant
+    (states[0] * torch.randn(states[0].shape, generator=torch.Generator().manual_seed(0))).sum().backward()
     for name, moved in made.moved.items():
-        gradient = torch.zeros(1) if moved.grad is None else moved.grad
-        assert bool(gradient.any()) == name.startswith("shape_"), name
+        largest = 0.0 if moved.grad is None else moved.grad.abs().max().item()
+        assert largest > 1e-4 if name.startswith("shape_") else largest == 0, name
 
 
 def test_long_captions_are_cut_and_their_prompt_is_not(tmp_path: Path) -> None:
