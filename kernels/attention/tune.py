@@ -20,7 +20,8 @@ from weft import _env
 from weft._errors import BackendUnavailableError
 
 from . import launch, launch_file, launch_table
-from .launch_table import ANY_SEQLEN, Row, Tile
+from .launch_table import Row, Tile
+from .tune_target import Target
 
 HEAD_DIMS = (40, 64, 80, 128, 160, 256)
 BLOCKS, WARPS, STAGES, MOST_TILES = (16, 32, 64, 128), (4, 8), (1, 2, 3), (1, 2, 4)
@@ -30,31 +31,6 @@ MOST_VALUES_A_THREAD = 208
 FEWEST_LOGITS_A_WARP = 256
 # a tile replaces the one in force only if it is faster by more than two runs of the same tile differ
 LEAST_GAIN = 0.02
-
-
-@dataclass(frozen=True)
-class Target:
-    """What one row serves: a kernel on a device, a width of values, a head width, and few keys or any number.
-
-    Attributes:
-        kernel: A kernel named in the table.
-        arch: Compute capability without its point.
-        itemsize: Bytes of one value of q, k and v: 2 or 4.
-        head_dim: D.
-        short_keys: Whether the row is for rows of logits that fit one tile.
-    """
-
-    kernel: str
-    arch: int
-    itemsize: int
-    head_dim: int
-    short_keys: bool
-
-    def row(self, tile: Tile) -> Row:
-        """The forward kernels differ by their number of keys already; the others' rows for few keys say so."""
-        limited = self.short_keys and self.kernel != "fwd_short"
-        seqlen_k = launch.MOST_SHORT_KEYS if limited else ANY_SEQLEN
-        return Row(self.kernel, self.arch, self.itemsize, self.head_dim, tile, seqlen_k)
 
 
 @dataclass(frozen=True)

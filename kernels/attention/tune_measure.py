@@ -27,7 +27,7 @@ from .host import Call
 from .launch_table import Tile
 from .reference import attention_reference
 from .reference_bwd import attention_backward_reference
-from .tune import Target
+from .tune_target import Target
 
 TABLES = ("alpha", "beta", "gamma", "delta")
 LABELS = (4, 5)

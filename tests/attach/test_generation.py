@@ -11,8 +11,8 @@ import torch
 from diffusers import HeunDiscreteScheduler
 
 import weft
-from weft.attach import Control, Generation, Step
-from weft.attach.generation import DenoiserCall, GenerationTracker
+from weft.attach import Control, DenoiserCall, Generation, Step
+from weft.attach.generation import GenerationTracker
 from weft.attach.text.prompt import Prompt
 
 

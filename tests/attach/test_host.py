@@ -20,8 +20,8 @@ from diffusers import (
     StableDiffusionXLPipeline,
 )
 
+from weft.attach.families import FAMILIES, family_of
 from weft.attach.families.family import Family, attention_layers
-from weft.attach.families.registry import FAMILIES, family_of
 from weft.attach.families.sd3 import SD3
 from weft.attach.families.unet import UNET
 from weft.attach.processors.joint import WeftJointAttnProcessor

@@ -14,9 +14,8 @@ from torch import Tensor
 
 import weft
 from weft import shapes
-from weft.attach import Control, Step
-from weft.attach.generation import DenoiserCall
-from weft.attach.injection import Injection, place_widths, places
+from weft.attach import Control, DenoiserCall, Step, place_widths, places
+from weft.attach.injection import Injection
 from weft.testing import assert_differs
 from weft.testing.branch_eager import branch_residuals, denoised, walk
 

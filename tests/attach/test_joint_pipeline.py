@@ -14,8 +14,7 @@ from diffusers.models.attention_processor import JointAttnProcessor2_0
 
 import weft
 from weft import shapes
-from weft.attach import Control, Step
-from weft.attach.base_model import base_model
+from weft.attach import Control, Step, base_model
 from weft.attach.projections import GatedProjections
 from weft.testing import assert_differs
 

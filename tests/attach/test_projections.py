@@ -12,7 +12,7 @@ import tiny_pipelines as tiny
 import torch
 from torch import nn
 
-from weft.attach.projections import GatedProjections, ProjectionTerms, find_projections
+from weft.attach import GatedProjections, ProjectionTerms, find_projections
 
 RANK = 3
 

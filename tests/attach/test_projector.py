@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 import weft
-from weft.attach import Control, LayerInfo, LayerRequest, Step
-from weft.attach.base_model import BaseModel
-from weft.attach.projections import GatedProjection, ProjectionInfo, ProjectionTerms
+from weft.attach import BaseModel, Control, LayerInfo, LayerRequest, ProjectionInfo, ProjectionTerms, Step
+from weft.attach.projections import GatedProjection
 
 
 class Adding(Control):

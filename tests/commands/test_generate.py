@@ -15,7 +15,7 @@ from PIL import Image
 
 import weft
 from weft import cli, shapes
-from weft.attach.base_model import base_model
+from weft.attach import base_model
 from weft.commands.generate import Generate, generate
 from weft.testing import assert_differs
 

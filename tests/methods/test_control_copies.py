@@ -13,7 +13,7 @@ from PIL import Image
 
 import weft
 from weft import shapes
-from weft.attach.base_model import base_model
+from weft.attach import base_model
 from weft.methods.maskdiffusion.settings import CLEAN, MaskDiffusionSettings
 from weft.methods.powerpaint.branch_states import STATE_NAMES
 from weft.methods.powerpaint.network import beside

@@ -18,7 +18,8 @@ pytest.importorskip("triton", reason="triton is not installed")
 from weft._errors import BackendUnavailableError
 from weft.kernels.attention import launch, launch_file, launch_table, tune, tune_measure
 from weft.kernels.attention.launch_table import ANY_SEQLEN, Tile
-from weft.kernels.attention.tune import Target, Trial
+from weft.kernels.attention.tune import Trial
+from weft.kernels.attention.tune_target import Target
 
 KERNELS = launch_file.KERNELS
 LONG = Target("fwd_long", 90, 2, 64, short_keys=False)

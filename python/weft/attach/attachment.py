@@ -14,17 +14,17 @@ import torch
 from torch import nn
 
 from weft._dispatch import check_backend_name
-from weft.attach.base_model import base_model
-from weft.attach.control import Control, Generation, LayerInfo, Step
+from weft.attach.control import Control
+from weft.attach.families import base_model, denoiser_of
 from weft.attach.families.family import Family, attention_layers, stored_processors
-from weft.attach.families.source import denoiser_of
-from weft.attach.generation import PIXELS_PER_CELL, GenerationTracker
+from weft.attach.generation import GenerationTracker
 from weft.attach.injection import Injector
 from weft.attach.pipeline_call import PipelineCall
 from weft.attach.processors.plan import join
 from weft.attach.processors.stand_in import StandIn
 from weft.attach.processors.text_cache import TextCache
 from weft.attach.projector import Projector
+from weft.attach.records import PIXELS_PER_CELL, Generation, LayerInfo, Step
 from weft.attach.text.listener import PromptListener
 from weft.attach.versions import check_diffusers
 

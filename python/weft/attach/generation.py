@@ -6,32 +6,12 @@ Pipelines are not asked: custom loops, callbacks and compiled pipelines all end 
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from weft.attach.control import Generation, Step
+from weft.attach.records import PIXELS_PER_CELL, DenoiserCall, Generation, Step
 from weft.attach.text.prompt import Prompt
-
-PIXELS_PER_CELL = 8  # along each side, where no pipeline says otherwise
-
-
-@dataclass(frozen=True)
-class DenoiserCall:
-    """The arguments of the denoiser that matter here.
-
-    Attributes:
-        sample: [B, C, h, w], the latent.
-        timestep: Number or tensor, one for the whole batch.
-        text: [B, Nk, C], the conditioning.
-        is_perturbed: A part of the denoiser is left out.
-    """
-
-    sample: Tensor
-    timestep: Tensor | float
-    text: Tensor
-    is_perturbed: bool = False
 
 
 class GenerationTracker:

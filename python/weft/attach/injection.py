@@ -1,55 +1,18 @@
-"""The places of a UNet where a network beside it adds what it has found, and the hooks that add it.
+"""The hooks that add residuals at the places of a UNet, and what asks controls for them.
 
-A ControlNet reaches the skips and the middle alone. A branch as of BrushNet adds to what the blocks go on with, too:
-after the first convolution, after every residual block (with its attention), every change of resolution, the middle.
-
-Relied on beyond the public interface: blocks name their parts resnets, attentions, downsamplers and upsamplers, are
-called with ``hidden_states``, and take attentions' outputs as tuples.
+Relied on beyond the public interface: blocks are called with ``hidden_states``, and attentions give tuples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
-from weft.attach.control import Control, Step
-from weft.attach.generation import DenoiserCall
-
-INPUT, MIDDLE = "conv_in", "mid_block"
-
-
-def places(model: Any) -> tuple[str, ...]:
-    """Paths of the modules behind which something may be added, in the order in which they run.
-
-    Raises:
-        ValueError: The model is no UNet of Stable Diffusion.
-    """
-    if any(getattr(model, part, None) is None for part in (INPUT, "down_blocks", MIDDLE, "up_blocks")):
-        raise ValueError(
-            f"attach: something can be added within a UNet of Stable Diffusion alone; {type(model).__name__} has not "
-            "its blocks"
-        )
-    return (
-        INPUT,
-        *_of_blocks("down_blocks", model.down_blocks, "downsamplers"),
-        MIDDLE,
-        *_of_blocks("up_blocks", model.up_blocks, "upsamplers"),
-    )
-
-
-def place_widths(model: Any) -> dict[str, int]:
-    """Place -> channels there."""
-    middle = model.config.block_out_channels[-1]
-    return {name: middle if name == MIDDLE else model.get_submodule(name).out_channels for name in places(model)}
-
-
-def _of_blocks(path: str, blocks: Any, samplers: str) -> Iterator[str]:
-    for number, block in enumerate(blocks):
-        layers = "attentions" if getattr(block, "attentions", None) else "resnets"
-        for part in (layers, samplers):
-            yield from (f"{path}.{number}.{part}.{index}" for index in range(len(getattr(block, part, None) or ())))
+from weft.attach.control import Control
+from weft.attach.families.unet_blocks import places
+from weft.attach.records import DenoiserCall, Step
 
 
 class Injection:

@@ -7,75 +7,16 @@ keys, hooks, offloading and peft layers around it survive, and undoing is exact.
 from __future__ import annotations
 
 import functools
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
 import torch
-from diffusers import Transformer2DModel
 from torch import Tensor, nn
 
-from weft.attach.levels import grid_at, is_in_a_block, level_of
+from weft.attach.families.unet_blocks import projection_info, projection_modules
+from weft.attach.records import ProjectionInfo, ProjectionTerms
 from weft.ops.lowrank_linear import lowrank_linear
-
-# of a block; the bare name of its `proj_out` is also that of the last layer of other families
-_NAME = re.compile(r".*\.attentions\.\d+")
-
-
-@dataclass(frozen=True)
-class ProjectionInfo:
-    """One ``proj_out`` of a model.
-
-    Attributes:
-        name: Its path, such as "down_blocks.0.attentions.0.proj_out".
-        width: Channels in and out.
-        is_convolution: A 1x1 convolution of images (SD1.x); otherwise a linear layer of tokens (SD2, SDXL).
-        level: How often the latent was halved before this block; 0 is the latent's own resolution.
-    """
-
-    name: str
-    width: int
-    is_convolution: bool
-    level: int
-
-    @property
-    def block(self) -> str:
-        """Path of the transformer block, "down_blocks.0.attentions.0"."""
-        return self.name.removesuffix(".proj_out")
-
-    def grid(self, latent_size: tuple[int, int]) -> tuple[int, int]:
-        """(h, w) of the block's pixels for a latent of ``latent_size`` = (h, w)."""
-        return grid_at(self.level, latent_size)
-
-
-@dataclass(frozen=True, eq=False)
-class ProjectionTerms:
-    """What a projection adds to its own output: ((x A^T) * expand(gate)) B^T, see ``weft.ops.lowrank_linear``.
-
-    Tensors are read at every call. A control that writes into them in place (``terms.gate.copy_(mask)``) recompiles
-    nothing, and a CUDA graph replays; so does an exchange for other terms of the same shapes, but for the graph.
-
-    Attributes:
-        down: A, [R, width], the factors applied first, those of all K concepts stacked; in the model's dtype and on
-            its device, or it is cast at every call.
-        up: B, [width, R].
-        ranks: Rows of ``down`` that belong to each concept; None for one concept. They are sizes: new ones recompile,
-            so give each slot the largest rank and fill what is left over with zeros.
-        gate: fp32 (fp64 in a float64 model), [K], [B, K] or [B or 1, rows or 1, K], rows as the pixels of the block
-            from left to right, top to bottom; None for 1.
-        keeps_base: Add to what the module itself gave, in place of one product for both: where the gate is zero the
-            result then has the bits of the module.
-        backend: Of ``lowrank_linear``; None to let the library choose.
-    """
-
-    down: Tensor
-    up: Tensor
-    ranks: Sequence[int] | None = None
-    gate: Tensor | None = None
-    keeps_base: bool = False
-    backend: str | None = None
 
 
 class GatedProjection(nn.Module):
@@ -111,10 +52,12 @@ class GatedProjections(Mapping[str, GatedProjection]):
         Raises:
             ValueError: The model has none, they are taken over already, or something else owns the ``forward`` of one.
         """
-        found = dict(_projections(model))
+        found = dict(projection_modules(model))
         for name, module in found.items():
             _check_free(name, module)
-        self.infos: tuple[ProjectionInfo, ...] = tuple(_info(model, name, module) for name, module in found.items())
+        self.infos: tuple[ProjectionInfo, ...] = tuple(
+            projection_info(model, name, module) for name, module in found.items()
+        )
         self._modules = found
         for module in found.values():
             host: Any = type(module)
@@ -149,42 +92,6 @@ class GatedProjections(Mapping[str, GatedProjection]):
 
 def _new(kind: type[nn.Module]) -> nn.Module:
     return kind.__new__(kind)
-
-
-def find_projections(model: nn.Module) -> tuple[ProjectionInfo, ...]:
-    """Every ``proj_out`` of the transformer blocks of ``model``, in the order of its modules.
-
-    Raises:
-        ValueError: There is none.
-    """
-    return tuple(_info(model, name, module) for name, module in _projections(model))
-
-
-def _projections(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """(name, module); of a layer that peft wraps, what is inside the wrapping, which stays as it is."""
-    found = False
-    for name, block in model.named_modules():
-        projection: Any = getattr(block, "proj_out", None)
-        if not (isinstance(block, Transformer2DModel) and is_in_a_block(name) and _NAME.fullmatch(name)):
-            continue
-        while hasattr(projection, "base_layer"):
-            projection = projection.base_layer
-        if isinstance(projection, nn.Module):
-            found = True
-            yield f"{name}.proj_out", projection
-    if not found:
-        raise ValueError(
-            f"projections: needs a model with transformer blocks named `attentions.<n>`, such as the UNet of Stable "
-            f"Diffusion 1.x, 2.x or XL; {type(model).__name__} has none"
-        )
-
-
-def _info(model: nn.Module, name: str, module: Any) -> ProjectionInfo:
-    is_convolution = isinstance(module, nn.Conv2d)
-    width = module.in_channels if is_convolution else module.in_features
-    if is_convolution and (module.kernel_size, module.stride, module.groups) != ((1, 1), (1, 1), 1):
-        raise ValueError(f"projections: {name} must be a linear layer or a plain 1x1 convolution; got {module}")
-    return ProjectionInfo(name, width, is_convolution, level_of(model, name))
 
 
 def _check_free(name: str, module: nn.Module) -> None:

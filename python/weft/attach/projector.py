@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from weft.attach.control import Control, Step
-from weft.attach.projections import GatedProjections, ProjectionInfo, ProjectionTerms
+from weft.attach.control import Control
+from weft.attach.projections import GatedProjections
+from weft.attach.records import ProjectionInfo, ProjectionTerms, Step
 
 
 class Projector:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 import weft
 from weft.attach import Control, LayerInfo, LayerRequest, Step
+from weft.attach.families import family_of
 from weft.attach.families.family import attention_layers
-from weft.attach.families.registry import family_of
 from weft.attach.processors.joint import WeftJointAttnProcessor
 from weft.ops import Edit
 

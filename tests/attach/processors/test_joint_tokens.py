@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 import weft
-from weft.attach import Control, LayerInfo, LayerRequest, Step
-from weft.attach.extra_text import ExtraText
+from weft.attach import Control, ExtraText, LayerInfo, LayerRequest, Step
 from weft.ops import Edit
 from weft.testing import assert_differs
 

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 import weft
-from weft.attach.base_model import base_model
+from weft.attach import base_model
 from weft.attach.projections import GatedProjection
 from weft.testing import assert_differs
 from weft.testing.lag_eager import eager_lag

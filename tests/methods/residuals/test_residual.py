@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import weft
-from weft.attach.base_model import base_model
+from weft.attach import base_model
 from weft.attach.projections import GatedProjections
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import weft
-from weft.attach.base_model import base_model
+from weft.attach import base_model
 
 PROMPT = "a red circle and a blue square"
 RED, BLUE = ("red", "circle"), ("blue", "square")  # identifier and class word, each of one token

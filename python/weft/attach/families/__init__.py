@@ -1,1 +1,82 @@
-"""Model families: what weft knows of each kind of denoiser."""
+"""The families of models that weft knows, and from what a user hands in to its denoiser and the family of that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from diffusers import DiffusionPipeline
+from torch import nn
+
+from weft.attach.families.family import Family
+from weft.attach.families.sd3 import SD3
+from weft.attach.families.unet import UNET
+from weft.attach.records import BaseModel
+
+FAMILIES = (UNET, SD3)
+
+
+def family_of(model: Any) -> Family | None:
+    """The family that a denoiser is of; None for none."""
+    return next((family for family in FAMILIES if isinstance(model, family.model)), None)
+
+
+def known_families() -> str:
+    """What there is, for a message."""
+    return " or ".join(f"{family.model.__name__} ({family.about})" for family in FAMILIES)
+
+
+def denoiser_of(pipe_or_model: Any) -> tuple[Any, Any, Family]:
+    """(pipeline or None, denoiser, its family), the denoiser without the wrapper of ``torch.compile``.
+
+    Raises:
+        TypeError: Neither a pipeline nor a model.
+        ValueError: The denoiser is of a family that weft does not know.
+    """
+    if isinstance(pipe_or_model, DiffusionPipeline):
+        pipeline = pipe_or_model
+        models = (getattr(pipeline, family.part, None) for family in FAMILIES)
+        model = next((model for model in models if model is not None), None)
+        if model is None:
+            parts = ", ".join(sorted(name for name, part in pipeline.components.items() if part is not None))
+            raise ValueError(
+                f"attach: needs a pipeline with a {known_families()}; {type(pipeline).__name__} has {parts}"
+            )
+    elif isinstance(pipe_or_model, nn.Module):
+        pipeline, model = None, pipe_or_model
+    else:
+        raise TypeError(
+            "attach: needs a diffusers pipeline or its denoiser; got "
+            f"{type(pipe_or_model).__name__}{_hint(pipe_or_model)}"
+        )
+    model = getattr(model, "_orig_mod", model)  # torch.compile keeps the module there
+    family = family_of(model)
+    if family is None:
+        raise ValueError(f"attach: supports {known_families()}; got {type(model).__name__}")
+    return pipeline, model, family
+
+
+def base_model(pipe_or_model: Any, name: str | None = None) -> BaseModel:
+    """Describe the denoiser of ``pipe_or_model``.
+
+    Args:
+        name: Of its weights; None for what diffusers remembers of where they came from.
+
+    Raises:
+        TypeError, ValueError: As ``weft.attach``; or a UNet has no ``proj_out``.
+    """
+    pipeline, model, family = denoiser_of(pipe_or_model)
+    if name is None:
+        name = str(getattr(pipeline or model, "name_or_path", "") or "unnamed")
+        if Path(name).exists():
+            name = "/".join(Path(name).resolve().parts[-2:])  # where a folder lies is nobody's business
+    widths = family.widths(model)
+    return BaseModel(name, widths.text, family.projections(model), widths.block)
+
+
+def _hint(value: Any) -> str:
+    if isinstance(value, str):
+        return f" {value!r}; load it first: StableDiffusionPipeline.from_pretrained({value!r})"
+    if isinstance(value, type):
+        return f" {value.__name__}; hand in an instance"
+    return ""

@@ -15,11 +15,9 @@ from typing import Any
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
-from weft.attach.control import LayerInfo
-from weft.attach.generation import DenoiserCall
 from weft.attach.processors.stand_in import StandIn
 from weft.attach.processors.text_cache import TextCache
-from weft.attach.projections import ProjectionInfo
+from weft.attach.records import DenoiserCall, LayerInfo, ProjectionInfo
 
 # (processor of diffusers, its layer, keys and values of the text, backend of weft.ops.attention)
 MakeStandIn = Callable[[Any, LayerInfo, TextCache, str | None], StandIn]

@@ -13,10 +13,10 @@ from typing import Any
 from diffusers import SD3Transformer2DModel
 from diffusers.models.attention_processor import FusedJointAttnProcessor2_0, JointAttnProcessor2_0
 
-from weft.attach.control import LayerInfo
 from weft.attach.families.family import Family, Widths
 from weft.attach.processors.joint import WeftJointAttnProcessor
 from weft.attach.processors.joint_tokens import carry_tokens
+from weft.attach.records import LayerInfo
 
 _NAME = re.compile(r"transformer_blocks\.\d+\.attn2?")
 

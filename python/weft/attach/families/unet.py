@@ -12,11 +12,10 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0, FusedAttnProcessor2_0
 from torch import nn
 
-from weft.attach.control import LayerInfo
 from weft.attach.families.family import Family, Widths
-from weft.attach.levels import is_in_a_block, level_of
+from weft.attach.families.unet_blocks import find_projections, is_in_a_block, level_of
 from weft.attach.processors.separate import ProcessorRule, WeftAttnProcessor
-from weft.attach.projections import find_projections
+from weft.attach.records import LayerInfo
 
 RULES = {
     AttnProcessor2_0: ProcessorRule(),

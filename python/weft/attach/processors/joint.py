@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from weft.attach.control import LayerInfo
 from weft.attach.processors.plan import Plan
 from weft.attach.processors.stand_in import StandIn, attention_without_control
 from weft.attach.processors.text_cache import TextCache
+from weft.attach.records import LayerInfo
 
 
 class WeftJointAttnProcessor(StandIn):

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from weft.attach.extra_text import ExtraText
 from weft.attach.processors.joint import WeftJointAttnProcessor
+from weft.attach.records import ExtraText
 
 
 def carry_tokens(model: Any) -> tuple[Any, ...]:

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from weft.attach.control import Control, LayerInfo, LayerRequest
+from weft.attach.control import Control
 from weft.attach.processors.passed_over import PassedOver
+from weft.attach.records import LayerInfo, LayerRequest
 
 
 @dataclass(frozen=True, eq=False)

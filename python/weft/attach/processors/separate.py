@@ -13,11 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from weft.attach.control import LayerInfo
-from weft.attach.extra_text import append
 from weft.attach.processors.plan import Plan
 from weft.attach.processors.stand_in import StandIn, attention_without_control
 from weft.attach.processors.text_cache import TextCache, project
+from weft.attach.records import ExtraText, LayerInfo
 
 # diffusers turns a mask of ones and zeros into 0 and -10000; anything below this bias is a masked key
 _PADDING_BIAS = -5000.0
@@ -85,8 +84,8 @@ class WeftAttnProcessor(StandIn):
         extra = 0 if plan is None else plan.tokens
         if plan is not None and plan.request.extra is not None:
             cache = self._cache if keeps_text else None
-            more = plan.request.extra.project(self.layer.name, attn, self._rule.fused, cache)
-            key, value = append(key, more[0]), append(value, more[1])
+            more = _project_extra(plan.request.extra, self.layer.name, attn, self._rule.fused, cache)
+            key, value = _append(key, more[0]), _append(value, more[1])
         samples = key.shape[0]
         query, key, value = (x.view(samples, -1, attn.heads, self.layer.head_dim) for x in (query, key, value))
         if attn.norm_q is not None:
@@ -163,3 +162,19 @@ class WeftAttnProcessor(StandIn):
                 f"{self.layer.name}; detach, or leave the mask out"
             )
         return mask[:, 0] < _PADDING_BIAS
+
+
+def _project_extra(
+    extra: ExtraText, layer: str, attn: Any, fused: bool, cache: TextCache | None
+) -> tuple[Tensor, Tensor]:
+    """Keys and values of the set in use, each [1, m, H * D]; computed every time without a cache."""
+    if cache is None:
+        return project(attn, extra.bank.index_select(0, extra.row), fused)
+    key, value = cache.project(f"{layer} extra", attn, extra.bank, fused)
+    return key.index_select(0, extra.row), value.index_select(0, extra.row)
+
+
+def _append(states: Tensor, extra: Tensor) -> Tensor:
+    """Keys or values [B, Nk, H * D] with those of ``extra`` [1, m, H * D] behind them."""
+    # keys carry no position, so that the end is as good a place as any
+    return torch.cat([states, extra.expand(len(states), -1, -1)], 1)

@@ -7,8 +7,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from weft.attach.control import LayerInfo
 from weft.attach.processors.plan import Plan
+from weft.attach.records import LayerInfo
 from weft.ops import attention
 
 

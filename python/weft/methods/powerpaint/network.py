@@ -1,7 +1,7 @@
 """A network beside a UNet: a UNet of its own that sees more than the latent, and adds to the other at every place.
 
 As BrushNet with its attention to text kept, which is what PowerPaint v2 is: nine channels in, and a 1x1 convolution
-that starts at zero behind every place of ``weft.attach.injection``.
+that starts at zero behind every place of ``weft.attach.places``.
 """
 
 from __future__ import annotations

@@ -1,0 +1,106 @@
+"""The blocks of a UNet: how often they halve the latent, where they end in a projection, where something may be added.
+
+A ControlNet reaches the skips and the middle alone. A branch as of BrushNet adds to what the blocks go on with, too:
+after the first convolution, after every residual block (with its attention), every change of resolution, the middle.
+
+Relied on beyond the public interface: the UNet names its parts down_blocks, mid_block and up_blocks, and blocks theirs
+resnets, attentions, downsamplers and upsamplers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from diffusers import Transformer2DModel
+from torch import nn
+
+from weft.attach.records import ProjectionInfo
+
+INPUT, MIDDLE = "conv_in", "mid_block"
+_BLOCK = re.compile(r"(?:.*\.)?(?P<part>down_blocks|mid_block|up_blocks)(\.(?P<number>\d+))?\.")
+# of a block; the bare name of its `proj_out` is also that of the last layer of other families
+_ATTENTIONS = re.compile(r".*\.attentions\.\d+")
+
+
+def is_in_a_block(name: str) -> bool:
+    """Whether the module of this path belongs to the blocks of a UNet."""
+    return _BLOCK.match(name) is not None
+
+
+def level_of(model: Any, name: str) -> int:
+    """How often the latent was halved before the module ``name``; 0 is the latent's own resolution."""
+    block = _BLOCK.match(name)
+    assert block is not None
+    deepest = len(model.down_blocks) - 1  # the last down block halves nothing, so the middle is as deep
+    number = int(block["number"] or 0)
+    return {"down_blocks": number, "mid_block": deepest, "up_blocks": deepest - number}[block["part"]]
+
+
+def find_projections(model: nn.Module) -> tuple[ProjectionInfo, ...]:
+    """Every ``proj_out`` of the transformer blocks of ``model``, in the order of its modules.
+
+    Raises:
+        ValueError: There is none.
+    """
+    return tuple(projection_info(model, name, module) for name, module in projection_modules(model))
+
+
+def projection_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """(name, module); of a layer that peft wraps, what is inside the wrapping, which stays as it is."""
+    found = False
+    for name, block in model.named_modules():
+        projection: Any = getattr(block, "proj_out", None)
+        if not (isinstance(block, Transformer2DModel) and is_in_a_block(name) and _ATTENTIONS.fullmatch(name)):
+            continue
+        while hasattr(projection, "base_layer"):
+            projection = projection.base_layer
+        if isinstance(projection, nn.Module):
+            found = True
+            yield f"{name}.proj_out", projection
+    if not found:
+        raise ValueError(
+            f"projections: needs a model with transformer blocks named `attentions.<n>`, such as the UNet of Stable "
+            f"Diffusion 1.x, 2.x or XL; {type(model).__name__} has none"
+        )
+
+
+def projection_info(model: nn.Module, name: str, module: Any) -> ProjectionInfo:
+    is_convolution = isinstance(module, nn.Conv2d)
+    width = module.in_channels if is_convolution else module.in_features
+    if is_convolution and (module.kernel_size, module.stride, module.groups) != ((1, 1), (1, 1), 1):
+        raise ValueError(f"projections: {name} must be a linear layer or a plain 1x1 convolution; got {module}")
+    return ProjectionInfo(name, width, is_convolution, level_of(model, name))
+
+
+def places(model: Any) -> tuple[str, ...]:
+    """Paths of the modules behind which something may be added, in the order in which they run.
+
+    Raises:
+        ValueError: The model is no UNet of Stable Diffusion.
+    """
+    if any(getattr(model, part, None) is None for part in (INPUT, "down_blocks", MIDDLE, "up_blocks")):
+        raise ValueError(
+            f"attach: something can be added within a UNet of Stable Diffusion alone; {type(model).__name__} has not "
+            "its blocks"
+        )
+    return (
+        INPUT,
+        *_of_blocks("down_blocks", model.down_blocks, "downsamplers"),
+        MIDDLE,
+        *_of_blocks("up_blocks", model.up_blocks, "upsamplers"),
+    )
+
+
+def place_widths(model: Any) -> dict[str, int]:
+    """Place -> channels there."""
+    middle = model.config.block_out_channels[-1]
+    return {name: middle if name == MIDDLE else model.get_submodule(name).out_channels for name in places(model)}
+
+
+def _of_blocks(path: str, blocks: Any, samplers: str) -> Iterator[str]:
+    for number, block in enumerate(blocks):
+        layers = "attentions" if getattr(block, "attentions", None) else "resnets"
+        for part in (layers, samplers):
+            yield from (f"{path}.{number}.{part}.{index}" for index in range(len(getattr(block, part, None) or ())))
