@@ -23,7 +23,7 @@ class Mute(Control):
         self.positions, self.where, self.reads = list(positions), where, reads
         self.seen: dict[str, Tensor] = {}
 
-    def request(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
+    def request_layer(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
         if not layer.is_cross or self.where not in layer.name:
             return None
         labels = torch.zeros(step.batch, step.seqlen_k, dtype=torch.int32)
@@ -31,14 +31,14 @@ class Mute(Control):
         readout = torch.eye(step.seqlen_k)[None, :, self.positions] if self.reads else None
         return LayerRequest(Edit(delta=torch.tensor([[[0.0, -torch.inf]]])), key_labels=labels, readout=readout)
 
-    def read(self, layer: LayerInfo, step: Step, maps: Tensor) -> None:
+    def read_maps(self, layer: LayerInfo, step: Step, maps: Tensor) -> None:
         self.seen[layer.name] = maps
 
 
 class Local(Control):
     """Lets each pixel of a self-attention see its own half of the image only."""
 
-    def request(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
+    def request_layer(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
         if layer.is_cross:
             return None
         h, w = layer.grid(step.generation.latent_size)

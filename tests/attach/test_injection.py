@@ -23,13 +23,13 @@ from weft.testing.branch_eager import branch_residuals, denoised, walk
 class Adding(Control):
     """Adds what it is told to."""
 
-    injects: ClassVar[bool] = True
+    adds_at_places: ClassVar[bool] = True
 
     def __init__(self, residuals: Sequence[Tensor] | None) -> None:
         self.residuals = residuals
         self.samples: list[Tensor] = []
 
-    def inject(self, call: DenoiserCall, step: Step) -> Sequence[Tensor] | None:
+    def add_at_places(self, call: DenoiserCall, step: Step) -> Sequence[Tensor] | None:
         self.samples.append(call.sample)
         return self.residuals
 
@@ -44,7 +44,7 @@ class Around(Adding):
 
     is_attached: bool | None = None
 
-    def around_calls(self, pipeline: Any) -> Any:
+    def wrap_calls(self, pipeline: Any) -> Any:
         return lambda run, arguments: run(**arguments)
 
     def attached(self, layers: Any) -> None:

@@ -27,7 +27,7 @@ class Listening(Control):
     def detached(self) -> None:
         self.is_attached = False
 
-    def around_calls(self, pipeline: Any) -> Around | None:
+    def wrap_calls(self, pipeline: Any) -> Around | None:
         self.is_attached = True
 
         def around(run: Any, arguments: dict[str, Any]) -> Any:
@@ -59,7 +59,7 @@ def test_arguments_that_the_pipeline_does_not_have(tmp_path: Path) -> None:
             return prompt, guidance_scale
 
     class Taking(Listening):
-        def around_calls(self, pipeline: Any) -> Around | None:
+        def wrap_calls(self, pipeline: Any) -> Around | None:
             def around(run: Any, arguments: dict[str, Any]) -> Any:
                 task = arguments.pop("task", "")
                 return run(**{**arguments, "prompt": task + arguments["prompt"]})

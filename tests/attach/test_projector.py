@@ -18,7 +18,7 @@ from weft.attach.projections import GatedProjection
 class Adding(Control):
     """Adds x to its own projection where ``block`` says so, times what its gate holds when the projection runs."""
 
-    projects = True
+    adds_to_projections = True
 
     def __init__(self, block: str = "", sees: bool = False) -> None:
         self.block, self.sees = block, sees
@@ -28,7 +28,7 @@ class Adding(Control):
     def check_model(self, model: BaseModel) -> None:
         self.events.append(f"checked {len(model.projections)}")
 
-    def request(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
+    def request_layer(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
         if not (self.sees and layer.is_cross and layer.name.startswith(self.block)):
             return None
         return LayerRequest(readout=torch.ones(1, step.seqlen_k, 1), sink=self.take)
@@ -37,23 +37,23 @@ class Adding(Control):
         self.events.append(f"maps {list(maps.shape)}")
         self.gate.copy_(maps.mean())  # of ones: the probabilities of all tokens
 
-    def project(self, projection: ProjectionInfo, step: Step) -> ProjectionTerms | None:
+    def add_to_projection(self, projection: ProjectionInfo, step: Step) -> ProjectionTerms | None:
         if not projection.block.startswith(self.block):
             return None
         self.events.append(f"asked {projection.block}")
         unit = torch.eye(projection.width)
         return ProjectionTerms(unit, unit, gate=self.gate)
 
-    def read(self, layer: LayerInfo, step: Step, maps: Tensor) -> None:
+    def read_maps(self, layer: LayerInfo, step: Step, maps: Tensor) -> None:
         self.events.append("read")
 
 
 class Watching(Adding):
     """The same maps, after the pass."""
 
-    projects = False
+    adds_to_projections = False
 
-    def request(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
+    def request_layer(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
         return LayerRequest(readout=torch.ones(1, step.seqlen_k, 2)) if layer.is_cross else None
 
 

@@ -115,14 +115,14 @@ class Attachment:
         self._projector = Projector()
         self._injector = Injector()
         self._call = PipelineCall()
-        self._surrounding: Control | None = None  # the control that stands around calls
+        self._wrapping: Control | None = None  # the control that wraps calls of the pipeline
         self._tracker = GenerationTracker(getattr(pipeline, "vae_scale_factor", PIXELS_PER_CELL))
         self._listener: PromptListener | None = None
         self._hooks: list[Any] = []
         self._generation: Generation | None = None
         self._step: Step | None = None
         self._active: list[Control] = []  # the controls that know the running generation
-        self._is_told = True  # whether all controls know the layers as they are
+        self._layers_are_known = True  # whether all controls know the layers as they are
 
     # --- for the user ---------------------------------------------------------------------------------------------
 
@@ -185,18 +185,18 @@ class Attachment:
         if type(control).check_model is not Control.check_model:
             control.check_model(base_model(self._pipeline or self.model))
         try:
-            around = control.around_calls(self._pipeline)
+            around = control.wrap_calls(self._pipeline)
             control.attached(self._layers())
-            if control.injects:
+            if control.adds_at_places:
                 self._injector.take_over(self.model)
             if around is not None:
                 self._call.take_over(self._pipeline, around)
-                self._surrounding = control
+                self._wrapping = control
         except BaseException:
             control.detached()  # it must not believe that it is attached
             self._leave_unused()
             raise
-        if control.projects:
+        if control.adds_to_projections:
             self._projector.take_over(self.model)
         self.controls = (*self.controls, control)
 
@@ -206,12 +206,12 @@ class Attachment:
         Raises:
             ValueError: It is not one of ``controls``.
         """
-        if not any(control is mine for mine in self.controls):
+        if not any(control is attached for attached in self.controls):
             raise ValueError(f"Attachment.remove: {control!r} is not attached here")
-        self.controls = tuple(mine for mine in self.controls if mine is not control)
-        self._active = [mine for mine in self._active if mine is not control]
+        self.controls = tuple(other for other in self.controls if other is not control)
+        self._active = [other for other in self._active if other is not control]
         self._leave_unused()
-        if control is self._surrounding:
+        if control is self._wrapping:
             self._leave_calls()
         control.detached()
 
@@ -278,13 +278,13 @@ class Attachment:
 
     def _leave_unused(self) -> None:
         """Give back what was taken over for controls that are no longer there."""
-        if not any(mine.projects for mine in self.controls):
+        if not any(control.adds_to_projections for control in self.controls):
             self._projector.give_back()
-        if not any(mine.injects for mine in self.controls):
+        if not any(control.adds_at_places for control in self.controls):
             self._injector.give_back()
 
     def _leave_calls(self) -> None:
-        self._surrounding = None
+        self._wrapping = None
         if not self._call.give_back():
             warnings.warn(
                 "Attachment.detach: the class of the pipeline was changed by something else after weft was attached, "
@@ -333,7 +333,7 @@ class Attachment:
         self._step = step
         for processor in self._processors.values():
             processor.maps = None
-            asked = ((control, control.request(processor.layer, step)) for control in self._active)
+            asked = ((control, control.request_layer(processor.layer, step)) for control in self._active)
             sources = [(control, request) for control, request in asked if request is not None]
             if not sources:
                 processor.plan = None
@@ -343,13 +343,13 @@ class Attachment:
         self._injector.before_pass(self._active, call, step)
         text = call.text
         for control in self._active:
-            text = control.text(text, step)
+            text = control.replace_text(text, step)
         return None if text is call.text else self._family.with_text(args, kwargs, text)
 
     def _begin(self, generation: Generation) -> None:
         before = dict(self._processors)
         if self._install():
-            self._is_told = False
+            self._layers_are_known = False
             gained, lost = self._processors.keys() - before.keys(), before.keys() - self._processors.keys()
             logger.warning(
                 "attach: processors were exchanged since the last generation; %d layers are served again, %d keep "
@@ -360,10 +360,11 @@ class Attachment:
         self.text_cache.clear()
         self._active = []
         try:
-            if not self._is_told:  # also where a control refused the layers last time: it will refuse them again
+            # also where a control refused the layers last time: it will refuse them again
+            if not self._layers_are_known:
                 for control in self.controls:
                     control.attached(self._layers())
-                self._is_told = True
+                self._layers_are_known = True
             for control in self.controls:
                 control.begin_generation(generation)
         except BaseException:
@@ -382,7 +383,7 @@ class Attachment:
                 continue
             for (control, request), columns in zip(processor.plan.sources, processor.plan.columns, strict=True):
                 if columns is not None and request.sink is None:
-                    control.read(processor.layer, step, maps[..., columns])
+                    control.read_maps(processor.layer, step, maps[..., columns])
         for control in self._active:
             control.end_pass(step)
 

@@ -114,7 +114,7 @@ class Injector:
         """
         if self._injection is None:
             return
-        asked = [(control, control.inject(call, step)) for control in controls if control.injects]
+        asked = [(control, control.add_at_places(call, step)) for control in controls if control.adds_at_places]
         given = [(control, residuals) for control, residuals in asked if residuals is not None]
         if len(given) > 1:
             names = " and ".join(type(control).__name__ for control, _ in given)

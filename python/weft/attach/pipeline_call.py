@@ -1,4 +1,4 @@
-"""A way for one control to stand around the calls of a pipeline: what goes in, and the images that come out.
+"""A way for one control to wrap the calls of a pipeline: what goes in, and the images that come out.
 
 Python looks ``__call__`` up on the class, so the pipeline is given a subclass that differs in it alone; the class is
 called as before, keeps nothing, and goes when it is taken off. Other pipelines of the class are not concerned.
@@ -13,13 +13,13 @@ from collections.abc import Callable
 from typing import Any
 
 Run = Callable[..., Any]
-# what stands around a call: (the pipeline's own call, the arguments by name as they were given) -> result; arguments
+# wraps a call: (the pipeline's own call, the arguments by name as they were given) -> result; arguments
 # that the pipeline does not have are among them, and refused by the pipeline if they are handed on
 Around = Callable[[Run, dict[str, Any]], Any]
 
 
 class PipelineCall:
-    """The calls of at most one pipeline, and what stands around them."""
+    """The calls of at most one pipeline, and what wraps them."""
 
     def __init__(self) -> None:
         self._pipeline: Any = None
@@ -27,14 +27,14 @@ class PipelineCall:
         self._ours: Any = None
 
     def take_over(self, pipeline: Any, around: Around) -> None:
-        """Let ``around`` stand around every call of ``pipeline`` from now on.
+        """Let ``around`` wrap every call of ``pipeline`` from now on.
 
         Raises:
             ValueError: Something does so already.
         """
         if self._pipeline is not None:
             raise ValueError(
-                "attach: one control at a time may stand around the calls of a pipeline; remove the other one first"
+                "attach: one control at a time may wrap the calls of a pipeline; remove the other one first"
             )
         self._pipeline, self._stock = pipeline, type(pipeline)
         self._ours = pipeline.__class__ = _around(type(pipeline), pipeline, around)
@@ -73,7 +73,7 @@ def _around(stock: Any, pipeline: Any, around: Around) -> type:
         return around(functools.partial(own_call, self), {**named, **further, **unknown})
 
     def reduce(self: Any, protocol: Any) -> Any:
-        # a copy is of the stock class: what stands around calls does not go along
+        # a copy is of the stock class: what wraps calls does not go along
         made, arguments, *rest = stock.__reduce_ex__(self, protocol)
         return made, tuple(stock if argument is type(self) else argument for argument in arguments), *rest
 

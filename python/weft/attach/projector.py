@@ -40,7 +40,7 @@ class Projector:
 
 
 def _terms(info: ProjectionInfo, controls: Sequence[Control], step: Step) -> ProjectionTerms | None:
-    asked = [(control, control.project(info, step)) for control in controls if control.projects]
+    asked = [(control, control.add_to_projection(info, step)) for control in controls if control.adds_to_projections]
     given = [(control, terms) for control, terms in asked if terms is not None]
     if len(given) > 1:
         names = " and ".join(type(control).__name__ for control, _ in given)

@@ -58,7 +58,8 @@ class Generation:
         images: How many images are being made.
         device: Where the conditioning lives.
         dtype: What tables, read-outs and gates must be: float32, or float64 in a float64 model.
-        model_dtype: What the denoiser computes in; factors of ``project`` in another dtype are cast at every call.
+        model_dtype: What the denoiser computes in; factors of ``add_to_projection`` in another dtype are cast at every
+            call.
     """
 
     index: int
@@ -155,7 +156,7 @@ class LayerRequest:
         query_labels, key_labels: Label of each query and key in ``edit``.
         readout: W, [B or 1, Nk, M]. Several controls' columns are laid side by side; each reads its own.
             Read-outs see the probabilities after the edit.
-        sink: Takes the maps, [B, Nq, M] of all rows, as soon as the layer has them, in place of ``Control.read``
+        sink: Takes the maps, [B, Nq, M] of all rows, as soon as the layer has them, in place of ``Control.read_maps``
             after the pass: for what acts later in the same pass. It runs inside compiled regions, so it must be plain
             tensor code, without waiting for the device.
         extra: Tokens that this layer sees after the text; at most one control may add some to a layer. Edits

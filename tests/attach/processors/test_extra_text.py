@@ -24,7 +24,7 @@ class Adding(Control):
         self.request_ = LayerRequest(extra=ExtraText(bank, torch.tensor([row])))
         self.where = where
 
-    def request(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
+    def request_layer(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
         return self.request_ if layer.is_cross and self.where in layer.name else None
 
 
@@ -37,13 +37,13 @@ class Muting(Control):
         self.labels[:, 1] = 1
         self.maps: list[Tensor] = []
 
-    def request(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
+    def request_layer(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
         if not layer.is_cross:
             return None
         readout = torch.eye(step.seqlen_k)[None]
         return LayerRequest(Edit(delta=self.table), key_labels=self.labels, readout=readout)
 
-    def read(self, layer: LayerInfo, step: Step, maps: Tensor) -> None:
+    def read_maps(self, layer: LayerInfo, step: Step, maps: Tensor) -> None:
         self.maps.append(maps)
 
 
@@ -163,7 +163,7 @@ def test_two_controls_cannot_add_to_one_layer(model: Any, bank: Tensor) -> None:
 
 def test_self_attention_has_no_text(model: Any, bank: Tensor) -> None:
     class Everywhere(Adding):
-        def request(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
+        def request_layer(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
             return self.request_
 
     with weft.attach(model, Everywhere(bank)), pytest.raises(ValueError, match="added to cross-attention alone"):

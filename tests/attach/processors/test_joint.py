@@ -31,10 +31,10 @@ class Asking(Control):
         self.request_, self.is_joint = request, is_joint
         self.maps: dict[str, Tensor] = {}
 
-    def request(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
+    def request_layer(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
         return self.request_ if layer.is_joint == self.is_joint else None
 
-    def read(self, layer: LayerInfo, step: Step, maps: Tensor) -> None:
+    def read_maps(self, layer: LayerInfo, step: Step, maps: Tensor) -> None:
         self.maps[layer.name] = maps
 
 

@@ -92,7 +92,7 @@ def test_nothing_of_weft_breaks_the_graph() -> None:
     """The denoiser's own hooks stand outside it: what is within is one graph, as without weft."""
 
     class Reading(Control):
-        def request(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
+        def request_layer(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
             return LayerRequest(readout=readout) if layer.is_joint else None
 
     model = small()

@@ -28,7 +28,7 @@ class Adding(Control):
         row_ = torch.tensor([row])
         self.requests = [LayerRequest(extra=ExtraText(bank, row_, space)) for bank in banks]
 
-    def request(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
+    def request_layer(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
         block = int(layer.name.split(".")[1])
         return self.requests[block] if layer.is_joint and block < len(self.requests) else None
 
@@ -141,13 +141,13 @@ class Muting(Control):
         self.labels[:, 1] = 1
         self.maps: list[Tensor] = []
 
-    def request(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
+    def request_layer(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
         if not layer.is_joint:
             return None
         readout = torch.eye(step.seqlen_k)[None]
         return LayerRequest(Edit(delta=self.table), key_labels=self.labels, readout=readout)
 
-    def read(self, layer: LayerInfo, step: Step, maps: Tensor) -> None:
+    def read_maps(self, layer: LayerInfo, step: Step, maps: Tensor) -> None:
         self.maps.append(maps)
 
 
@@ -212,7 +212,7 @@ def test_a_copy_of_the_model_knows_nothing_of_them() -> None:
 
 def test_the_second_attention_has_no_text() -> None:
     class Everywhere(Adding):
-        def request(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
+        def request_layer(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
             return self.requests[0]
 
     model = tiny.transformer(**tiny.SD35)

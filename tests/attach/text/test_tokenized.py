@@ -23,7 +23,7 @@ class Exchange(Control):
         self.other, self.steps = other, steps
         self.kept: Tensor | None = None
 
-    def text(self, text: Tensor, step: Step) -> Tensor:
+    def replace_text(self, text: Tensor, step: Step) -> Tensor:
         if step.index not in self.steps:
             return text
         if self.kept is None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 import weft
 from weft.methods.powerpaint.branch_published import is_branch_at
-from weft.methods.powerpaint.network import UNTOLD, Branch, empty_branch, told_by
+from weft.methods.powerpaint.network import UNKNOWN_FROM_SHAPES, Branch, config_from_shapes, empty_branch
 
 BRANCH_FILE = "PowerPaint_Brushnet/diffusion_pytorch_model.safetensors"
 TEXT_FILE = "PowerPaint_Brushnet/pytorch_model.bin"
@@ -157,11 +157,11 @@ def test_a_text_encoder_whose_prompts_nothing_names(network: Branch, tmp_path: P
 
 
 def test_released_widths_are_told_by_shapes() -> None:
-    config = {"block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768, **UNTOLD}
+    config = {"block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768, **UNKNOWN_FROM_SHAPES}
     branch = empty_branch(config)
     state = branch.state_dict()
     shapes = {name: tuple(state[ours].shape) for name, ours in branch.released_names().items()}
-    told = told_by(shapes)
+    told = config_from_shapes(shapes)
     assert len(shapes) == 738
     assert told["block_out_channels"] == (320, 640, 1280, 1280) and told["layers_per_block"] == 2
     assert told["down_block_types"] == ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
@@ -302,7 +302,7 @@ def test_the_configuration_beside_a_branch(network: Branch, tmp_path: Path) -> N
     said = {"norm_num_groups": network.config["norm_num_groups"], "flip_sin_to_cos": False, "act_fn": None}
     (folder / "PowerPaint_Brushnet" / "config.json").write_text(json.dumps(said))
     found = weft.TaskBranch.load(folder).network.config
-    assert (found["flip_sin_to_cos"], found["act_fn"]) == (False, UNTOLD["act_fn"])
+    assert (found["flip_sin_to_cos"], found["act_fn"]) == (False, UNKNOWN_FROM_SHAPES["act_fn"])
 
 
 def test_other_things(network: Branch, tmp_path: Path) -> None:

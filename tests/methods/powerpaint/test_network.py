@@ -11,9 +11,9 @@ import pytest
 import tiny_pipelines as tiny
 import torch
 
-from weft.methods.powerpaint.network import UNTOLD, Branch, beside, empty_branch, told_by
+from weft.methods.powerpaint.network import UNKNOWN_FROM_SHAPES, Branch, beside, config_from_shapes, empty_branch
 
-RELEASED = {"block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768, **UNTOLD}
+RELEASED = {"block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768, **UNKNOWN_FROM_SHAPES}
 
 
 def released_shapes(branch: Branch) -> dict[str, tuple[int, ...]]:
@@ -39,11 +39,11 @@ def test_tensors_at_released_widths() -> None:
 
 
 @pytest.mark.parametrize(
-    "config", [RELEASED, {**branches.BASE, **UNTOLD}, {**RELEASED, "use_linear_projection": True}]
+    "config", [RELEASED, {**branches.BASE, **UNKNOWN_FROM_SHAPES}, {**RELEASED, "use_linear_projection": True}]
 )
 def test_shapes_tell_the_configuration(config: dict) -> None:
     shapes = released_shapes(empty_branch(config))
-    assert released_shapes(empty_branch({**UNTOLD, **told_by(shapes)})) == shapes
+    assert released_shapes(empty_branch({**UNKNOWN_FROM_SHAPES, **config_from_shapes(shapes)})) == shapes
 
 
 def test_it_begins_as_the_unet_and_adds_nothing() -> None:

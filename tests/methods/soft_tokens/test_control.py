@@ -95,8 +95,8 @@ def test_every_block_may_have_its_own(tmp_path: Path) -> None:
         expected = tiny.generate(pipe)
     with weft.attach(pipe, soft):
         assert np.abs(tiny.generate(pipe) - expected).max() < 1e-4
-        assert soft.request(layer("down_blocks.10.attn2"), None) is None  # type: ignore[arg-type]
-        own = [soft.request(layer(f"{block}.attn2"), None) for block in blocks]  # type: ignore[arg-type]
+        assert soft.request_layer(layer("down_blocks.10.attn2"), None) is None  # type: ignore[arg-type]
+        own = [soft.request_layer(layer(f"{block}.attn2"), None) for block in blocks]  # type: ignore[arg-type]
         assert [one.extra.bank.shape for one in own] == [(100, 3, 32)] * 2  # type: ignore[union-attr]
     swapped = weft.SoftTokens(tokens, offsets, blocks[::-1])
     with weft.attach(pipe, swapped):
@@ -124,7 +124,7 @@ def test_masked_out_they_change_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     class Nothing(weft.attach.Control):
         """An edit that leaves logits as they are."""
 
-        def request(self, layer: Any, step: Any) -> Any:
+        def request_layer(self, layer: Any, step: Any) -> Any:
             edit = Edit(alpha=torch.ones(1, 1, 1), delta=torch.zeros(1, 1, 1))
             return weft.attach.LayerRequest(edit) if layer.is_cross else None
 

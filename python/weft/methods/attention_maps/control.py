@@ -111,7 +111,7 @@ class AttentionMaps(Control):
         self._layers.check_resolutions(self._cross_layers, generation.latent_size)
         self._run = _Run(size, generation.latent_size, places)
 
-    def request(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
+    def request_layer(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
         run = self._run
         if run is None or not layer.is_cross or step.is_perturbed or not self._wants_step(step.index):
             return None
@@ -119,7 +119,7 @@ class AttentionMaps(Control):
             return None
         return run.request(step, layer.is_joint)
 
-    def read(self, layer: LayerInfo, step: Step, maps: Tensor) -> None:
+    def read_maps(self, layer: LayerInfo, step: Step, maps: Tensor) -> None:
         assert self._run is not None
         kept_layer = layer.name if "layers" not in self.reduce else None
         kept_step = step.index if "steps" not in self.reduce else None

@@ -182,15 +182,15 @@ class MaskDiffusion(Control):
             strength = self._strength * (step.timestep / _TIMESTEPS) ** self.settings.exponent
             self._run.scale(strength)
 
-    def text(self, text: Tensor, step: Step) -> Tensor:
+    def replace_text(self, text: Tensor, step: Step) -> Tensor:
         run = self._run
         assert run is not None
         swap = self.settings.swap
         if swap == "never" or run.objects == 0 or (swap == "edited" and not self._is_edited(step)):
             return text
-        return run.exchanged(text, step)
+        return run.replace_text(text, step)
 
-    def request(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
+    def request_layer(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
         run = self._run
         assert run is not None
         if run.objects == 0:
@@ -200,7 +200,7 @@ class MaskDiffusion(Control):
         reads = run.reads(layer) and step.index < self.settings.refreshes
         return run.request(layer, step, edits, reads) if edits or reads else None
 
-    def read(self, layer: LayerInfo, step: Step, maps: Tensor) -> None:
+    def read_maps(self, layer: LayerInfo, step: Step, maps: Tensor) -> None:
         assert self._run is not None
         self._run.finder.gather(maps[step.conditional])
 

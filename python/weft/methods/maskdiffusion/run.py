@@ -103,7 +103,7 @@ class Run:
             labels[tensors.conditional] = self._regions(grid)
         tensors.token_labels[tensors.conditional] = self._token_labels(tensors)
 
-    def exchanged(self, text: Tensor, step: Step) -> Tensor:
+    def replace_text(self, text: Tensor, step: Step) -> Tensor:
         """``text`` [B, Nk, C] with the rows of each phrase taken from the phrase encoded alone."""
         known = self._exchanged
         if known is not None and known[0]() is text and known[1] == _version(text):

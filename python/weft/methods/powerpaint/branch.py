@@ -67,7 +67,7 @@ class TaskBranch(InpaintingTasks):
         (BrushNet) for the branch. Departures: the masked picture's latents are the VAE's mean rather than a draw.
     """
 
-    injects: ClassVar[bool] = True
+    adds_at_places: ClassVar[bool] = True
     recipes: ClassVar[Mapping[Task, Recipe]] = BRANCH_RECIPES
 
     network: Branch = field(repr=False)
@@ -151,7 +151,7 @@ class TaskBranch(InpaintingTasks):
 
     # --- control --------------------------------------------------------------------------------------------------
 
-    def around_calls(self, pipeline: Any) -> Around:
+    def wrap_calls(self, pipeline: Any) -> Around:
         check_host_of_branch(pipeline, who=WHO)
         reason = self.network.mismatch(pipeline.unet)
         if reason is not None:
@@ -174,7 +174,7 @@ class TaskBranch(InpaintingTasks):
                 f"{self.network.device}; move it, branch.network.to({str(generation.device)!r})"
             )
 
-    def inject(self, call: DenoiserCall, step: Step) -> Sequence[Tensor] | None:
+    def add_at_places(self, call: DenoiserCall, step: Step) -> Sequence[Tensor] | None:
         if self._run is None:
             raise RuntimeError(
                 f"{WHO}: the denoiser was called outside of a call of the pipeline, where no picture is to be filled"

@@ -16,7 +16,14 @@ from torch import Tensor
 from weft.methods.powerpaint.branch_states import STATES, StateName
 from weft.methods.powerpaint.clip_states import TABLE as BARE_TABLE
 from weft.methods.powerpaint.clip_states import bare_name, states_of
-from weft.methods.powerpaint.network import CHANNELS, UNTOLD, Branch, empty_branch, filled, told_by
+from weft.methods.powerpaint.network import (
+    CHANNELS,
+    UNKNOWN_FROM_SHAPES,
+    Branch,
+    config_from_shapes,
+    empty_branch,
+    filled,
+)
 from weft.methods.powerpaint.prompts_published import (
     ADDED,
     BRANCH,
@@ -103,9 +110,11 @@ def read_branch(found: TensorFile, dtype: torch.dtype | None, config: Mapping[st
     if config is None:
         beside = _json(found.path.parent / "config.json")
         # a null says as little as a missing name, a zero or false does not
-        untold = {name: value if beside.get(name) is None else beside[name] for name, value in UNTOLD.items()}
+        unknown = {
+            name: value if beside.get(name) is None else beside[name] for name, value in UNKNOWN_FROM_SHAPES.items()
+        }
         try:
-            config = {**untold, **told_by(shapes)}
+            config = {**unknown, **config_from_shapes(shapes)}
         except KeyError as error:
             raise ValueError(f"{WHO}: {found.path} is damaged: it lacks {error.args[0]}") from error
     branch = empty_branch(config)

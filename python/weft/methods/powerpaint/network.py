@@ -18,7 +18,7 @@ from weft.attach import MIDDLE, place_widths, places
 CHANNELS = 9  # noisy latents, those of the masked picture, mask: 4 + 4 + 1
 _LATENT = 4
 # of diffusers' configuration: what no tensor's shape tells, with the values of Stable Diffusion 1.5
-UNTOLD: Mapping[str, Any] = {
+UNKNOWN_FROM_SHAPES: Mapping[str, Any] = {
     "attention_head_dim": 8,  # the number of heads, by its older name
     "norm_num_groups": 32,
     "norm_eps": 1e-5,
@@ -124,7 +124,7 @@ def beside(unet: Any, masked_latents_at: int = _LATENT) -> Branch:
         masked_latents_at: The first channel of the masked picture's latents, which the first convolution reads as it
             does the noisy ones.
     """
-    config = {name: unet.config[name] for name in (*UNTOLD, *_TOLD)}
+    config = {name: unet.config[name] for name in (*UNKNOWN_FROM_SHAPES, *_KNOWN_FROM_SHAPES)}
     branch = Branch(config).to(unet.device, unet.dtype).eval()
     state = unet.state_dict()
     wide = torch.zeros_like(branch.unet.conv_in.weight)
@@ -147,7 +147,7 @@ def filled(branch: Branch, tensors: Mapping[str, Tensor]) -> Branch:
     return branch.requires_grad_(False)
 
 
-_TOLD = (
+_KNOWN_FROM_SHAPES = (
     "block_out_channels",
     "layers_per_block",
     "down_block_types",
@@ -157,7 +157,7 @@ _TOLD = (
 )
 
 
-def told_by(shapes: Shapes) -> dict[str, Any]:
+def config_from_shapes(shapes: Shapes) -> dict[str, Any]:
     """The part of the configuration that the shapes of released tensors tell.
 
     Raises:

@@ -146,7 +146,7 @@ class TaskPrompts(InpaintingTasks):
 
     # --- control --------------------------------------------------------------------------------------------------
 
-    def around_calls(self, pipeline: Any) -> Around:
+    def wrap_calls(self, pipeline: Any) -> Around:
         check_host(pipeline, who="TaskPrompts")
         if word_widths(pipeline) != self.widths:
             raise ValueError(

@@ -83,7 +83,7 @@ class LocalizedResiduals(Control):
         ...     image = pipe("a V* dog in front of the Eiffel tower").images[0]
     """
 
-    projects = True
+    adds_to_projections = True
 
     def __init__(
         self,
@@ -215,11 +215,11 @@ class LocalizedResiduals(Control):
             self._run.scale(self._table(step.generation.images))
             self._is_rescaled = False
 
-    def request(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
+    def request_layer(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
         assert self._run is not None
-        return self._run.request(layer, step) if layer.is_cross and self._by_attention else None
+        return self._run.request_layer(layer, step) if layer.is_cross and self._by_attention else None
 
-    def project(self, projection: ProjectionInfo, step: Step) -> ProjectionTerms | None:
+    def add_to_projection(self, projection: ProjectionInfo, step: Step) -> ProjectionTerms | None:
         assert self._run is not None
         return self._run.terms(projection, step)
 

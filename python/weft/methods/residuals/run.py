@@ -84,7 +84,7 @@ class LocalizedRun:
         """Whether any concept acts in any image."""
         return any(strength != 0 for row in self._table for strength in row)
 
-    def request(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
+    def request_layer(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
         """The read-out of the concepts' words, for layers that feed a gate."""
         feeders = self._sources.feeders
         if not self.acts or feeders is None:

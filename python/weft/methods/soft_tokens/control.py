@@ -181,7 +181,7 @@ class SoftTokens(Control):
         assert self._row is not None
         self._row.fill_(self.bucket(step.timestep))
 
-    def request(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
+    def request_layer(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
         block = block_of(layer.name, self.blocks) if layer.is_cross else None
         return None if block is None else self._requests[0 if self.is_shared else block]
 

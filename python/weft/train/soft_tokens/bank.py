@@ -54,38 +54,38 @@ class TrainedTokens(Control):
         self.tokens_at: Callable[[float], Tensor] | None = None
         self._blocks, self._space = check_blocks(blocks, who="fit_soft_tokens"), space
         self._requests: tuple[LayerRequest, ...] = ()  # of each block, or one of all
-        self._is_told = False
+        self._is_overridden = False
 
     @contextmanager
     def showing(self, tokens: Tensor) -> Iterator[None]:
         """The passes meanwhile see ``tokens``, [m, C] in all blocks, or [L, m, C] each block its own."""
         self._show(tokens)
-        with self._telling():
+        with self._overridden():
             yield
 
     @contextmanager
     def hiding(self) -> Iterator[None]:
         """The passes meanwhile see no tokens: the model is as it was."""
         self._requests = ()
-        with self._telling():
+        with self._overridden():
             yield
 
     @contextmanager
-    def _telling(self) -> Iterator[None]:
-        self._is_told = True
+    def _overridden(self) -> Iterator[None]:
+        self._is_overridden = True
         try:
             yield
         finally:
-            self._is_told = False
+            self._is_overridden = False
 
     def attached(self, layers: tuple[LayerInfo, ...]) -> None:
         check_served(layers, self._blocks, who="fit_soft_tokens")
 
     def begin_step(self, step: Step) -> None:
-        if self.tokens_at is not None and not self._is_told:
+        if self.tokens_at is not None and not self._is_overridden:
             self._show(self.tokens_at(step.timestep).to(step.generation.model_dtype))
 
-    def request(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
+    def request_layer(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
         block = block_of(layer.name, self._blocks) if layer.is_cross else None
         return None if block is None or not self._requests else self._requests[min(block, len(self._requests) - 1)]
 
