@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 import weft
 from weft import shapes
-from weft.attach.base_model import base_model
+from weft.attach import base_model
 from weft.methods.powerpaint.branch_states import STATE_NAMES
 from weft.methods.powerpaint.network import beside
 from weft.methods.powerpaint.recipes import RECIPES, STEPS

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import weft
 from weft import shapes
-from weft.attach.base_model import base_model
+from weft.attach import base_model
 
 
 def residuals_of(pipe: Any, count: int, rank: int) -> list[weft.Residual]:
