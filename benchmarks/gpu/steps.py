@@ -18,9 +18,9 @@ TOTAL = 525.0
 WORKERS = 6
 
 ON_DEVICE = (
-    "tests/ops/test_attention_device.py",
-    "tests/ops/test_lowrank_linear_device.py",
-    "tests/ops/test_contrastive_loss_device.py",
+    "tests/ops/attention/test_device.py",
+    "tests/ops/lowrank_linear/test_device.py",
+    "tests/ops/contrastive_loss/test_device.py",
 )
 DEVICE_TESTS = (*ON_DEVICE, "-m", "gpu")
 # whatever runs on a GPU by its name; the files about Triton, of either op, and CUDA are matched by theirs
@@ -29,7 +29,7 @@ OP_TESTS = (
     *("-k", "cuda or triton"),
 )
 REDUCED = (
-    "tests/ops/test_attention_device.py",
+    "tests/ops/attention/test_device.py",
     "-m",
     "gpu",
     "-k",
@@ -105,14 +105,14 @@ def without_a_gpu(full: bool) -> tuple[Stage, ...]:
     )
     emulated = ("tests/cuda_emulation", *(() if full else ("-k", "layouts or readouts")))
     interpreted = (
-        "tests/ops/test_attention_triton.py",
-        "tests/ops/test_attention_triton_gradients.py",
-        "tests/ops/test_regions_triton.py",
-        "tests/ops/test_regions_gate_triton.py",
-        "tests/ops/test_lowrank_linear_triton.py",
-        "tests/ops/test_lowrank_linear_triton_gradients.py",
-        "tests/ops/test_contrastive_loss_triton.py",
-        "tests/ops/test_pairwise_error_triton.py",
+        "tests/ops/attention/test_triton.py",
+        "tests/ops/attention/test_triton_gradients.py",
+        "tests/ops/regions/test_triton.py",
+        "tests/ops/regions/test_gate_triton.py",
+        "tests/ops/lowrank_linear/test_triton.py",
+        "tests/ops/lowrank_linear/test_triton_gradients.py",
+        "tests/ops/contrastive_loss/test_triton.py",
+        "tests/ops/pairwise_error/test_triton.py",
     )
     some = () if full else ("-k", "key_lengths or each_result or twice or real_grids")
     archs = "80 86 89 90 100 120" if full else "90"

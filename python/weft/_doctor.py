@@ -22,8 +22,8 @@ import weft.ops
 from weft import _env
 from weft._dispatch import BACKEND_NAMES, Op
 from weft._native_loader import native_or_none, why_not_native
-from weft.ops._contrastive_loss_columns import Columns, as_segment
 from weft.ops._cuda import driver_version, refuse_machine
+from weft.ops.contrastive_loss import Columns, as_segment
 
 PACKAGES = ("weft", "torch", "triton", "diffusers", "transformers", "accelerate", "peft")
 

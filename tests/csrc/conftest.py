@@ -8,6 +8,7 @@ import sys
 import sysconfig
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from importlib.machinery import ExtensionFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
@@ -74,4 +75,4 @@ def native_with_emulated_amx(kept_build: Callable[..., Path]) -> ModuleType:
 @pytest.fixture
 def use_native(monkeypatch: pytest.MonkeyPatch) -> Callable[[ModuleType], None]:
     """Puts another build behind the CPU op for the length of a test."""
-    return lambda module: monkeypatch.setattr("weft.ops._attention_cpu.native", lambda: module)
+    return lambda module: monkeypatch.setattr(import_module("weft.ops.attention.cpu"), "native", lambda: module)

@@ -13,7 +13,7 @@ import torch
 
 from weft._native_loader import native, native_or_none
 from weft.kernels.attention.reference import attention_reference
-from weft.ops._attention_cpu import attention_fwd_cpu
+from weft.ops.attention.cpu import attention_fwd_cpu
 from weft.testing import (
     LAYOUTS,
     AttentionCase,
@@ -253,7 +253,7 @@ def test_peak_memory_has_no_part_of_size_queries_times_keys():
     """(2, 8, 4096, 4096, 40): the probabilities would be 1 GiB; packed K and V are 22 MiB, and out is 10."""
     script = """
 import resource, torch
-from weft.ops._attention_cpu import attention_fwd_cpu
+from weft.ops.attention.cpu import attention_fwd_cpu
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 def run(n):
     q, k, v = (torch.ones(2, n, 8, 40) for _ in range(3))

@@ -16,8 +16,9 @@ import torch
 
 import weft
 from weft.kernels.attention.reference import attention_reference
-from weft.ops import _attention_cuda, attention
-from weft.ops.attention import ATTENTION
+from weft.ops import attention
+from weft.ops.attention import cuda as _attention_cuda
+from weft.ops.attention.op import ATTENTION
 from weft.testing import (
     AttentionCase,
     assert_as_accurate_as_eager,

@@ -31,7 +31,7 @@ def test_the_processor_ends_there(strongest: str) -> None:
 
 def test_a_stronger_one_by_name_is_refused() -> None:
     code = (
-        "import torch; from weft.ops._attention_cpu import attention_fwd_cpu; x = torch.ones(1, 1, 1, 8)\n"
+        "import torch; from weft.ops.attention.cpu import attention_fwd_cpu; x = torch.ones(1, 1, 1, 8)\n"
         "attention_fwd_cpu(x, x, x, 1.0, isa='scalar'); attention_fwd_cpu(x, x, x, 1.0, isa='avx2')"
     )
     done = run(code, "scalar")

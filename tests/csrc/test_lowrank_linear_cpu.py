@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from weft._native_loader import native, native_or_none
-from weft.ops import _lowrank_linear_cpu_fused as fused
 from weft.ops import lowrank_linear
+from weft.ops.lowrank_linear import cpu_fused as fused
 from weft.testing import (
     ADDENDS,
     GATES,

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from weft.ops import _attention_cuda
+from weft.ops.attention import cuda as _attention_cuda
 from weft.testing import AttentionInputs
 
 HERE = Path(__file__).resolve().parent

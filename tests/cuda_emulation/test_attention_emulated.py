@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 
 from weft.kernels.attention.reference import attention_reference
-from weft.ops import _attention_cuda
+from weft.ops.attention import cuda as _attention_cuda
 from weft.testing import (
     LAYOUTS,
     AttentionCase,

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from torch import Tensor
 
 from weft.ops import Columns, Edit, attention, contrastive_loss, lowrank_linear, pairwise_error
-from weft.ops.attention import ATTENTION
+from weft.ops.attention.op import ATTENTION
 from weft.testing import AttentionCase, AttentionInputs, make_attention_inputs
 
 AttentionCall = Callable[..., tuple[Tensor, Tensor]]

@@ -8,8 +8,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from weft.ops import _attention_cuda, _attention_triton, _cuda
-from weft.ops.attention import ATTENTION
+from weft.ops import _cuda
+from weft.ops.attention import cuda as _attention_cuda
+from weft.ops.attention import triton as _attention_triton
+from weft.ops.attention.op import ATTENTION
 
 DEFAULT = ("80", "90+PTX")
 

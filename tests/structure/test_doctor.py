@@ -32,10 +32,10 @@ def call(state: _doctor.BackendState) -> torch.Tensor:
         return weft.ops.pairwise_error(*arguments, backend=state.backend)
     if state.op == "regions.best_windows":
         maps, sizes, *_ = arguments
-        return weft.ops.regions.best_windows(maps, sizes, backend=state.backend)
+        return weft.ops.regions.op.best_windows(maps, sizes, backend=state.backend)
     if state.op == "regions.concept_gate":
         maps, strengths, *_ = arguments
-        return weft.ops.regions.concept_gate(maps, strengths, backend=state.backend)
+        return weft.ops.regions.op.concept_gate(maps, strengths, backend=state.backend)
     x, weight, _, down, up, ranks, *_ = arguments
     return weft.ops.lowrank_linear(x, weight, down=down, up=up, ranks=ranks, backend=state.backend)
 
@@ -47,7 +47,7 @@ def test_every_op_is_asked_about(report: _doctor.Report) -> None:
 def test_every_public_function_with_backends_has_an_op() -> None:
     """The table follows from the ops, and no function chooses a backend without one."""
     public = {name: getattr(weft.ops, name) for name in weft.ops.__all__}
-    public |= {f"regions.{name}": getattr(weft.ops.regions, name) for name in weft.ops.regions.__all__}
+    public |= {f"regions.{name}": getattr(weft.ops.regions, name) for name in weft.ops.regions.op.__all__}
     functions = {name: f for name, f in public.items() if isinstance(f, types.FunctionType)}
     with_backends = {name for name, f in functions.items() if "backend" in inspect.signature(f).parameters}
     # this one hands its backend on to ``best_windows``

@@ -16,7 +16,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from weft.ops._contrastive_loss_columns import Columns
+from weft.ops.contrastive_loss import Columns
 
 P = ParamSpec("P")
 R = TypeVar("R")

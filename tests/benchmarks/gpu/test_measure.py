@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from importlib import import_module
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ TINY = Case("tiny", "edit_maps", "fp32")
 @pytest.fixture
 def rig(clock, monkeypatch):
     # interpreted, Triton would take these calls, at a second each
-    monkeypatch.setattr("weft.ops._attention_triton.is_interpreted", lambda *arguments: False)
+    monkeypatch.setattr(import_module("weft.ops.attention.triton"), "is_interpreted", lambda *arguments: False)
     return Rig(
         clock,
         Ceilings(copy_gb_s=3000.0, matmul_tflop_s=800.0),

@@ -17,7 +17,7 @@ import weft
 from weft.attach import LayerInfo
 from weft.methods.maskdiffusion.run import tapped_layers
 from weft.methods.maskdiffusion.settings import CLEAN, MODES, RELEASED
-from weft.ops.regions import window_sizes
+from weft.ops.regions.op import window_sizes
 from weft.testing import assert_differs
 
 PROMPT = "a red circle and a blue square"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from weft.train.pictures.pairs import digest, digest_of_pictures, read_pairs
+from weft.train.pictures.pairs import digest_of_pairs, digest_of_pictures, read_pairs
 
 
 def save(folder: Path, *names: str) -> None:
@@ -93,7 +93,7 @@ def test_pictures_and_captions_that_cannot_be_used_are_passed_over_by_name(tmp_p
 
 def test_a_name_for_pairs_does_not_depend_on_where_they_lie(tmp_path: Path) -> None:
     def named(folder: Path) -> str:
-        return digest(read_pairs([(folder / "a.png", "a"), (folder / "b.png", "b")], who="test"))
+        return digest_of_pairs(read_pairs([(folder / "a.png", "a"), (folder / "b.png", "b")], who="test"))
 
     for folder in (tmp_path / "here", tmp_path / "there"):
         folder.mkdir()
@@ -107,7 +107,7 @@ def test_a_name_for_pictures_alone() -> None:
     def named(number: int, caption: str, *negatives: str) -> list[str]:
         rows = [{"image": Image.new("RGB", (8, 8), (number, 0, 0)), "text": caption, "negatives": negatives}]
         pairs = read_pairs([*rows, (Image.new("RGB", (8, 8)), "another")], who="test")
-        return [digest(pairs), digest_of_pictures(pairs)]
+        return [digest_of_pairs(pairs), digest_of_pictures(pairs)]
 
     first = named(1, "a", "b")
     assert named(1, "a", "b") == first

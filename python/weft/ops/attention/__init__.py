@@ -1,0 +1,5 @@
+"""One attention with edits of its logits and read-outs of its probabilities."""
+
+from weft._names import public_names
+
+__getattr__, __dir__, __all__ = public_names(__name__, __file__)

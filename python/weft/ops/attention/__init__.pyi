@@ -1,0 +1,2 @@
+from .edit import Edit as Edit
+from .op import attention as attention

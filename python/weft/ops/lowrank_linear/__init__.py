@@ -1,0 +1,5 @@
+"""A linear layer with gated low-rank terms."""
+
+from weft._names import public_names
+
+__getattr__, __dir__, __all__ = public_names(__name__, __file__)

@@ -1,0 +1,1 @@
+from .op import lowrank_linear as lowrank_linear

@@ -1,0 +1,11 @@
+from .assign import assign_windows as assign_windows
+from .gate import concept_gate as concept_gate
+from .op import SHORTER_SIDE as SHORTER_SIDE
+from .op import above_median as above_median
+from .op import best_windows as best_windows
+from .op import labels_of as labels_of
+from .op import resize_labels as resize_labels
+from .op import soft_edges as soft_edges
+from .op import top_fraction as top_fraction
+from .op import window_masks as window_masks
+from .op import window_sizes as window_sizes
