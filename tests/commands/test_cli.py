@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import subprocess
 import sys
 import warnings
@@ -107,8 +108,7 @@ def test_ctrl_c_while_drawing_is_one_line(
     def interrupt(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    unet = type(shapes.pipeline().unet)
-    monkeypatch.setattr(unet, "forward", interrupt)
+    monkeypatch.setattr(type(shapes.pipeline().scheduler), "step", interrupt)
     status, said = ended(capsys, "generate", "--prompt", "a red circle", "--out", str(tmp_path))
     assert status == 130
     assert said.splitlines()[-1].endswith("weft: interrupted")
@@ -224,3 +224,68 @@ def test_every_command_refuses_a_device_alike(
     status, said = ended(capsys, *words, "--device", "meta")
     assert status == 2
     assert said.splitlines()[-1].startswith("weft: error: --device meta: torch")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--steps 0", "--steps must be at least 1; got 0"),
+        ("--seed -1", "--seed must not be negative; got -1"),
+        ("--seed 9223372036854775808", "--seed must be below 2 ** 63"),
+        ("--seed 99999999999999999999999", "--seed must be below 2 ** 63"),
+    ],
+)
+@pytest.mark.parametrize(
+    "command",
+    [
+        "demo",
+        "generate --prompt a",
+        "inpaint --image picture.png --mask picture.png",
+        "evaluate",
+        "train residual --images . --class-word circle",
+        "train soft-tokens --pairs .",
+        "train task-prompts --pictures shapes",
+        "train gan",
+    ],
+)
+def test_every_command_refuses_absurd_numbers(
+    command: str,
+    arguments: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Image.linear_gradient("L").resize((64, 64)).save(tmp_path / "picture.png")
+    (tmp_path / "picture.txt").write_text("a white square")
+    monkeypatch.chdir(tmp_path)
+    status, said = ended(capsys, *command.split(), *arguments.split())
+    assert status == 2
+    # configurations of training say `steps`
+    assert message in said.splitlines()[-1] or message.replace("--steps", "`steps`") in said.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--height -8", "--height must be at least 1; got -8"),
+        ("--width 0", "--width must be at least 1; got 0"),
+        ("--width 7", "divisible by 8|multiple"),
+        ("--images 100000000", "--images must be at most 4096"),
+        ("--guidance-scale nan", "--guidance-scale must be finite; got nan"),
+        ("--guidance-scale inf", "--guidance-scale must be finite; got inf"),
+        ("--height 100000000", "--height must be at most 16384 pixels; got 100000000"),
+    ],
+)
+def test_generate_refuses_absurd_numbers(
+    arguments: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, said = ended(capsys, "generate", "--prompt", "a", "--out", str(tmp_path), *arguments.split())
+    assert status == 2
+    assert re.search(message, said.splitlines()[-1]), said
+
+
+def test_one_side_alone_is_not_passed_over(tmp_path: Path) -> None:
+    cli.main(["generate", "--prompt", "a red circle", "--steps", "1", "--height", "32", "--out", str(tmp_path)])
+    (picture,) = tmp_path.glob("*.png")
+    assert Image.open(picture).size == (64, 32)

@@ -13,6 +13,7 @@ import weft
 from weft._device import choose_device, choose_dtype
 from weft._files import output_folder, whole_file
 from weft.commands.loading import EMBEDDED, load_pipeline
+from weft.commands.numbers import check_numbers
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -75,9 +76,7 @@ def demo(options: Demo) -> tuple[list[DemoRow], Path]:
 
     from weft.commands.sheets import stack, strip
 
-    for name in ("steps", "repeats"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"demo: --{name} must be at least 1; got {getattr(options, name)}")
+    check_numbers(options, who="demo")
     folder = output_folder(options.out, who="demo")
     device = choose_device(options.device)
     pipe = load_pipeline(options.model, choose_dtype("auto", device), device)

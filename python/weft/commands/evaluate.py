@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from weft._device import choose_device, choose_dtype
 from weft._files import output_folder, whole_file
-from weft.commands.loading import EMBEDDED, EMBEDDED_MODELS, load_pipeline
+from weft.commands.loading import EMBEDDED, EMBEDDED_MODELS, load_pipeline, own_side
+from weft.commands.numbers import check_numbers
 
 if TYPE_CHECKING:
     from weft.evaluation.evaluating import Progress
@@ -209,8 +210,7 @@ def _sampler(options: Evaluate, device: Any) -> tuple[Sampler, int, str, Teacher
         )
     pipe = load_pipeline(model, choose_dtype(options.dtype, device), device)
     pipe.set_progress_bar_config(disable=True)
-    denoiser = getattr(pipe, "unet", None) or pipe.transformer
-    size = options.resolution or int(denoiser.config.sample_size) * int(pipe.vae_scale_factor)
+    size = options.resolution or own_side(pipe)
     sampler = pipeline_sampler(
         pipe, steps=options.steps, guidance_scale=options.guidance_scale, height=size, width=size
     )
@@ -220,7 +220,8 @@ def _sampler(options: Evaluate, device: Any) -> tuple[Sampler, int, str, Teacher
 
 
 def _check(options: Evaluate) -> None:
-    for name in ("count", "steps", "batch_size", "paraphrases", "noises"):
+    check_numbers(options, who="evaluate")
+    for name in ("count", "batch_size", "paraphrases", "noises"):
         if getattr(options, name) < 1:
             raise ValueError(f"evaluate: {_flag(name)} must be at least 1; got {getattr(options, name)}")
     if options.out.suffix != ".json" or options.out.is_dir():

@@ -18,7 +18,8 @@ import weft
 from weft._device import choose_device, choose_dtype
 from weft._files import output_folder, whole_file
 from weft.commands.controls import columns, localized_residuals, mask_diffusion, parse_boxes, settings_of
-from weft.commands.loading import EMBEDDED, load_pipeline
+from weft.commands.loading import EMBEDDED, load_pipeline, own_side
+from weft.commands.numbers import check_numbers
 from weft.commands.sheets import stack, strip
 
 if TYPE_CHECKING:
@@ -114,7 +115,8 @@ def generate(options: Generate) -> list[Generated]:
         for number, prompt in enumerate(options.prompt):
             seeds = [options.seed + i for i in range(options.images)]
             stem = f"{number:02d}-{_slug(prompt)}"
-            call = {**_recommended(methods), **_call(options, prompt, seeds), **_text_length(methods)}
+            asked = {**_call(options, prompt, seeds), **_size(options, pipe)}
+            call = {**_recommended(methods), **asked, **_text_length(methods)}
             stock = pipe(**call, generator=_generators(seeds, device)).images if options.compare else []
             acting = [method for method in methods if _concerns(method, prompt)]
             with _added(attachment, acting):
@@ -162,11 +164,7 @@ def comparison(
 
 
 def _check(options: Generate) -> None:
-    for name in ("images", "steps"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"generate: --{name} must be at least 1; got {getattr(options, name)}")
-    if options.seed < 0:
-        raise ValueError(f"generate: --seed must not be negative; got {options.seed}")
+    check_numbers(options, who="generate")
     for prompt in options.prompt:
         if not prompt.strip():
             raise ValueError("generate: --prompt must not be empty")
@@ -232,14 +230,22 @@ def _methods(options: Generate) -> list[Control]:
 
 def _call(options: Generate, prompt: str, seeds: list[int]) -> dict[str, Any]:
     """Arguments of the pipeline for one prompt; what the user left open is left to the pipeline."""
-    given = {"guidance_scale": options.guidance_scale, "height": options.height, "width": options.width}
+    guidance = {} if options.guidance_scale is None else {"guidance_scale": options.guidance_scale}
     return {
         "prompt": prompt,
         "negative_prompt": options.negative_prompt,
         "num_images_per_prompt": len(seeds),
         "num_inference_steps": options.steps,
-        **{name: value for name, value in given.items() if value is not None},
+        **guidance,
     }
+
+
+def _size(options: Generate, pipe: Any) -> dict[str, int]:
+    """Both sides where one is given: pipelines pass one alone over."""
+    if options.height is None and options.width is None:
+        return {}
+    own = own_side(pipe)
+    return {"height": options.height or own, "width": options.width or own}
 
 
 def _recommended(methods: Sequence[Control]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +13,7 @@ import weft
 from weft._device import choose_device, choose_dtype
 from weft._files import output_folder, whole_file
 from weft.commands.loading import EMBEDDED, load_inpainting
+from weft.commands.numbers import check_numbers
 
 SIDES = ("left", "right", "top", "bottom")
 
@@ -121,6 +121,7 @@ def inpaint(options: Inpaint) -> Path:
 
 def _check(options: Inpaint) -> dict[str, float]:
     """The sides that grow; raises for options that do not belong together."""
+    check_numbers(options, who="inpaint")
     if options.out.suffix.lower() != ".png":
         raise ValueError(
             f"inpaint: --out must end in .png, which keeps the pixels outside the hole as they are; got {options.out}"
@@ -129,12 +130,6 @@ def _check(options: Inpaint) -> dict[str, float]:
         raise IsADirectoryError(f"inpaint: --out must be a file; {options.out} is a folder")
     if options.task_prompts is not None and not options.task_prompts.exists():
         raise FileNotFoundError(f"inpaint: there is nothing at --task-prompts {options.task_prompts}")
-    if options.steps is not None and options.steps < 1:
-        raise ValueError(f"inpaint: --steps must be at least 1; got {options.steps}")
-    if options.reuse < 1:
-        raise ValueError(f"inpaint: --reuse must be at least 1; got {options.reuse}")
-    if options.seed < 0:
-        raise ValueError(f"inpaint: --seed must not be negative; got {options.seed}")
     outpaints = options.task == "outpaint"
     if outpaints == bool(options.mask):
         said = (
@@ -148,8 +143,6 @@ def _check(options: Inpaint) -> dict[str, float]:
         raise ValueError("inpaint: --fit belongs to --task shape")
     if options.fit is not None and not 0 <= options.fit <= 1:
         raise ValueError(f"inpaint: --fit must be between 0 and 1; got {options.fit}")
-    if options.guidance_scale is not None and not math.isfinite(options.guidance_scale):
-        raise ValueError(f"inpaint: --guidance-scale must be finite; got {options.guidance_scale}")
     if options.task in ("insert", "shape") and not options.prompt.strip():
         raise ValueError(f"inpaint: --task {options.task} needs a --prompt, what to put into the hole")
     return _sides(options.expand) if outpaints else {}

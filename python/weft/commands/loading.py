@@ -38,6 +38,12 @@ def load_pipeline(model: str, dtype: torch.dtype, device: torch.device) -> Any:
     return _open(AutoPipelineForText2Image, model, dtype, EMBEDDED_MODELS).to(device)
 
 
+def own_side(pipe: Any) -> int:
+    """Pixels of a side of the pictures that the model of ``pipe`` was made for."""
+    cells = (getattr(pipe, "unet", None) or pipe.transformer).config.sample_size
+    return int(cells if isinstance(cells, int) else min(cells)) * int(pipe.vae_scale_factor)
+
+
 def load_inpainting(model: str, dtype: torch.dtype, device: torch.device) -> Any:
     """The inpainting pipeline of ``model`` on ``device``.
 

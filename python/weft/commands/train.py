@@ -7,6 +7,8 @@ from typing import Annotated, Union
 
 import tyro
 
+from weft._files import output_folder
+from weft.commands.numbers import check_numbers
 from weft.commands.train_gan import TrainGan, train_gan
 from weft.commands.train_residual import TrainResidual, train_residual
 from weft.commands.train_soft_tokens import TrainSoftTokens, train_soft_tokens
@@ -47,6 +49,8 @@ def train(options: Train) -> str:
         return train_task_prompts(options.what)
     if isinstance(options.what, TrainGan):
         return train_gan(options.what)
+    check_numbers(options.what, who="train shapes")
+    output_folder(options.what.run, who="train shapes", option="--run")
     from weft.shapes.train import train as train_shapes
 
     train_shapes(options.what)

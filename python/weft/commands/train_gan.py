@@ -10,6 +10,7 @@ import weft
 from weft._device import choose_device
 from weft._files import output_folder
 from weft.commands.distribution import READ_BY_ONE, ReadBy, check_read
+from weft.commands.numbers import check_numbers
 from weft.commands.training import config_of
 
 SHAPES = "shapes"
@@ -112,6 +113,7 @@ def train_gan(options: TrainGan) -> str:
     from weft.train.gan import GanConfig, fit_gan
 
     check_read(options, _READ_BY, who="train gan")
+    check_numbers(options, who="train gan")
     out = output_folder(options.out, who="train gan")
     beside = options.out.with_name(f"{options.out.name}.run")
     run = output_folder(options.run or beside, who="train gan", option="--run")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
 from weft._device import choose_device, choose_dtype
 from weft._files import output_folder
 from weft.commands.loading import load_pipeline
+from weft.commands.numbers import check_numbers
 
 if TYPE_CHECKING:
     import torch
@@ -99,10 +100,11 @@ def prepare(options: Options, *, who: str, load: Load = load_pipeline) -> Prepar
 
     Raises:
         OSError: Nothing can be written there; found out before the model is loaded.
-        ValueError: An unknown device, or a model that cannot be loaded.
+        ValueError: An unknown device, a number out of its range, or a model that cannot be loaded.
     """
     from weft.train.core import make_accelerator
 
+    check_numbers(options, who=who)
     output_folder(options.out.parent, who=who)
     run = output_folder(options.run or options.out.with_suffix(".run"), who=who, option="--run")
     device = choose_device(options.device)
