@@ -140,8 +140,9 @@ def _enter_task(model: str, task: str, control: Callable[[], Any], name: str = "
     def make() -> Tensors:
         chosen = control()
         with weft.attach(models.pipeline(model), chosen):
-            said = dict(_TASKS[task](chosen))
-            images = draw(model, **said, **({"latents": None} if task == "outpaint" else {}))
+            given = dict(_TASKS[task](chosen))
+            # named in the call, too: there it comes before what a task gives
+            images = draw(model, **given, **_GUIDANCE, **({"latents": None} if task == "outpaint" else {}))
         return compact({"picture": small(images)})
 
     add_row(f"pictures/{model}/{name or task}", make, PASTED)
