@@ -37,6 +37,9 @@ def attention_reference(
     ``delta = -inf`` for the row's label. A row without a valid key gives zeros. The maximum is the logit of the
     *first* largest key, so its gradient goes to that key alone; likewise the minimum.
 
+    A key that is not valid for a row is as if it were absent: its k, v and row of W do not enter the row, NaN and
+    infinity included, forward or backward. Where such a value is valid for a row, the row is not finite either.
+
     Args:
         q: [B, Nq, H, D], any float dtype. Arithmetic is fp32, or fp64 for fp64 input.
         k, v: [B, Nk, H, D], dtype of ``q``.
@@ -56,17 +59,26 @@ def attention_reference(
     """
     rows = attend(q, k, scale, alpha, beta, gamma, delta, query_labels, key_labels, key_padding)
     wide = rows.probabilities.dtype
-    out = torch.einsum("bhqk,bkhd->bqhd", rows.probabilities, v.to(wide)).to(q.dtype)
+    out = average(rows, v.to(wide), "bhqk,bkhd->bqhd").to(q.dtype)
     if readout is None:
         return out, q.new_zeros(q.shape[0], q.shape[1], 0, dtype=wide)
     weights = readout.to(wide).expand(q.shape[0], -1, -1)
-    return out, torch.einsum("bhqk,bkm->bhqm", rows.probabilities, weights).mean(1)
+    return out, average(rows, weights, "bhqk,bkm->bhqm").mean(1)
+
+
+def average(rows: EditedRows, values: Tensor, equation: str) -> Tensor:
+    """The product of P and ``values`` by an einsum's ``equation``, in which 0 times anything is 0 at absent keys."""
+    finite = values.isfinite()
+    product = torch.einsum(equation, rows.probabilities, values.masked_fill(~finite, 0.0))
+    seen = rows.valid.expand_as(rows.probabilities).to(values.dtype)
+    return product.masked_fill(torch.einsum(equation, seen, (~finite).to(values.dtype)) > 0, torch.nan)
 
 
 class EditedRows(NamedTuple):
     """The rows of one attention, with what their gradient needs. Axes [B, H, Nq, Nk] unless said."""
 
-    logits: Tensor  # S
+    logits: Tensor  # S, 0 where the key is not valid
+    valid: Tensor  # whether the row may see the key, bool, broadcastable
     probabilities: Tensor  # P
     tables: dict[str, Tensor | None]  # looked-up alpha, beta, gamma, delta, each [B or 1, 1, Nq, Nk]
     largest: Tensor | None  # key of the row maximum, [B, H, Nq, 1], where beta is given
@@ -87,7 +99,6 @@ def attend(
 ) -> EditedRows:
     """Logits, statistics and probabilities of ``attention_reference``, which says what the arguments are."""
     wide = torch.promote_types(q.dtype, torch.float32)
-    logits = scale * torch.einsum("bqhd,bkhd->bhqk", q.to(wide), k.to(wide))
 
     r = labels_or_zero(query_labels, q.shape[1], q.device)
     c = labels_or_zero(key_labels, k.shape[1], q.device)
@@ -101,6 +112,11 @@ def attend(
         valid = valid & ~key_padding[:, None, None, :]
     if tables["delta"] is not None:
         valid = valid & (tables["delta"] != -torch.inf)
+
+    # selected, not multiplied, so that neither S nor its gradient meets what an absent key holds
+    finite = k.isfinite()
+    logits = scale * torch.einsum("bqhd,bkhd->bhqk", q.to(wide), k.to(wide).masked_fill(~finite, 0.0))
+    logits = logits.masked_fill(~finite.all(-1).transpose(1, 2)[:, :, None], torch.nan).masked_fill(~valid, 0.0)
 
     largest = smallest = None
     edited = logits if tables["alpha"] is None else tables["alpha"] * logits
@@ -118,7 +134,7 @@ def attend(
     # a finite fill keeps rows without a valid key free of NaN, forward and backward
     filled = edited.masked_fill(~valid, torch.finfo(wide).min)
     probabilities = filled.softmax(-1).masked_fill(~valid, 0.0)
-    return EditedRows(logits, probabilities, tables, largest, smallest)
+    return EditedRows(logits, valid, probabilities, tables, largest, smallest)
 
 
 def labels_or_zero(labels: Tensor | None, length: int, device: torch.device) -> Tensor:

@@ -54,6 +54,7 @@ def attention_backward_reference(
         dS  = alpha * dS',  plus sum_j(beta * dS') at the row's largest key, sum_j(gamma * dS') at its smallest
         dQ  = scale * dS K       dK = scale * dS^T Q       dV = P^T dO       dW = sum_h(P^T dMaps) / H
 
+    Pairs of a row and a key that is not valid for it have no part in any sum, and the gradient of padding is 0.
     A table's gradient sums dS' times what the table multiplies (S, the row maximum, the row minimum, 1) over all
     heads and all pairs with its labels.
 
@@ -111,10 +112,14 @@ def attention_backward_reference(
                 dp = dp + torch.einsum("qm,km->qk", per_head, weights)
                 if dreadout is not None:
                     dreadout[b % readout.shape[0]] += torch.einsum("hqk,qm->km", p, per_head)
-            dedited = p * (dp - (p * dp).sum(-1, keepdim=True))
+            absent = ~block.valid[0]
+            dp = dp.masked_fill(absent, 0.0)
+            dedited = (p * (dp - (p * dp).sum(-1, keepdim=True))).masked_fill(absent, 0.0)
 
             dlogits = _through_edit(dedited, block)
-            dq[b, rows] = scale * torch.einsum("hqk,khd->qhd", dlogits, k[b].to(wide))
+            # where a row may see such a k, its P is NaN already
+            finite_k = k[b].to(wide).masked_fill(~k[b].isfinite(), 0.0)
+            dq[b, rows] = scale * torch.einsum("hqk,khd->qhd", dlogits, finite_k)
             dk[b] += scale * torch.einsum("hqk,qhd->khd", dlogits, q[b, rows].to(wide))
             dv[b] += torch.einsum("hqk,qhd->khd", p, dout_block)
             for name, dtable in dtables.items():
@@ -123,6 +128,14 @@ def attention_backward_reference(
                 pairs = r_block[:, None] * dtable.shape[2] + c_block  # [rows, Nk]
                 per_pair = (dedited * _multiplied_by(name, block)).sum(0)
                 dtable[b % dtable.shape[0]].view(-1).index_add_(0, pairs.flatten(), per_pair.flatten())
+
+    if key_padding is not None:
+        # 0 also where an arriving gradient is not finite
+        dk.masked_fill_(key_padding[..., None, None], 0.0)
+        dv.masked_fill_(key_padding[..., None, None], 0.0)
+        if dreadout is not None:
+            shared = key_padding.all(0, keepdim=True) if dreadout.shape[0] == 1 else key_padding
+            dreadout.masked_fill_(shared[..., None], 0.0)
 
     def finish(gradient: Tensor | None, like: Tensor | None) -> Tensor:
         return q.new_empty(0) if gradient is None or like is None else gradient.to(like.dtype)

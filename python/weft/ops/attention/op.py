@@ -75,7 +75,10 @@ def attention(
         maps = mean_h(P W)                                               [B, Nq, M]
 
     A key is *valid* for a row unless it is padding or ``delta`` is -inf at the row's and the key's label: such a key
-    is as if it were absent. rowmax and rowmin run over the valid keys of the row, per head. A row without a valid
+    is as if it were absent, whatever its k, v and row of W hold (NaN of memory that nobody initialised, say), forward
+    and backward; the gradient of padding is 0. A row that a NaN or infinity is valid for is not finite: a k spoils all
+    of it, a v its ``out``, a row of W its ``maps``, where there are masks in every column. Other rows do not change.
+    rowmax and rowmin run over the valid keys of the row, per head. A row without a valid
     key gives zeros in ``out`` and ``maps``. The read-out never changes ``out``. Logits, statistics, edit, softmax
     and maps are fp32 (fp64 for float64 input); a backend may round the probabilities to the dtype of ``q`` for the
     product with V.
