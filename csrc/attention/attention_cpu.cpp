@@ -237,11 +237,37 @@ class Tile {
     const Unit* values =
         reinterpret_cast<const Unit*>(plan_.packed_v + (sample_ * p_.H + head) * plan_.packed_v_bytes);
     const float* decay = block ? scratch_.stats.decay : nullptr;
+    if (plan_.v_not_finite && plan_.v_not_finite[sample_ * p_.H + head]) {
+      add_seen_values(head, block, decay);
+    } else {
+      multiply_values(values, block, decay);
+    }
+    if (p_.M) read_block(plan_, sample_, block, scratch_.logits, rows_, scratch_.maps, decay);
+  }
+
+  void multiply_values(const Unit* values, int64_t block, const float* decay) {
     const int64_t depth = round_up((keys_in(block) + Products::kValues - 1) / Products::kValues, Products::kDepthStep);
     Products::product(rows_, p_.D, reinterpret_cast<const Unit*>(scratch_.weights), shape_.block / Products::kValues,
                       values + block * shape_.block / Products::kValues * shape_.width, shape_.width, depth,
                       scratch_.out, shape_.width, decay);
-    if (p_.M) read_block(plan_, sample_, block, scratch_.logits, rows_, scratch_.maps, decay);
+  }
+
+  // The same product, in which a weight of 0 keeps its key out whatever the value is. Slow, and seldom needed.
+  void add_seen_values(int64_t head, int64_t block, const float* decay) {
+    for (int64_t r = 0; r < rows_; ++r) {
+      float* out = scratch_.out + r * shape_.width;
+      for (int64_t i = 0; i < p_.D; i += kLanes) {
+        store(out + i, decay ? mul(load(out + i), splat(decay[r])) : splat(0.0f));
+      }
+      for (int64_t key = 0; key < keys_in(block); ++key) {
+        const float weight = reduce_add(load_first(scratch_.weights + r * shape_.block + key, 1));
+        if (weight == 0.0f) continue;
+        const T* value = row_of<T>(p_.v, p_.v_stride, sample_, block * shape_.block + key, head);
+        for (int64_t i = 0; i < p_.D; i += kLanes) {
+          store(out + i, fmadd(splat(weight), load_first(value + i, static_cast<int>(p_.D - i)), load(out + i)));
+        }
+      }
+    }
   }
 
   void finish(int64_t head) {

@@ -71,6 +71,15 @@ inline const T* row_of(const void* base, const HeadStrides& strides, int64_t sam
   return static_cast<const T*>(base) + sample * strides.batch + token * strides.token + head * strides.head;
 }
 
+template <class T>
+inline bool all_finite(const T* row, int64_t count) {
+  Vec sum = splat(0.0f);
+  for (int64_t i = 0; i < count; i += kLanes) {
+    sum = fmadd(load_first(row + i, static_cast<int>(count - i)), splat(0.0f), sum);
+  }
+  return reduce_add(sum) == 0.0f;
+}
+
 // Packs K and V of one (sample, head).
 template <class Units, class T>
 void pack_head(const AttentionPlan& plan, int64_t sample_head) {
@@ -91,14 +100,17 @@ void pack_head(const AttentionPlan& plan, int64_t sample_head) {
 
   memset(values, 0, plan.packed_v_bytes);
   const T nothing[kMaxHeadWidth] = {};
+  bool finite = true;
   for (int64_t key = 0; key < p.Nk; key += Units::kValues) {
     const T* rows[Units::kValues];
     for (int i = 0; i < Units::kValues; ++i) {
       const bool absent = key + i >= p.Nk || (padding && padding[key + i]);
       rows[i] = absent ? nothing : row_of<T>(p.v, p.v_stride, sample, key + i, head);
+      if (plan.v_not_finite) finite = finite && all_finite(rows[i], p.D);
     }
     Units::pack_values(rows, p.D, values + key / Units::kValues * shape.width);
   }
+  if (plan.v_not_finite) plan.v_not_finite[sample_head] = !finite;
 }
 
 }  // namespace

@@ -47,6 +47,9 @@ struct AttentionPlan {
   char* packed_v;          // [B * H, key_blocks * block / values_per_unit, width] units
   int64_t packed_k_bytes;  // an entry's
   int64_t packed_v_bytes;
+  // whether V of a (sample, head) is not finite at a key that delta may hide from some rows and not from others; null
+  // without delta. A product would give the others 0 * NaN, so these heads are summed key by key (attention_cpu.cpp)
+  uint8_t* v_not_finite;  // [B * H]
 
   // edit rows for every label, or null where labels are so many that each tile expands its own
   const float* edit;               // [edit batch, Lq, planes, key_blocks * block]
@@ -58,7 +61,8 @@ struct AttentionPlan {
   const float* read_rows;      // [read batch, Nk, map_width]
   const int32_t* read_starts;  // [read batch, key_blocks + 1]
   int64_t read_batch;          // 0 when all samples share, else 1
-  float* head_maps;            // [B, H, Nq, M], or null where one task runs all heads of a tile
+  bool read_not_finite;  // whether a row of W is not finite, which must not reach the rows that do not see its key
+  float* head_maps;      // [B, H, Nq, M], or null where one task runs all heads of a tile
 };
 
 // One instruction set's code.

@@ -1,5 +1,6 @@
 // Decides how a call is cut into tasks, and prepares what all tasks share: edit rows by label, read-out rows by key.
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "attention/edit_row.h"
@@ -71,6 +72,8 @@ int64_t PreparedAttention::lay_out(Carver carver) {
   plan_.packed_v_bytes = lines(ceil_div(plan_.keys_padded, s.values_per_unit), s.width);
   plan_.packed_k = carver.take<char>(entries, plan_.packed_k_bytes).data;
   plan_.packed_v = carver.take<char>(entries, plan_.packed_v_bytes).data;
+  const Span<uint8_t> not_finite = carver.take<uint8_t>(p.delta ? entries : 0, 1);
+  plan_.v_not_finite = p.delta ? not_finite.data : nullptr;
 
   const int64_t planes = edit_planes(plan_.mode), labels = edit_labels(p);
   const int64_t samples = edit_samples(p);
@@ -118,6 +121,7 @@ void PreparedAttention::compress_readout() {
       if (key % s.block == 0) at(starts, key / s.block) = count;
       const float* row = p.readout + sample * p.readout_batch + key * p.M;
       if (std::all_of(row, row + p.M, [](float w) { return w == 0.0f; })) continue;
+      if (!std::all_of(row, row + p.M, [](float w) { return std::isfinite(w); })) plan_.read_not_finite = true;
       at(keys, count) = static_cast<int32_t>(key % s.block);
       float* const kept = part(rows, count * s.map_width, s.map_width).data;
       std::memcpy(kept, row, p.M * 4);

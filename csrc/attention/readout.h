@@ -7,7 +7,8 @@
 namespace weft {
 namespace {
 
-template <int kRows>
+// With kSeenOnly a weight of 0 keeps its key out whatever its row of W is.
+template <int kRows, bool kSeenOnly = false>
 inline void read_rows(const float* weights, int64_t stride, const int32_t* keys, const float* rows, int64_t count,
                       int64_t width, float* maps, const float* decay) {
   for (int64_t j = 0; j < width; j += kLanes) {
@@ -16,6 +17,7 @@ inline void read_rows(const float* weights, int64_t stride, const int32_t* keys,
       acc[r] = decay ? mul(load(maps + r * width + j), splat(decay[r])) : splat(0.0f);
     }
     for (int64_t i = 0; i < count; ++i) {
+      if (kSeenOnly && weights[keys[i]] == 0.0f) continue;
       const Vec row = load(rows + i * width + j);
       for (int r = 0; r < kRows; ++r) acc[r] = fmadd(splat(weights[r * stride + keys[i]]), row, acc[r]);
     }
@@ -31,6 +33,13 @@ inline void read_block(const AttentionPlan& plan, int64_t sample, int64_t block,
   const int64_t begin = starts[0], keys = starts[1] - starts[0];
   const int32_t* positions = plan.read_keys + reader * plan.params.Nk + begin;
   const float* rows = plan.read_rows + (reader * plan.params.Nk + begin) * width;
+  if (plan.read_not_finite) {
+    for (int64_t r = 0; r < count; ++r) {
+      read_rows<1, true>(weights + r * plan.shape.block, plan.shape.block, positions, rows, keys, width,
+                         maps + r * width, decay ? decay + r : nullptr);
+    }
+    return;
+  }
   constexpr int kStep = 8;
   int64_t r = 0;
   for (; r + kStep <= count; r += kStep) {
