@@ -35,14 +35,18 @@ from .tiles import (
     TOP_TERM,
     dot_fp32,
     edit_tile,
+    is_absent,
     keep_keys,
     load_key,
+    load_key_rows,
     load_labels,
     load_plane,
     load_readout,
     load_rows,
     locate,
     logits,
+    only_finite,
+    only_seen,
     product,
     store_rows,
     weigh_tile,
@@ -187,12 +191,15 @@ def _attention_bwd_q_kernel(
     dq1 = tl.zeros([BLOCK_Q, SECOND if SECOND > 0 else 1], tl.float32)
     for start in range(0, Nk, BLOCK_K):
         keys = start + tl.arange(0, BLOCK_K)
-        k0 = load_rows(k_ptr, keys, stride_k_n * ALIGN, Nk, 0, FIRST, D, FULL_K)
+        k0 = load_key_rows(k_ptr, keys, stride_k_n * ALIGN, Nk, key_padding_ptr, 0, FIRST, D, FULL_K)
         v0 = load_rows(v_ptr, keys, stride_v_n * ALIGN, Nk, 0, FIRST, D, FULL_K)
         k1, v1 = k0, v0
         if SECOND > 0:
-            k1 = load_rows(k_ptr, keys, stride_k_n * ALIGN, Nk, FIRST, SECOND, D, FULL_K)
+            k1 = load_key_rows(k_ptr, keys, stride_k_n * ALIGN, Nk, key_padding_ptr, FIRST, SECOND, D, FULL_K)
             v1 = load_rows(v_ptr, keys, stride_v_n * ALIGN, Nk, FIRST, SECOND, D, FULL_K)
+        if delta_ptr is not None:
+            # a row that sees what is taken out here has an output that is not finite, and so has its gradient
+            k0, k1 = only_finite(k0), only_finite(k1)
         c = 0
         if key_labels_ptr is not None:
             c = load_labels(key_labels_ptr, keys, Nk, LK)[None, :]
@@ -202,8 +209,9 @@ def _attention_bwd_q_kernel(
             w = load_readout(readout_ptr, keys, stride_readout_k, stride_readout_m, Nk, M, BLOCK_M)
             dp = dot_fp32(dm, tl.trans(w), dp, PART)
         x = edit_tile(s, top, bottom, r, c, alpha_ptr, beta_ptr, gamma_ptr, delta_ptr, LK, LOOKUP, LABELS)
-        p = tl.exp2(keep_keys(x, keys[None, :], Nk, key_padding_ptr, float("-inf"), FULL_K) - largest) * inverse
-        ds = p * (dp - row_term)
+        x = keep_keys(x, keys[None, :], Nk, key_padding_ptr, float("-inf"), FULL_K)
+        p = tl.exp2(x - largest) * inverse
+        ds = only_seen(p * (dp - row_term), x, delta_ptr, key_padding_ptr)
         if REFINE:
             imbalance += tl.sum(ds, axis=1)
         if beta_ptr is not None:
@@ -220,15 +228,20 @@ def _attention_bwd_q_kernel(
     if beta_ptr is not None:
         tl.store(terms_ptr + TOP_TERM * plane + row, top_term, mask=mask)
         keys = load_key(rows_ptr, TOP_KEY * plane, row, mask)
-        dq0 += top_term[:, None] * load_rows(k_ptr, keys, stride_k_n * ALIGN, Nk, 0, FIRST, D, False)
+        # a row that sees no key names the first, which may hold anything
+        k0 = load_rows(k_ptr, keys, stride_k_n * ALIGN, Nk, 0, FIRST, D, False)
+        dq0 += top_term[:, None] * only_finite(k0)
         if SECOND > 0:
-            dq1 += top_term[:, None] * load_rows(k_ptr, keys, stride_k_n * ALIGN, Nk, FIRST, SECOND, D, False)
+            k1 = load_rows(k_ptr, keys, stride_k_n * ALIGN, Nk, FIRST, SECOND, D, False)
+            dq1 += top_term[:, None] * only_finite(k1)
     if gamma_ptr is not None:
         tl.store(terms_ptr + BOTTOM_TERM * plane + row, bottom_term, mask=mask)
         keys = load_key(rows_ptr, BOTTOM_KEY * plane, row, mask)
-        dq0 += bottom_term[:, None] * load_rows(k_ptr, keys, stride_k_n * ALIGN, Nk, 0, FIRST, D, False)
+        k0 = load_rows(k_ptr, keys, stride_k_n * ALIGN, Nk, 0, FIRST, D, False)
+        dq0 += bottom_term[:, None] * only_finite(k0)
         if SECOND > 0:
-            dq1 += bottom_term[:, None] * load_rows(k_ptr, keys, stride_k_n * ALIGN, Nk, FIRST, SECOND, D, False)
+            k1 = load_rows(k_ptr, keys, stride_k_n * ALIGN, Nk, FIRST, SECOND, D, False)
+            dq1 += bottom_term[:, None] * only_finite(k1)
     store_rows(dq_ptr + of_head, queries, H * D, Nq, dq0 * scale, 0, FIRST, D)
     if SECOND > 0:
         store_rows(dq_ptr + of_head, queries, H * D, Nq, dq1 * scale, FIRST, SECOND, D)
@@ -371,8 +384,10 @@ def _attention_bwd_kv_kernel(
             dm = load_readout(dmaps_ptr, queries, M, 1, Nq, M, BLOCK_M) / H
             dp = dot_fp32(w, tl.trans(dm), dp, PART)
         x = edit_tile(s, top, bottom, r, c, alpha_ptr, beta_ptr, gamma_ptr, delta_ptr, LK, LOOKUP, LABELS)
-        p = tl.exp2(keep_keys(x, keys[:, None], Nk, key_padding_ptr, float("-inf"), FULL_K) - largest) * inverse
-        ds = p * (dp - row_term)
+        x = keep_keys(x, keys[:, None], Nk, key_padding_ptr, float("-inf"), FULL_K)
+        # P of a row that is not finite is NaN everywhere, and would reach keys that the row does not see
+        p = only_seen(tl.exp2(x - largest) * inverse, x, delta_ptr, key_padding_ptr)
+        ds = only_seen(p * (dp - row_term), x, delta_ptr, key_padding_ptr)
         ds = weigh_tile(ds, r, c, alpha_ptr, LK, LOOKUP, LABELS)
         if beta_ptr is not None:
             term = load_plane(terms_ptr, TOP_TERM * plane, row, mask, 0.0)[None, :]
@@ -390,6 +405,12 @@ def _attention_bwd_kv_kernel(
             dv1 = tl.dot(p, do1, dv1, input_precision="ieee")
             dk1 = tl.dot(ds, q1, dk1, input_precision="ieee")
 
+    if key_padding_ptr is not None:
+        # also where what arrives is not finite
+        padded = is_absent(keys, Nk, key_padding_ptr)[:, None]
+        dk0, dk1 = tl.where(padded, 0.0, dk0), tl.where(padded, 0.0, dk1)
+        dv0, dv1 = tl.where(padded, 0.0, dv0), tl.where(padded, 0.0, dv1)
+        dw = tl.where(padded, 0.0, dw)
     store_rows(dk_ptr + of_head, keys, H * D, Nk, dk0 * scale, 0, FIRST, D)
     store_rows(dv_ptr + of_head, keys, H * D, Nk, dv0, 0, FIRST, D)
     if SECOND > 0:

@@ -34,6 +34,7 @@ from .tiles import (
     load_rows,
     locate,
     logits,
+    only_seen,
     product,
 )
 
@@ -209,12 +210,13 @@ def _attention_bwd_tables_kernel(
                 w = load_readout(readout_ptr, keys, stride_readout_k, stride_readout_m, Nk, M, BLOCK_M)
                 dp = dot_fp32(dm, tl.trans(w), dp, PART)
             x = edit_tile(s, top, bottom, r, c, alpha_ptr, beta_ptr, gamma_ptr, delta_ptr, LK, LOOKUP, LABELS)
-            p = tl.exp2(keep_keys(x, keys[None, :], Nk, key_padding_ptr, float("-inf"), FULL_K) - largest) * inverse
-            ds = p * (dp - row_term)
+            x = keep_keys(x, keys[None, :], Nk, key_padding_ptr, float("-inf"), FULL_K)
+            p = tl.exp2(x - largest) * inverse
+            ds = only_seen(p * (dp - row_term), x, delta_ptr, key_padding_ptr)
             one_hot = _match(column_labels, labels_k[None, :])  # [BLOCK_K, BLOCK_L]
             plain = dot_fp32(ds, one_hot, plain, PART)
             if alpha_ptr is not None:
-                with_logit = dot_fp32(ds * s, one_hot, with_logit, PART)
+                with_logit = dot_fp32(only_seen(ds * s, x, delta_ptr, key_padding_ptr), one_hot, with_logit, PART)
 
         if alpha_ptr is not None:
             dalpha = _collect(dalpha, with_logit, row_labels, labels_q, PART)

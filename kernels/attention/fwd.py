@@ -28,13 +28,19 @@ from .tiles import (
     dot_fp32,
     edit_tile,
     first_key,
+    has_strays,
     keep_keys,
+    load_key_rows,
     load_labels,
     load_readout,
     load_rows,
     locate,
     logits,
+    only_finite,
+    spoil,
     store_rows,
+    stray_rows,
+    without_padding,
 )
 
 # planes of ``Forward.rows``: the indices of these names in tiles.py
@@ -128,21 +134,33 @@ def _attention_fwd_short_kernel(
     v_ptr += (sample * stride_v_b + head.to(tl.int64) * stride_v_h) * ALIGN
     out_ptr += (sample * Nq * H + head) * D
 
+    if key_padding_ptr is not None:
+        key_padding_ptr += sample * stride_key_padding_b
     keys = tl.arange(0, BLOCK_K)
     k0 = load_rows(k_ptr, keys, stride_k_n * ALIGN, Nk, 0, FIRST, D, FULL_K)
-    v0 = load_rows(v_ptr, keys, stride_v_n * ALIGN, Nk, 0, FIRST, D, FULL_K)
+    v0 = load_key_rows(v_ptr, keys, stride_v_n * ALIGN, Nk, key_padding_ptr, 0, FIRST, D, FULL_K)
     k1, v1 = k0, v0
     if SECOND > 0:
         k1 = load_rows(k_ptr, keys, stride_k_n * ALIGN, Nk, FIRST, SECOND, D, FULL_K)
-        v1 = load_rows(v_ptr, keys, stride_v_n * ALIGN, Nk, FIRST, SECOND, D, FULL_K)
+        v1 = load_key_rows(v_ptr, keys, stride_v_n * ALIGN, Nk, key_padding_ptr, FIRST, SECOND, D, FULL_K)
+    # what is not finite in V and W is taken out: rows that do not see its key must not meet it in a product
+    stray, stray_w = 0, 0
+    if delta_ptr is not None:
+        stray = has_strays(v0)
+        v0 = only_finite(v0)
+        if SECOND > 0:
+            stray = tl.maximum(stray, has_strays(v1))
+            v1 = only_finite(v1)
     if readout_ptr is not None:
         readout_ptr += sample * stride_readout_b
         w = load_readout(readout_ptr, keys, stride_readout_k, stride_readout_m, Nk, M, BLOCK_M)
+        w = without_padding(w, keys, Nk, key_padding_ptr)
+        if delta_ptr is not None:
+            stray_w = has_strays(w)
+            w = only_finite(w)
     c = 0
     if key_labels_ptr is not None:
         c = load_labels(key_labels_ptr + sample * stride_key_labels_b, keys, Nk, LK)[None, :]
-    if key_padding_ptr is not None:
-        key_padding_ptr += sample * stride_key_padding_b
     if alpha_ptr is not None:
         alpha_ptr += sample * stride_alpha_b
     if beta_ptr is not None:
@@ -193,14 +211,26 @@ def _attention_fwd_short_kernel(
         inverse = 1.0 / tl.where(total > 0.0, total, 1.0)  # without a valid key all sums are 0
 
         weights = p.to(v0.dtype)
-        out = tl.dot(weights, v0, input_precision="ieee") * inverse
+        factor = inverse
+        if stray:
+            # seldom, and then asked for again: marks that are kept would cost registers
+            of_key = load_key_rows(v_ptr, keys, stride_v_n * ALIGN, Nk, key_padding_ptr, 0, FIRST, D, FULL_K)
+            factor = spoil(factor, p, stray_rows(of_key))
+            if SECOND > 0:
+                of_key = load_key_rows(v_ptr, keys, stride_v_n * ALIGN, Nk, key_padding_ptr, FIRST, SECOND, D, FULL_K)
+                factor = spoil(factor, p, stray_rows(of_key))
+        out = tl.dot(weights, v0, input_precision="ieee") * factor
         store_rows(out_ptr, queries, H * D, Nq, out, 0, FIRST, D)
         if SECOND > 0:
-            out = tl.dot(weights, v1, input_precision="ieee") * inverse
+            out = tl.dot(weights, v1, input_precision="ieee") * factor
             store_rows(out_ptr, queries, H * D, Nq, out, FIRST, SECOND, D)
         row = (sample * H + head) * Nq + queries[:, None]
         if readout_ptr is not None:
-            reads = dot_fp32(p, w, tl.zeros([BLOCK_Q, BLOCK_M], tl.float32), PART) * inverse
+            factor = inverse
+            if stray_w:
+                of_key = load_readout(readout_ptr, keys, stride_readout_k, stride_readout_m, Nk, M, BLOCK_M)
+                factor = spoil(factor, p, stray_rows(of_key))
+            reads = dot_fp32(p, w, tl.zeros([BLOCK_Q, BLOCK_M], tl.float32), PART) * factor
             columns = tl.arange(0, BLOCK_M)[None, :]
             tl.store(reads_ptr + row * M + columns, reads, mask=(queries[:, None] < Nq) & (columns < M))
         if rows_ptr is not None:
@@ -214,6 +244,103 @@ def _attention_fwd_short_kernel(
             if gamma_ptr is not None:
                 tl.store(rows_ptr + BOTTOM * plane + row, bottom, mask=mask)
                 tl.store(rows_ptr + BOTTOM_KEY * plane + row, bottom_key.to(tl.float32, bitcast=True), mask=mask)
+
+
+@triton.jit
+def _attend_keys(
+    q0,
+    q1,
+    r,
+    top,
+    bottom,
+    k_ptr,
+    v_ptr,
+    alpha_ptr,
+    beta_ptr,
+    gamma_ptr,
+    delta_ptr,
+    readout_ptr,
+    key_labels_ptr,
+    key_padding_ptr,
+    stride_k_n,
+    stride_v_n,
+    stride_readout_k,
+    stride_readout_m,
+    Nk,
+    M,
+    LK,
+    scale,
+    ALIGN: tl.constexpr,
+    D: tl.constexpr,
+    FIRST: tl.constexpr,
+    SECOND: tl.constexpr,
+    BLOCK_Q: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    FULL_K: tl.constexpr,
+    LOOKUP: tl.constexpr,
+    LABELS: tl.constexpr,
+    PART: tl.constexpr,
+    SEEN_ONLY: tl.constexpr,
+):
+    """Online softmax of one tile of queries over all keys: its largest, its sum, and P V and P W times that sum.
+
+    With ``SEEN_ONLY`` a P of 0 keeps a key out of the products whatever its value and its row of W are.
+    """
+    largest = tl.full([BLOCK_Q, 1], float("-inf"), tl.float32)
+    total = tl.zeros([BLOCK_Q, 1], tl.float32)
+    out0 = tl.zeros([BLOCK_Q, FIRST], tl.float32)
+    out1 = tl.zeros([BLOCK_Q, SECOND if SECOND > 0 else 1], tl.float32)
+    reads = tl.zeros([BLOCK_Q, BLOCK_M], tl.float32)
+    # 0, or NaN for a row that sees a value, or a row of W, that is not finite
+    spoilt = tl.zeros([BLOCK_Q, 1], tl.float32)
+    spoilt_w = tl.zeros([BLOCK_Q, 1], tl.float32)
+    # what is done seldom need not be pipelined, which would cost registers
+    for start in tl.range(0, Nk, BLOCK_K, num_stages=1 if SEEN_ONLY else None):
+        keys = start + tl.arange(0, BLOCK_K)
+        k0 = load_rows(k_ptr, keys, stride_k_n * ALIGN, Nk, 0, FIRST, D, FULL_K)
+        k1 = k0
+        if SECOND > 0:
+            k1 = load_rows(k_ptr, keys, stride_k_n * ALIGN, Nk, FIRST, SECOND, D, FULL_K)
+        c = 0
+        if key_labels_ptr is not None:
+            c = load_labels(key_labels_ptr, keys, Nk, LK)[None, :]
+        s = logits(q0, q1, k0, k1, scale, SECOND, PART)
+        x = edit_tile(s, top, bottom, r, c, alpha_ptr, beta_ptr, gamma_ptr, delta_ptr, LK, LOOKUP, LABELS)
+        x = keep_keys(x, keys[None, :], Nk, key_padding_ptr, float("-inf"), FULL_K)
+
+        new_largest = tl.maximum(largest, tl.max(x, axis=1)[:, None])
+        # nothing valid so far: subtract 0, since -inf + inf is NaN
+        shift = tl.where(new_largest == float("-inf"), 0.0, new_largest)
+        p = tl.exp2(x - shift)
+        fade = tl.exp2(largest - shift)
+        total = total * fade + tl.sum(p, axis=1)[:, None]
+        largest = new_largest
+
+        weights = p.to(q0.dtype)
+        v0 = load_key_rows(v_ptr, keys, stride_v_n * ALIGN, Nk, key_padding_ptr, 0, FIRST, D, FULL_K)
+        if SEEN_ONLY:
+            strays = stray_rows(v0)
+            v0 = only_finite(v0)
+        out0 = tl.dot(weights, v0, out0 * fade, input_precision="ieee")
+        if SECOND > 0:
+            v1 = load_key_rows(v_ptr, keys, stride_v_n * ALIGN, Nk, key_padding_ptr, FIRST, SECOND, D, FULL_K)
+            if SEEN_ONLY:
+                strays = tl.maximum(strays, stray_rows(v1))
+                v1 = only_finite(v1)
+            out1 = tl.dot(weights, v1, out1 * fade, input_precision="ieee")
+        if SEEN_ONLY:
+            spoilt = spoil(spoilt, p, strays)
+        if readout_ptr is not None:
+            w = load_readout(readout_ptr, keys, stride_readout_k, stride_readout_m, Nk, M, BLOCK_M)
+            w = without_padding(w, keys, Nk, key_padding_ptr)
+            if SEEN_ONLY:
+                spoilt_w = spoil(spoilt_w, p, stray_rows(w))
+                w = only_finite(w)
+            reads = dot_fp32(p, w, reads * fade, PART)
+    if SEEN_ONLY:
+        out0, out1, reads = out0 + spoilt, out1 + spoilt, reads + spoilt_w
+    return largest, total, out0, out1, reads
 
 
 @triton.jit(do_not_specialize=VARYING)
@@ -336,42 +463,87 @@ def _attention_fwd_long_kernel(
         top = tl.where(top == float("-inf"), 0.0, top)
         bottom = tl.where(bottom == float("inf"), 0.0, bottom)
 
-    # --- online softmax
-    largest = tl.full([BLOCK_Q, 1], float("-inf"), tl.float32)
-    total = tl.zeros([BLOCK_Q, 1], tl.float32)
-    out0 = tl.zeros([BLOCK_Q, FIRST], tl.float32)
-    out1 = tl.zeros([BLOCK_Q, SECOND if SECOND > 0 else 1], tl.float32)
-    reads = tl.zeros([BLOCK_Q, BLOCK_M], tl.float32)
-    for start in range(0, Nk, BLOCK_K):
-        keys = start + tl.arange(0, BLOCK_K)
-        k0 = load_rows(k_ptr, keys, stride_k_n * ALIGN, Nk, 0, FIRST, D, FULL_K)
-        k1 = k0
+    largest, total, out0, out1, reads = _attend_keys(
+        q0,
+        q1,
+        r,
+        top,
+        bottom,
+        k_ptr,
+        v_ptr,
+        alpha_ptr,
+        beta_ptr,
+        gamma_ptr,
+        delta_ptr,
+        readout_ptr,
+        key_labels_ptr,
+        key_padding_ptr,
+        stride_k_n,
+        stride_v_n,
+        stride_readout_k,
+        stride_readout_m,
+        Nk,
+        M,
+        LK,
+        scale,
+        ALIGN,
+        D,
+        FIRST,
+        SECOND,
+        BLOCK_Q,
+        BLOCK_K,
+        BLOCK_M,
+        FULL_K,
+        LOOKUP,
+        LABELS,
+        PART,
+        False,
+    )
+    if delta_ptr is not None:
+        # the product gave rows a 0 * NaN, of a value or a row of W that they need not see: seldom, so all goes over
+        # again. Rows whose P is not finite are what they are
+        strays = has_strays(tl.where(total < float("inf"), out0, 0.0))
         if SECOND > 0:
-            k1 = load_rows(k_ptr, keys, stride_k_n * ALIGN, Nk, FIRST, SECOND, D, FULL_K)
-        c = 0
-        if key_labels_ptr is not None:
-            c = load_labels(key_labels_ptr, keys, Nk, LK)[None, :]
-        s = logits(q0, q1, k0, k1, scale, SECOND, PART)
-        x = edit_tile(s, top, bottom, r, c, alpha_ptr, beta_ptr, gamma_ptr, delta_ptr, LK, LOOKUP, LABELS)
-        x = keep_keys(x, keys[None, :], Nk, key_padding_ptr, float("-inf"), FULL_K)
-
-        new_largest = tl.maximum(largest, tl.max(x, axis=1)[:, None])
-        # nothing valid so far: subtract 0, since -inf + inf is NaN
-        shift = tl.where(new_largest == float("-inf"), 0.0, new_largest)
-        p = tl.exp2(x - shift)
-        fade = tl.exp2(largest - shift)
-        total = total * fade + tl.sum(p, axis=1)[:, None]
-        largest = new_largest
-
-        weights = p.to(q0.dtype)
-        v0 = load_rows(v_ptr, keys, stride_v_n * ALIGN, Nk, 0, FIRST, D, FULL_K)
-        out0 = tl.dot(weights, v0, out0 * fade, input_precision="ieee")
-        if SECOND > 0:
-            v1 = load_rows(v_ptr, keys, stride_v_n * ALIGN, Nk, FIRST, SECOND, D, FULL_K)
-            out1 = tl.dot(weights, v1, out1 * fade, input_precision="ieee")
+            strays = tl.maximum(strays, has_strays(tl.where(total < float("inf"), out1, 0.0)))
         if readout_ptr is not None:
-            w = load_readout(readout_ptr, keys, stride_readout_k, stride_readout_m, Nk, M, BLOCK_M)
-            reads = dot_fp32(p, w, reads * fade, PART)
+            strays = tl.maximum(strays, has_strays(tl.where(total < float("inf"), reads, 0.0)))
+        if strays:
+            largest, total, out0, out1, reads = _attend_keys(
+                q0,
+                q1,
+                r,
+                top,
+                bottom,
+                k_ptr,
+                v_ptr,
+                alpha_ptr,
+                beta_ptr,
+                gamma_ptr,
+                delta_ptr,
+                readout_ptr,
+                key_labels_ptr,
+                key_padding_ptr,
+                stride_k_n,
+                stride_v_n,
+                stride_readout_k,
+                stride_readout_m,
+                Nk,
+                M,
+                LK,
+                scale,
+                ALIGN,
+                D,
+                FIRST,
+                SECOND,
+                BLOCK_Q,
+                BLOCK_K,
+                BLOCK_M,
+                FULL_K,
+                LOOKUP,
+                LABELS,
+                PART,
+                True,
+            )
 
     inverse = 1.0 / tl.where(total > 0.0, total, 1.0)  # without a valid key all sums are 0
     store_rows(out_ptr, queries, H * D, Nq, out0 * inverse, 0, FIRST, D)

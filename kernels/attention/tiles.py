@@ -61,6 +61,30 @@ def load_rows(
 
 
 @triton.jit
+def load_key_rows(
+    base,
+    keys,
+    stride,
+    limit,
+    padding_ptr,
+    FIRST: tl.constexpr,
+    WIDTH: tl.constexpr,
+    D: tl.constexpr,
+    FULL: tl.constexpr,
+):
+    """``load_rows`` of keys, with zeros also at padding: what lies there must not meet a P of 0 in a product."""
+    if padding_ptr is None:
+        x = load_rows(base, keys, stride, limit, FIRST, WIDTH, D, FULL)
+    else:
+        columns = FIRST + tl.arange(0, WIDTH)
+        mask = ~is_absent(keys, limit, padding_ptr)[:, None]
+        if FIRST + WIDTH > D:
+            mask = mask & (columns[None, :] < D)
+        x = tl.load(base + keys.to(tl.int64)[:, None] * stride + columns[None, :], mask=mask, other=0.0)
+    return x
+
+
+@triton.jit
 def store_rows(base, rows, stride, limit, x, FIRST: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr):
     """The reverse of ``load_rows``, cast to the type behind ``base``."""
     columns = FIRST + tl.arange(0, WIDTH)
@@ -72,11 +96,65 @@ def store_rows(base, rows, stride, limit, x, FIRST: tl.constexpr, WIDTH: tl.cons
 
 
 @triton.jit
+def is_absent(keys, limit, padding_ptr):
+    """Whether ``keys`` are padding, or lie past ``limit``."""
+    return tl.load(padding_ptr + keys, mask=keys < limit, other=1) != 0
+
+
+@triton.jit
 def load_readout(base, keys, stride_key, stride_column, limit, M, BLOCK_M: tl.constexpr):
     """All columns of W at ``keys``, [n, BLOCK_M] fp32, zeros past both ends."""
     columns = tl.arange(0, BLOCK_M)
     at = base + keys.to(tl.int64)[:, None] * stride_key + columns.to(tl.int64)[None, :] * stride_column
     return tl.load(at, mask=(keys[:, None] < limit) & (columns[None, :] < M), other=0.0)
+
+
+@triton.jit
+def is_finite(x):
+    return tl.abs(x) < float("inf")
+
+
+@triton.jit
+def only_finite(x):
+    """``x`` with 0 in the place of NaN and infinity."""
+    return tl.where(is_finite(x), x, 0.0).to(x.dtype)
+
+
+@triton.jit
+def has_strays(x):
+    """Whether any value of a tile is not finite, as a scalar 0 or 1."""
+    return tl.max(tl.max(tl.where(is_finite(x), 0, 1), axis=1), axis=0)
+
+
+@triton.jit
+def stray_rows(x):
+    """The rows of a tile that are not finite, 0 or 1, as [1, n]."""
+    return tl.max(tl.where(is_finite(x), 0, 1), axis=1)[None, :]
+
+
+@triton.jit
+def spoil(factor, p, strays):
+    """``factor`` of each row, NaN where the row has a share ``p`` in a key that ``strays`` marks.
+
+    Those keys' values are zeros in the product, which would give a NaN also to rows whose share is 0.
+    """
+    return tl.where(tl.sum(tl.where(strays > 0, p, 0.0), axis=1)[:, None] > 0.0, float("nan"), factor)
+
+
+@triton.jit
+def only_seen(y, x, delta_ptr, padding_ptr):
+    """``y`` with 0 where the edited logit ``x`` is that of an absent key, whose k and v may make it NaN."""
+    if (delta_ptr is not None) or (padding_ptr is not None):
+        y = tl.where(x == float("-inf"), 0.0, y)
+    return y
+
+
+@triton.jit
+def without_padding(x, keys, limit, padding_ptr):
+    """A tile of rows of keys with zeros at padding."""
+    if padding_ptr is not None:
+        x = tl.where(is_absent(keys, limit, padding_ptr)[:, None], 0.0, x)
+    return x
 
 
 @triton.jit
@@ -155,7 +233,11 @@ def edit_pair(s, top, bottom, r, c, alpha_ptr, beta_ptr, gamma_ptr, delta_ptr, L
     if gamma_ptr is not None:
         bias = tl.fma(tl.load(gamma_ptr + at), bottom, bias)
     # fma by name, since contraction is off: with it a table of ones would change bits
-    return tl.fma(tl.load(alpha_ptr + at), s, bias) if alpha_ptr is not None else s + bias
+    x = tl.fma(tl.load(alpha_ptr + at), s, bias) if alpha_ptr is not None else s + bias
+    if delta_ptr is not None:
+        # selected: S of an absent key may be NaN or infinite
+        x = tl.where(bias == float("-inf"), float("-inf"), x)
+    return x
 
 
 @triton.jit
