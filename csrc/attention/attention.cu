@@ -126,14 +126,17 @@ bool is_aligned(const void* pointer, const HeadStrides& strides) {
 
 int64_t read_words(const AttentionParams& p) { return ceil_div(p.Nk, kKeysPerWord); }
 
+// A word says which keys are read, its twin which of them are not finite.
+int64_t read_mask_words(const AttentionParams& p) { return 2 * read_words(p); }
+
 struct Workspace {
   Span<float> head_maps;     // [B, H, Nq, M], empty for one head, whose maps are the result
-  Span<uint32_t> read_mask;  // [B, words], of long keys
+  Span<uint32_t> read_mask;  // [B, words, 2], of long keys
 
   Workspace(const AttentionParams& p, Carver& carver) {
     const int64_t rows = multiply_sizes(multiply_sizes(p.B, p.H), p.Nq);
     head_maps = carver.take<float>(p.H > 1 ? rows : 0, p.M);
-    read_mask = carver.take<uint32_t>(p.M ? p.B : 0, read_words(p));
+    read_mask = carver.take<uint32_t>(p.M ? p.B : 0, read_mask_words(p));
   }
 };
 
@@ -232,7 +235,7 @@ void attention_fwd_cuda(const AttentionParams& p, void* workspace, int64_t works
   const Workspace parts(p, carver);
   call.head_maps = one_head ? p.maps : parts.head_maps.data;
   call.read_mask = parts.read_mask.data;
-  call.read_mask_batch = p.readout_batch ? read_words(p) : 0;
+  call.read_mask_batch = p.readout_batch ? read_mask_words(p) : 0;
 
   const Choice choice = choose(instance, p, limits);
   const CudaKernel& kernel = choice.kernel;
@@ -240,8 +243,8 @@ void attention_fwd_cuda(const AttentionParams& p, void* workspace, int64_t works
   if (!choice.is_short) {
     call.chunks = static_cast<int>(ceil_div(p.Nq, kernel.rows));
     if (p.M) {
-      launch(&mark_read_blocks_kernel<uint32_t>, read_words(p) * (p.readout_batch ? p.B : 1), sizeof(uint32_t), stream,
-             p.readout, p.readout_batch, static_cast<int>(p.Nk), static_cast<int>(p.M), parts.read_mask.data);
+      launch(&mark_read_blocks_kernel<uint32_t>, read_words(p) * (p.readout_batch ? p.B : 1), 2 * sizeof(uint32_t),
+             stream, p.readout, p.readout_batch, static_cast<int>(p.Nk), static_cast<int>(p.M), parts.read_mask.data);
     }
   } else {
     // as many blocks as the device holds at once, each with its share of the queries

@@ -12,7 +12,7 @@ namespace weft {
 struct CudaCall {
   AttentionParams p;
   float* head_maps;           // [B, H, Nq, M]
-  const uint32_t* read_mask;  // long keys: [B or 1, words], see readout.cuh
+  const uint32_t* read_mask;  // long keys: [B or 1, words, 2], see readout.cuh
   int64_t read_mask_batch;    // its batch stride, in words
   int tables_bytes;           // room for the tables in shared memory; the weights of a short kernel lie behind
   int chunks;                 // blocks that share the queries of one (sample, head)

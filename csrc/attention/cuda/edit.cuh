@@ -15,6 +15,11 @@ __device__ __forceinline__ int bounded_label(int label, int64_t limit) {
   return min(max(label, 0), static_cast<int>(limit) - 1);
 }
 
+// The padding of a sample from `key` on, or null.
+__device__ __forceinline__ const uint8_t* padding_from(const AttentionParams& p, int sample, int64_t key) {
+  return p.key_padding ? p.key_padding + sample * p.key_padding_batch + key : nullptr;
+}
+
 __device__ __forceinline__ int key_label(const AttentionParams& p, int sample, int key) {
   const int absent = static_cast<int>(p.Lk);
   if (key >= p.Nk) return absent;

@@ -25,11 +25,13 @@ struct LongTile {
 
   // shared memory, in bytes from its start
   static constexpr int kRow = kRowStride<D> * 2;
-  static constexpr int kQ = 0;                           // [kRows] rows
-  static constexpr int kK = kQ + kRows * kRow;           // [2, kKeys] rows
-  static constexpr int kV = kK + 2 * kKeys * kRow;       // [2, kKeys] rows
-  static constexpr int kLabels = kV + 2 * kKeys * kRow;  // [2, kKeys] int
-  static constexpr int kTables = kLabels + 2 * kKeys * 4;
+  static constexpr int kQ = 0;                             // [kRows] rows
+  static constexpr int kK = kQ + kRows * kRow;             // [2, kKeys] rows
+  static constexpr int kV = kK + 2 * kKeys * kRow;         // [2, kKeys] rows
+  static constexpr int kLabels = kV + 2 * kKeys * kRow;    // [2, kKeys] int
+  static constexpr int kStrays = kLabels + 2 * kKeys * 4;  // one word: whether a product met what is not finite
+  static constexpr int kMarks = kStrays + 16;              // [2] words: keys of a tile whose V is not finite
+  static constexpr int kTables = kMarks + 16;
   static_assert(kRows <= 4 * kKeys, "the output leaves through the room of K and V");
   static_assert(kKeys <= kThreads, "one thread a key fetches labels");
 };
@@ -54,7 +56,8 @@ struct KeyTiles {
                               static_cast<int>(p.k_stride.token), count, call.aligned, thread, kThreads);
     if (values) {
       copy_rows<D, Tile::kKeys>(v_shared + stage * kStage, v + first * p.v_stride.token,
-                                static_cast<int>(p.v_stride.token), count, call.aligned, thread, kThreads);
+                                static_cast<int>(p.v_stride.token), count, call.aligned, thread, kThreads,
+                                kEdited ? padding_from(p, sample, first) : nullptr);
     }
     cp_async_commit();
   }
@@ -94,6 +97,24 @@ struct KeyTiles {
     __syncthreads();
   }
 };
+
+// Sets `found` if a row whose probabilities are finite has an output that is not. All threads take part; ends in a
+// barrier.
+template <int kRowTiles, int kColumns>
+__device__ __forceinline__ void find_strays(const Fragments<kRowTiles, kColumns>& o,
+                                            const Softmax (&softmax)[kRowTiles], uint32_t* found) {
+  bool mine = false;
+#pragma unroll
+  for (int i = 0; i < kRowTiles; ++i) {
+#pragma unroll
+    for (int n = 0; n < kColumns; ++n) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) mine |= is_finite(softmax[i].sum[e / 2]) && !is_finite(o[i][n][e]);
+    }
+  }
+  if (mine) atomic_or_shared(found, 1u);
+  __syncthreads();
+}
 
 template <class T, int D, bool kEdited>
 __global__ void __launch_bounds__(kThreads, LongTile<D>::kBlocks)
@@ -157,6 +178,9 @@ __global__ void __launch_bounds__(kThreads, LongTile<D>::kBlocks)
     }
   };
   const auto every = [](int tile) { return tile; };
+  uint32_t* strays = reinterpret_cast<uint32_t*>(shared + Tile::kStrays);
+  uint32_t* marks = reinterpret_cast<uint32_t*>(shared + Tile::kMarks);
+  if (kEdited && thread == 0) store_shared(strays, 0u);
 
   if (call.ranged) {
     key_tiles.sweep(tiles, false, every, [&](int, int stage) {
@@ -175,22 +199,50 @@ __global__ void __launch_bounds__(kThreads, LongTile<D>::kBlocks)
   float inverse[kRowTiles][2];
   {
     float o[kRowTiles][D / 8][4];
-    clear(o);
-    key_tiles.sweep(tiles, true, every, [&](int tile, int stage) {
-      float s[kRowTiles][kKeyTiles][4];
-      logits(s, stage);
-      edit(s, tile, stage);
+    bool again = false;
+    do {
+      clear(o);
 #pragma unroll
-      for (int i = 0; i < kRowTiles; ++i) {
-        const float2 correction = softmax[i].update(s[i]);
+      for (int i = 0; i < kRowTiles; ++i) softmax[i] = Softmax{};
+      key_tiles.sweep(tiles, true, every, [&](int tile, int stage) {
+        uint16_t* values = key_tiles.v_shared + stage * KeyTiles<D, kEdited>::kStage;
+        if (kEdited && load_shared(strays)) {
+          if (thread < 2) store_shared(marks + thread, 0u);
+          __syncthreads();
+          clean_rows<T, D, Tile::kKeys>(values, marks, thread);
+          __syncthreads();
+        }
+        float s[kRowTiles][kKeyTiles][4];
+        logits(s, stage);
+        edit(s, tile, stage);
 #pragma unroll
-        for (int n = 0; n < D / 8; ++n) {
+        for (int i = 0; i < kRowTiles; ++i) {
+          float2 correction = softmax[i].update(s[i]);
+          if (kEdited && load_shared(strays)) {
+            // NaN stays NaN through all later tiles
+            float factor[2] = {correction.x, correction.y};
+            spoil(factor, s[i], marks, lane);
+            correction = float2{factor[0], factor[1]};
+          }
 #pragma unroll
-          for (int e = 0; e < 4; ++e) o[i][n][e] *= e < 2 ? correction.x : correction.y;
+          for (int n = 0; n < D / 8; ++n) {
+#pragma unroll
+            for (int e = 0; e < 4; ++e) o[i][n][e] *= e < 2 ? correction.x : correction.y;
+          }
+        }
+        multiply_probabilities_values<T, D>(o, s, values, lane);
+      });
+      again = false;
+      if constexpr (kEdited) {
+        // a value that is not finite has reached rows from which delta may hide its key: seldom, so all goes over
+        // again
+        if (p.delta && !load_shared(strays)) {
+          __syncthreads();
+          find_strays(o, softmax, strays);
+          again = load_shared(strays) != 0;
         }
       }
-      multiply_probabilities_values<T, D>(o, s, key_tiles.v_shared + stage * KeyTiles<D, kEdited>::kStage, lane);
-    });
+    } while (again);
 
     // the sweep ended in a barrier, so K and V may go; Q is needed for the maps
     uint16_t* stage = key_tiles.k_shared + warp * kRowTiles * 16 * kRowStride<D>;
@@ -223,14 +275,19 @@ __global__ void __launch_bounds__(kThreads, LongTile<D>::kBlocks)
 #pragma unroll
         for (int i = 0; i < kRowTiles; ++i) {
           softmax[i].exponentiate(s[i]);
+          float factor[2] = {inverse[i][0], inverse[i][1]};
+          if (kEdited && mask.strays(tile)) {
+            spoil_by_readout(factor, s[i], mask.strays(tile), w, keys - tile * Tile::kKeys, columns, lane);
+          }
 #pragma unroll 1
           for (int column = 0; column < columns; column += 8) {
             float c[4] = {};
-            read_out(c, s[i], mask.blocks(tile), GlobalWeights(w, keys - tile * Tile::kKeys, columns, column, lane));
+            read_out(c, s[i], mask.blocks(tile),
+                     GlobalWeights<kEdited>(w, keys - tile * Tile::kKeys, columns, column, lane));
             // a lane adds to what it wrote itself: no other thread has these entries
             each_entry(i, column, [&](float* entry, int e) {
               const float before = tile == first_read ? 0.0f : load_global(entry);
-              store_global(entry, fmaf(c[e], inverse[i][e / 2], before));
+              store_global(entry, fmaf(c[e], factor[e / 2], before));
             });
           }
         }

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "attention/cuda/call.cuh"
+#include "attention/cuda/strays.cuh"
 #include "weft/memory.cuh"
 #include "weft/mma.cuh"
 
@@ -28,7 +29,8 @@ struct SharedWeights {
   }
 };
 
-// Columns of W where the caller has it, [keys, columns].
+// Columns of W where the caller has it, [keys, columns]; with kFinite zeros in place of what is not finite there.
+template <bool kFinite>
 struct GlobalWeights {
   const float* first;  // key 2t of the lane's column
   int left, columns;   // keys from there on, none if the column is beyond the last
@@ -39,8 +41,10 @@ struct GlobalWeights {
         columns(columns) {}
   __device__ __forceinline__ float2 pair(int block) const {
     const float* at = first + block * 8 * columns;
-    return float2{block * 8 < left ? load_constant(at) : 0.0f,
-                  block * 8 + 1 < left ? load_constant(at + columns) : 0.0f};
+    const float2 pair{block * 8 < left ? load_constant(at) : 0.0f,
+                      block * 8 + 1 < left ? load_constant(at + columns) : 0.0f};
+    if constexpr (!kFinite) return pair;
+    return float2{is_finite(pair.x) ? pair.x : 0.0f, is_finite(pair.y) ? pair.y : 0.0f};
   }
 };
 
@@ -81,27 +85,30 @@ __device__ __forceinline__ void each_map_entry(int rows, int columns, int column
 }
 
 // Calls store(key, column, weight) for this thread's share of W with its columns filled up by zeros to `padded`, and
-// adds the blocks of 8 keys whose rows are not all zero to `blocks`, as bits. At most 32 blocks from `w` on.
+// adds the blocks of 8 keys whose rows are not all zero to `blocks`, as bits, and those whose rows are not all finite
+// to blocks[1]. At most 32 blocks from `w` on.
 template <class Store>
 __device__ __forceinline__ void scan_weights(uint32_t* blocks, const float* w, int keys, int columns, int padded,
                                              int thread, Store store) {
-  uint32_t mine = 0;
+  uint32_t mine = 0, strays = 0;
 #pragma unroll 1
   for (int i = thread; i < keys * padded; i += kThreads) {
     const int key = i / padded, column = i % padded;
     const float weight = column < columns ? load_constant(w + key * columns + column) : 0.0f;
     if (weight != 0.0f) mine |= 1u << key / 8;
+    if (!is_finite(weight)) strays |= 1u << key / 8;
     store(key, column, weight);
   }
   if (mine) atomic_or_shared(blocks, mine);
+  if (strays) atomic_or_shared(blocks + 1, strays);
 }
 
 // Keys of one word of a read mask, 8 a bit.
 constexpr int kKeysPerWord = 256;
 
-// Marks which blocks of 8 keys are read: [B or 1, words], one thread block a word; grids have one axis, since CUDA
-// ends the others at 65535. A read-out that looks at a few text tokens then costs the long kernel these keys only.
-// Template for linkage only: a kernel in a header must not be defined twice.
+// Marks which blocks of 8 keys are read, and which are not finite: [B or 1, words, 2], one thread block a pair; grids
+// have one axis, since CUDA ends the others at 65535. A read-out that looks at a few text tokens then costs the long
+// kernel these keys only. Template for linkage only: a kernel in a header must not be defined twice.
 template <class Word>
 __global__ void __launch_bounds__(kThreads)
     mark_read_blocks_kernel(const float* readout, int64_t readout_batch, int keys, int columns, Word* mask) {
@@ -109,11 +116,11 @@ __global__ void __launch_bounds__(kThreads)
   const int words = (keys + kKeysPerWord - 1) / kKeysPerWord;
   const int sample = blockIdx.x / words, first = blockIdx.x % words * kKeysPerWord;
   const float* w = readout + sample * readout_batch + static_cast<int64_t>(first) * columns;
-  if (threadIdx.x == 0) store_shared(blocks, Word{0});
+  if (threadIdx.x < 2) store_shared(blocks + threadIdx.x, Word{0});
   __syncthreads();
   scan_weights(blocks, w, min(keys - first, kKeysPerWord), columns, columns, threadIdx.x, [](int, int, float) {});
   __syncthreads();
-  if (threadIdx.x == 0) store_global(mask + blockIdx.x, load_shared(blocks));
+  if (threadIdx.x < 2) store_global(mask + blockIdx.x * 2 + threadIdx.x, load_shared(blocks + threadIdx.x));
 }
 
 // A read mask seen as tiles of kKeys keys.
@@ -122,11 +129,12 @@ struct ReadMask {
   static constexpr int kBlocks = kKeys / 8, kTiles = kKeysPerWord / kKeys;
   const uint32_t* words;
 
-  // Bits of the blocks that are read in `tile` and, above them, in the rest of its word.
-  __device__ __forceinline__ uint32_t from(int tile) const {
-    return load_constant(words + tile / kTiles) >> tile % kTiles * kBlocks;
+  // Bits of the blocks that are read (`which` 0) or not finite (1) in `tile` and, above them, in the rest of its word.
+  __device__ __forceinline__ uint32_t from(int tile, int which = 0) const {
+    return load_constant(words + tile / kTiles * 2 + which) >> tile % kTiles * kBlocks;
   }
   __device__ __forceinline__ uint32_t blocks(int tile) const { return from(tile) & ((1u << kBlocks) - 1); }
+  __device__ __forceinline__ uint32_t strays(int tile) const { return from(tile, 1) & ((1u << kBlocks) - 1); }
 
   // The first tile in [tile, tiles) that is read, or `tiles`.
   __device__ __forceinline__ int next(int tile, int tiles) const {

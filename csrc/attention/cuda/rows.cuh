@@ -29,17 +29,18 @@ __device__ __forceinline__ void store_unaligned(uint16_t* to, uint4 values) {
   }
 }
 
-// Copies the first `count` rows of D values and fills the other of kRows with zeros, spread over `threads` threads.
+// Copies the first `count` rows of D values and fills the other of kRows with zeros, spread over `threads` threads;
+// also those that `padding`, if there is one, marks: what lies there must not meet a probability of 0 in a product.
 // Aligned rows travel by cp.async, in the group that is open. Offsets inside a tile fit an int: the launch checks it.
 template <int D, int kRows>
 __device__ __forceinline__ void copy_rows(uint16_t* to, const uint16_t* from, int stride, int count, bool aligned,
-                                          int thread, int threads) {
+                                          int thread, int threads, const uint8_t* padding = nullptr) {
   static_assert(D % 8 == 0, "rows are moved in units of 16 bytes");
   constexpr int kUnits = D / 8;
 #pragma unroll 1
   for (int i = thread; i < kRows * kUnits; i += threads) {
     const int row = i / kUnits, column = i % kUnits * 8;
-    const bool inside = row < count;
+    const bool inside = row < count && !(padding && load_constant(padding + row));
     uint16_t* target = to + row * kRowStride<D> + column;
     const uint16_t* source = from + (inside ? row * stride + column : 0);
     if (aligned) {

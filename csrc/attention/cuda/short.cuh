@@ -20,8 +20,9 @@ struct ShortShared {
   static constexpr int kV = kK + kKeys * kRow;
   static constexpr int kQ = kV + kKeys * kRow;             // [warp, 2, 16] rows
   static constexpr int kLabels = kQ + kWarps * 32 * kRow;  // [kKeys] int
-  static constexpr int kReadBlocks = kLabels + kKeys * 4;  // one word
-  static constexpr int kTables = kReadBlocks + 16;         // then W, [columns, kKeys + 8] float
+  static constexpr int kReadBlocks = kLabels + kKeys * 4;  // two words
+  static constexpr int kMarks = kReadBlocks + 16;          // [2, 4] words: keys whose V and whose W is not finite
+  static constexpr int kTables = kMarks + 32;              // then W, [columns, kKeys + 8] float
 };
 
 // Blocks that a multiprocessor's registers must hold: two sets of fragments, P and O, decide.
@@ -56,6 +57,7 @@ __global__ void __launch_bounds__(kThreads, kShortBlocks<D, kKeys>)
   uint16_t* q_shared = reinterpret_cast<uint16_t*>(shared + Shared::kQ + warp * 32 * Shared::kRow);
   int* labels = reinterpret_cast<int*>(shared + Shared::kLabels);
   uint32_t* read_blocks = reinterpret_cast<uint32_t*>(shared + Shared::kReadBlocks);
+  uint32_t* marks = reinterpret_cast<uint32_t*>(shared + Shared::kMarks);
   float2* tables_shared = reinterpret_cast<float2*>(shared + Shared::kTables);
   float* weights = reinterpret_cast<float*>(shared + Shared::kTables + call.tables_bytes);
 
@@ -66,7 +68,8 @@ __global__ void __launch_bounds__(kThreads, kShortBlocks<D, kKeys>)
 
   // all that stays
   copy_rows<D, kKeys>(k_shared, k, static_cast<int>(p.k_stride.token), keys, call.aligned, thread, kThreads);
-  copy_rows<D, kKeys>(v_shared, v, static_cast<int>(p.v_stride.token), keys, call.aligned, thread, kThreads);
+  copy_rows<D, kKeys>(v_shared, v, static_cast<int>(p.v_stride.token), keys, call.aligned, thread, kThreads,
+                      kEdited ? padding_from(p, sample, 0) : nullptr);
   if (first < last) load_queries(first, 0);
   cp_async_commit();
   const Tables tables(tables_shared, p);
@@ -74,13 +77,16 @@ __global__ void __launch_bounds__(kThreads, kShortBlocks<D, kKeys>)
     tables.fill(p, sample, call.ranged, thread);
     for (int key = thread; key < kKeys; key += kThreads) store_shared(labels + key, key_label(p, sample, key));
   }
+  if (thread < 8) store_shared(marks + thread, 0u);
+  if (thread < 2) store_shared(read_blocks + thread, 0u);
   if (columns) {
     const int padded = (columns + 7) / 8 * 8;
-    if (thread == 0) store_shared(read_blocks, 0u);
     __syncthreads();
     scan_weights(read_blocks, p.readout + sample * p.readout_batch, keys, columns, padded, thread,
                  [&](int key, int column, float weight) {
-                   store_shared(weights + column * SharedWeights<kKeys>::kStride + key, weight);
+                   const bool stray = kEdited && !is_finite(weight);
+                   if (stray) mark(marks + 4, key);
+                   store_shared(weights + column * SharedWeights<kKeys>::kStride + key, stray ? 0.0f : weight);
                  });
     // a block of 8 keys is read as a whole, also the last
 #pragma unroll 1
@@ -91,6 +97,12 @@ __global__ void __launch_bounds__(kThreads, kShortBlocks<D, kKeys>)
   cp_async_wait<0>();
   __syncthreads();
   const uint32_t blocks = columns ? load_shared(read_blocks) : 0;
+  if constexpr (kEdited) {
+    if (p.delta) {
+      clean_rows<T, D, kKeys>(v_shared, marks, thread);
+      __syncthreads();
+    }
+  }
 
   int buffer = 0;
   for (int tile = first; tile < last; tile += kWarps, buffer ^= 1) {
@@ -128,17 +140,20 @@ __global__ void __launch_bounds__(kThreads, kShortBlocks<D, kKeys>)
     float inverse[2];
     softmax.finish(inverse);
 
+    float map_factor[2] = {inverse[0], inverse[1]};
+    if (kEdited && columns && load_shared(read_blocks + 1)) spoil(map_factor, s[0], marks + 4, lane);
     float* maps = call.head_maps + (pair * p.Nq + tile * 16) * columns;
 #pragma unroll 1
     for (int column = 0; column < columns; column += 8) {
       float c[4] = {};
       read_out(c, s[0], blocks, SharedWeights<kKeys>(weights, column, lane));
       each_map_entry(queries - tile * 16, columns, column, lane,
-                     [&](int at, int e) { store_global(maps + at, c[e] * inverse[e / 2]); });
+                     [&](int at, int e) { store_global(maps + at, c[e] * map_factor[e / 2]); });
     }
 
     float o[1][D / 8][4];
     clear(o);
+    if (kEdited && any_mark(marks)) spoil(inverse, s[0], marks, lane);
     multiply_probabilities_values<T, D>(o, s, v_shared, lane);
     store_output<T, D>(out + tile * 16 * p.out_stride.token, static_cast<int>(p.out_stride.token), o[0], inverse,
                        rows_shared, queries - tile * 16, call.aligned, lane);
