@@ -19,6 +19,7 @@ from weft.testing import (
     assert_bitwise,
     attention_eager,
     make_attention_inputs,
+    poison_for_some_rows,
 )
 from weft.testing.strategies import attention_cases
 
@@ -35,6 +36,7 @@ EDITED = AttentionCase(
     removed=0.1,
     readout="dense",
     padding=0.1,
+    hostile=True,
 )
 every_head_dim = pytest.mark.parametrize("head_dim", _attention_cuda.HEAD_WIDTHS)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
@@ -48,10 +50,11 @@ def check(emulation, emulated):
     def run(case: AttentionCase, change=lambda inputs: inputs, **how):
         inputs: AttentionInputs = change(make_attention_inputs(case))
         found = emulation.attend(emulated, inputs, **how)
-        gold = attention_reference(*inputs.in_float64().arguments())
-        eager = attention_eager(inputs)
+        truth = inputs.cleaned()
+        gold = attention_reference(*truth.in_float64().arguments())
+        eager = attention_eager(truth)
         # both are means of values, which may cancel
-        values = (inputs.v, inputs.v if inputs.readout is None else inputs.readout)
+        values = (truth.v, truth.v if truth.readout is None else truth.readout)
         for name, actual, e, g, value in zip(("out", "maps"), found, eager, gold, values, strict=True):
             size = value.abs().nan_to_num().max().item() if value.numel() else 0.0
             assert_as_accurate_as_eager(name, actual, e, g, size=size)
@@ -146,6 +149,21 @@ def test_masked_rows_and_padding_give_zeros(check, padding, seqlen_k):
     out, maps = check(case)
     masked = make_attention_inputs(case).query_labels == 0
     assert not out[masked].any() and not maps[masked].any()
+
+
+@short_and_long
+@pytest.mark.parametrize("names", [("k",), ("v",), ("readout",)], ids="+".join)
+@pytest.mark.parametrize("head_dim", [40, 64])
+def test_rows_that_do_not_see_a_nan_are_spared_it(emulation, emulated, seqlen_k, names, head_dim):
+    case = replace(EDITED, samples=1, seqlen_k=seqlen_k, head_dim=head_dim, key_labels="own", padding=0.0)
+    inputs = make_attention_inputs(case)
+    poisoned, seeing = poison_for_some_rows(inputs, names)
+    assert seeing.any() and not seeing.all()
+    clean = emulation.attend(emulated, inputs)
+    for name, found, expected in zip(("out", "maps"), emulation.attend(emulated, poisoned), clean, strict=True):
+        assert_bitwise(name, found[~seeing], expected[~seeing])
+        spoilt = names == ("k",) or {"out": "v", "maps": "readout"}[name] in names
+        assert found[seeing].isnan().all() if spoilt else found[seeing].isfinite().all()
 
 
 @short_and_long

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from weft.testing.attention_eager import attention_eager
-from weft.testing.attention_inputs import LAYOUTS, READOUTS, AttentionCase, AttentionInputs, make_attention_inputs
+from weft.testing.attention_inputs import (
+    LAYOUTS,
+    READOUTS,
+    AttentionCase,
+    AttentionInputs,
+    make_attention_inputs,
+    poison_for_some_rows,
+)
 from weft.testing.contrastive_loss_inputs import (
     FEATURE_LAYOUTS,
     FEATURES,
@@ -78,5 +85,6 @@ __all__ = [
     "make_lowrank_inputs",
     "make_pairs",
     "pairwise_error_eager",
+    "poison_for_some_rows",
     "relative_l2",
 ]

@@ -12,6 +12,8 @@ from torch import Tensor
 TABLE_NAMES = ("alpha", "beta", "gamma", "delta")
 LAYOUTS = ("contiguous", "fused", "head_major", "sequence_major", "sliced", "expanded")
 READOUTS = ("none", "one_hot", "dense", "ones", "zero")
+# what memory that nobody initialised may hold; the last overflows 16 bits, and a logit in 32
+HOSTILE = (float("nan"), float("inf"), -float("inf"), 1e30)
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class AttentionCase:
         padding: Share of keys that are padding; 0 for no padding tensor.
         shared: Names among "tables", "labels", "readout", "padding" that have batch 1 instead of B.
         spread: Standard deviation of the raw logits.
+        hostile: Whether k, v and the read-out hold NaN, infinities and huge values at keys that no row may see, as
+            memory that nobody initialised does.
     """
 
     samples: int = 2
@@ -59,6 +63,7 @@ class AttentionCase:
     padding: float = 0.0
     shared: tuple[str, ...] = ()
     spread: float = 1.0
+    hostile: bool = False
 
     def batch_of(self, name: str) -> int:
         """First axis of the tensors of this kind."""
@@ -103,6 +108,41 @@ class AttentionInputs:
         """The same values in float64, detached; labels and padding as they are."""
         return self.mapped(lambda x: x.detach().double() if x.is_floating_point() else x)
 
+    def valid(self) -> Tensor:
+        """Which keys each row may see, bool [B, Nq, Nk]."""
+        samples, seqlen_q, seqlen_k = self.q.shape[0], self.q.shape[1], self.k.shape[1]
+        valid = torch.ones(samples, seqlen_q, seqlen_k, dtype=torch.bool, device=self.q.device)
+        if self.key_padding is not None:
+            valid &= ~self.key_padding[:, None]
+        if self.delta is not None:
+            r = torch.zeros(1, seqlen_q) if self.query_labels is None else self.query_labels
+            c = torch.zeros(1, seqlen_k) if self.key_labels is None else self.key_labels
+            rows = (x.to(self.q.device, torch.long).expand(samples, -1) for x in (r, c))
+            for b, (of_rows, of_keys) in enumerate(zip(*rows, strict=True)):
+                removed = self.delta[b % self.delta.shape[0]].isneginf()
+                valid[b] &= ~removed[of_rows][:, of_keys]
+        return valid
+
+    def absent_keys(self) -> Tensor:
+        """The keys that no row of their sample may see, bool [B, Nk]."""
+        return ~self.valid().any(1)
+
+    def cleaned(self) -> AttentionInputs:
+        """The same call with zeros in k, v and the read-out at absent keys.
+
+        What an oracle computes from it is the truth about a call that holds anything there. Gradients reach the
+        leaves of this call.
+        """
+        absent = self.absent_keys()
+
+        def clean(x: Tensor) -> Tensor:
+            # a read-out that samples share has a row of zeros only where none of them may see it
+            where = absent.all(0, keepdim=True) if x.shape[0] == 1 else absent
+            return x.masked_fill(where.reshape(*where.shape, *[1] * (x.ndim - 2)), 0.0)
+
+        readout = None if self.readout is None else clean(self.readout)
+        return replace(self, k=clean(self.k), v=clean(self.v), readout=readout)
+
     def with_gradients(self) -> AttentionInputs:
         """The same values and strides as leaves that ask for a gradient."""
         return self.mapped(lambda x: x.detach().requires_grad_() if x.is_floating_point() else x)
@@ -117,12 +157,51 @@ def make_attention_inputs(case: AttentionCase, seed: int = 0, device: str = "cpu
     generator = torch.Generator().manual_seed(seed)
     wide = torch.float64 if case.dtype == torch.float64 else torch.float32
     q, k, v = (x.to(case.dtype) for x in _draw_qkv(case, generator))
-    q, k, v = _LAYOUT_MAKERS[case.layout](q.to(device), k.to(device), v.to(device))
     rest = {**_draw_edit(case, generator, wide), "readout": _draw_readout(case, generator, wide)}
     if case.padding:
         rest["key_padding"] = torch.rand(case.batch_of("padding"), case.seqlen_k, generator=generator) < case.padding
-    on_device = {name: None if x is None else x.to(device) for name, x in rest.items()}
-    return AttentionInputs(q, k, v, case.head_dim**-0.5, **on_device)
+    drawn = AttentionInputs(q, k, v, case.head_dim**-0.5, **rest)
+    if case.hostile:
+        drawn = _poison(drawn, case, generator)
+    drawn = drawn.mapped(lambda x: x.to(device))
+    q, k, v = _LAYOUT_MAKERS[case.layout](drawn.q, drawn.k, drawn.v)
+    return replace(drawn, q=q, k=k, v=v)
+
+
+def _poison(inputs: AttentionInputs, case: AttentionCase, generator: torch.Generator) -> AttentionInputs:
+    """Put ``HOSTILE`` values into k, v and the read-out at absent keys; where samples share storage, at all's."""
+    absent = inputs.absent_keys()
+    for_all = absent.all(0, keepdim=True)
+
+    def poison(x: Tensor, where: Tensor) -> Tensor:
+        values = torch.tensor(HOSTILE)[torch.randint(len(HOSTILE), x.shape, generator=generator)].to(x.dtype)
+        return torch.where(where.reshape(*where.shape, *[1] * (x.ndim - 2)), values, x)
+
+    of_storage = for_all if case.layout == "expanded" else absent
+    readout = inputs.readout
+    if readout is not None:
+        readout = poison(readout, for_all if readout.shape[0] == 1 else absent)
+    return replace(inputs, k=poison(inputs.k, of_storage), v=poison(inputs.v, of_storage), readout=readout)
+
+
+def poison_for_some_rows(inputs: AttentionInputs, names: tuple[str, ...]) -> tuple[AttentionInputs, Tensor]:
+    """Put NaN where only some rows may see it: at the keys that the first row of each sample may not see.
+
+    Args:
+        inputs: A call whose ``delta`` removes keys, no two samples of which share storage.
+        names: Which of "k", "v" and "readout" receive it.
+
+    Returns:
+        The call, and which rows see a NaN, bool [B, Nq]; the results of the others must not change.
+    """
+    valid = inputs.valid()
+    hidden = ~valid[:, 0]  # [B, Nk]
+
+    def poison(x: Tensor) -> Tensor:
+        return x.masked_fill(hidden.reshape(*hidden.shape, *[1] * (x.ndim - 2)), torch.nan)
+
+    changed: dict[str, Any] = {name: poison(getattr(inputs, name)) for name in names}
+    return replace(inputs, **changed), (valid & hidden[:, None]).any(2)
 
 
 def _draw_qkv(case: AttentionCase, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

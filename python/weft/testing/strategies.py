@@ -57,6 +57,7 @@ def attention_cases(
         padding=draw(st.sampled_from((0.0, 0.0, 0.2, 0.9))),
         shared=tuple(sorted(draw(st.sets(st.sampled_from(("tables", "labels", "readout", "padding")))))),
         spread=draw(st.sampled_from((1.0, 1.0, 5.0))),
+        hostile=draw(st.booleans()),
     )
 
 

@@ -34,12 +34,21 @@ from weft.testing import (
     assert_bitwise,
     attention_eager,
     make_attention_inputs,
+    poison_for_some_rows,
 )
 from weft.testing.strategies import attention_cases
 
 TABLES = ("alpha", "beta", "gamma", "delta")
 EDITED = AttentionCase(
-    samples=1, seqlen_q=17, heads=2, head_dim=24, tables=TABLES, removed=0.1, readout="dense", padding=0.1
+    samples=1,
+    seqlen_q=17,
+    heads=2,
+    head_dim=24,
+    tables=TABLES,
+    removed=0.1,
+    readout="dense",
+    padding=0.1,
+    hostile=True,
 )
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LENGTHS = {"short_keys": 77, "long_keys": 150}
@@ -67,12 +76,12 @@ TRITON = next(backend for backend in ATTENTION.backends if backend.name == "trit
 
 
 def assert_accurate(inputs: AttentionInputs) -> Forward:
-    found = forward(inputs)
-    gold = attention_reference(*inputs.in_float64().arguments())
+    found, truth = forward(inputs), inputs.cleaned()
+    gold = attention_reference(*truth.in_float64().arguments())
     # both are means of values, which may cancel
-    values = (inputs.v, inputs.v if inputs.readout is None else inputs.readout)
+    values = (truth.v, truth.v if truth.readout is None else truth.readout)
     for name, actual, e, g, value in zip(
-        ("out", "maps"), found[:2], attention_eager(inputs), gold, values, strict=True
+        ("out", "maps"), found[:2], attention_eager(truth), gold, values, strict=True
     ):
         size = value.abs().max().item() if value.numel() else 0.0
         assert_as_accurate_as_eager(name, actual, e, g, size=size)
@@ -99,6 +108,19 @@ def test_any_call_is_as_accurate_as_eager(case, seed):
 @pytest.mark.parametrize("seqlen_k", [1, 7, 64, 77, 78, 81, 128, 129, 154, 300])
 def test_key_lengths(seqlen_k):
     assert_accurate(drawn(replace(EDITED, seqlen_q=7, heads=1, seqlen_k=seqlen_k)))
+
+
+@each_length
+@pytest.mark.parametrize("names", [("k",), ("v",), ("readout",)], ids="+".join)
+@pytest.mark.parametrize("head_dim", [24, 80])
+def test_rows_that_do_not_see_a_nan_are_spared_it(seqlen_k, names, head_dim):
+    inputs = drawn(replace(EDITED, heads=1, seqlen_k=seqlen_k, head_dim=head_dim, padding=0.0))
+    poisoned, seeing = poison_for_some_rows(inputs, names)
+    assert seeing.any() and not seeing.all()
+    for name, found, expected in zip(("out", "maps"), forward(poisoned)[:2], forward(inputs)[:2], strict=True):
+        torch.testing.assert_close(found[~seeing], expected[~seeing], rtol=1e-6, atol=1e-6)
+        spoilt = names == ("k",) or {"out": "v", "maps": "readout"}[name] in names
+        assert found[seeing].isnan().all() if spoilt else found[seeing].isfinite().all()
 
 
 @each_length

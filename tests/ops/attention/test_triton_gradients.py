@@ -27,6 +27,7 @@ from weft.testing import (
     assert_unbiased,
     attention_eager,
     make_attention_inputs,
+    poison_for_some_rows,
 )
 from weft.testing.strategies import attention_cases
 
@@ -42,6 +43,7 @@ EDITED = AttentionCase(
     removed=0.1,
     readout="dense",
     padding=0.1,
+    hostile=True,
 )
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -83,8 +85,8 @@ def by_autograd(inputs: AttentionInputs, function, at: tuple[Tensor, Tensor]) ->
 def assert_gradients(inputs: AttentionInputs, through: str = "both") -> dict[str, Tensor]:
     at = arriving(inputs, through)
     found = backward(inputs, at)
-    eager = by_autograd(inputs, attention_eager, at)
-    gold = by_autograd(inputs.in_float64(), lambda x: attention_reference(*x.arguments()), at)
+    eager = by_autograd(inputs, lambda x: attention_eager(x.cleaned()), at)
+    gold = by_autograd(inputs.in_float64(), lambda x: attention_reference(*x.cleaned().arguments()), at)
     for name, gradient in found.items():
         if gold[name].numel() and gold[name].abs().max() < 1e-12:
             # a sum that is zero for every input, as with one label for all keys, has no size to measure rounding by
@@ -97,6 +99,33 @@ def assert_gradients(inputs: AttentionInputs, through: str = "both") -> dict[str
         assert_as_accurate_as_eager(f"d{name}", gradient, eager[name], gold[name], factor=factor, size=size)
         assert_unbiased(f"d{name}", gradient, eager[name], gold[name], factor=factor)
     return found
+
+
+# --- absent keys ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", [("k",), ("v",), ("readout",)], ids="+".join)
+@pytest.mark.parametrize("head_dim", [24, 80])
+def test_gradients_of_rows_that_do_not_see_a_nan(names, head_dim):
+    # each half of the rows has keys of its own
+    case = replace(EDITED, head_dim=head_dim, query_labels=2, key_labels="own", removed=0.5, padding=0.0)
+    inputs = drawn(case)
+    poisoned, seeing = poison_for_some_rows(inputs, names)
+    # keys that are valid for a row that is spoilt may be spoilt by it
+    touched = (inputs.valid() & seeing[..., None]).any(1)
+    assert not touched.all() and not seeing.all()
+    at = tuple(x.masked_fill(seeing.reshape(*seeing.shape, *[1] * (x.ndim - 2)), 0.0) for x in arriving(inputs))
+    found, expected = backward(poisoned, at), backward(inputs, at)
+    for name, where in (("q", ~seeing), ("k", ~touched), ("v", ~touched), ("readout", ~touched)):
+        torch.testing.assert_close(found[name][where], expected[name][where], rtol=1e-4, atol=1e-5, msg=f"d{name}")
+
+
+@pytest.mark.parametrize("arrives", [1.0, torch.nan], ids=["finite", "nan"])
+def test_padding_has_a_gradient_of_zero(arrives):
+    inputs = drawn(replace(EDITED, padding=0.3))
+    at = tuple(x * arrives for x in arriving(inputs))
+    for name in ("k", "v", "readout"):
+        assert not backward(inputs, at)[name][inputs.key_padding].any()
 
 
 # --- against float64 ------------------------------------------------------------------------------------------------
