@@ -62,7 +62,7 @@ FAULTS = {
     "long: labels in the stage in use": Fault("long.cuh", "stage ^ 1, label)", "stage, label)", NO_BARRIER, LONG),
     "short: weights beyond the last key": Fault("short.cuh", "(kKeys - keys)", "(kKeys - keys - 1)", UNWRITTEN),
     "short: tables over labels": Fault("short.cuh", "Shared::kTables)", "Shared::kTables - 32)", NO_BARRIER),
-    "keys: one row too many": Fault("rows.cuh", "= row < count;", "= row <= count;", "out of bounds"),
+    "keys: one row too many": Fault("rows.cuh", "= row < count &&", "= row <= count &&", "out of bounds"),
     "keys: off by one": Fault("products.cuh", "k_row + n * 8", "k_row + (n * 8 + 1)", WRONG_NUMBERS),
     "values: off by one": Fault("products.cuh", "a[i][2] = pack<T>(p[i][n + 1]", "a[i][2] = pack<T>(p[i][n]",
                                 WRONG_NUMBERS),
@@ -87,8 +87,9 @@ def one_instance(emulation, tmp_path_factory) -> Path:
     instances = folder / "csrc/attention/cuda/instances/instances.h"
     lines = instances.read_text()
     instances.write_text(lines[: lines.index("\\\n")] + "X(Half, 40, attention_half_40)\n")
-    launch = folder / "csrc/attention/attention.cu"
-    emulation.compile_all(folder, folder / "csrc", [launch, folder / "csrc/attention/check.cpp"], FLAGS)
+    attention = folder / "csrc/attention"
+    sources = [attention / "attention.cu", attention / "check.cpp", emulation.csrc / "device/workspace.cpp"]
+    emulation.compile_all(folder, folder / "csrc", sources, FLAGS)
     return folder
 
 
@@ -105,7 +106,8 @@ def planted(emulation, folder: Path, number: int, fault: Fault):
         target = emulation.compile_all(folder / str(number), folder / "csrc", [source], FLAGS)
     finally:
         path.write_text(whole)
-    rest = [folder / "attention.o", folder / "check.o", *emulation.machine_objects]
+    launch = [folder / f"{name}.o" for name in ("attention", "check", "workspace")]
+    rest = [*launch, *emulation.machine_objects]
     return emulation.native(emulation.link(folder / f"{number}.so", [*target, *rest]))
 
 
