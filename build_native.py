@@ -1,7 +1,7 @@
 """The native build: which compilers work here, what they compile, and the ninja file that does it.
 
 Imported by ``setup.py`` and by tests; nothing here needs setuptools. Files, arguments, the GPUs that are seen and the
-environment (ENVIRONMENT.md, "While building") decide everything.
+environment (docs/environment.md, "While building") decide everything.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The environment variables that weft reads at run time, all of them here; ENVIRONMENT.md tells the same to users."""
+"""The environment variables that weft reads at run time, all of them; docs/environment.md is the page for users."""
 
 from __future__ import annotations
 

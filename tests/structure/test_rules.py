@@ -96,15 +96,15 @@ def test_top_level_holds_nothing_else() -> None:
         "pyproject.toml",
         "constraints.txt",
     }
-    allowed |= {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "ENVIRONMENT.md", "LICENSE", "Makefile", "MANIFEST.in"}
+    allowed |= {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "MANIFEST.in"}
     made = {"build", "dist", "runs", "demo", "__pycache__"}  # by tools, and ignored by git
     found = {path.name for path in ROOT.iterdir() if not path.name.startswith(".")}
     assert found - made <= allowed
 
 
 def documented_variables(section: str) -> set[str]:
-    """First column of the table in a section of ENVIRONMENT.md."""
-    text = (ROOT / "ENVIRONMENT.md").read_text().split(f"\n## {section}\n")[1].split("\n## ")[0]
+    """First column of the table in a section of docs/environment.md."""
+    text = (ROOT / "docs/environment.md").read_text().split(f"\n## {section}\n")[1].split("\n## ")[0]
     cells = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
     return {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
 

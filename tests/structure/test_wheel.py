@@ -91,7 +91,7 @@ def test_sdist_holds_sources_and_no_products(source: Path) -> None:
         "setup.py",
         "build_native.py",
         "LICENSE",
-        "ENVIRONMENT.md",
+        "docs/environment.md",
     } <= files
     assert not [
         name for name in files if name.endswith((".so", ".o", ".pyc")) or name.startswith(("tests/", "build/"))
