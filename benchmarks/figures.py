@@ -228,13 +228,15 @@ def by_device(lines: list[Line]) -> dict[str, list[Verdict]]:
 
 
 def markdown(lines: list[Line]) -> str:
-    """A row a figure, a column a device."""
+    """A row a figure, a column a device that has results; a line instead of a column where no device has any."""
     verdicts = by_device(lines)
-    rows = [f"| figure | shape | bound | {' | '.join(verdicts)} |", "|---|---|---|" + "---|" * len(verdicts)]
+    measured = {device: found for device, found in verdicts.items() if any(verdict.values for verdict in found)}
+    rows = ["| " + " | ".join(["figure", "shape", "bound", *measured]) + " |", "|" + "---|" * (3 + len(measured))]
     for i, figure in enumerate(FIGURES):
-        cells = [figure.name, figure.shape, bound(figure), *(found[i].text() for found in verdicts.values())]
+        cells = [figure.name, figure.shape, bound(figure), *(found[i].text() for found in measured.values())]
         rows.append("| " + " | ".join(cells) + " |")
-    return "\n".join(rows)
+    missing = [f"{device}: {NOT_MEASURED}." for device in verdicts if device not in measured]
+    return "\n".join([*rows, *([""] if missing else []), *missing])
 
 
 def text(lines: list[Line]) -> str:

@@ -1,6 +1,7 @@
-"""Write what was measured into the README, between markers: a headline, the tables, the figures to reach.
+"""Write what was measured between markers: a few numbers into the README, all of them into docs/.
 
-``python -m benchmarks.report`` prints the Markdown; ``--readme README.md`` writes it there, ``--check`` only compares.
+``python -m benchmarks.report`` prints the Markdown; ``--root .`` writes it into the pages of this clone, ``--check``
+only compares.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import tyro
 
-from benchmarks import figures, tables
+from benchmarks import figures, headline, tables
 from benchmarks.efficacy import (
     distribution_losses_summary,
     gan_losses_summary,
@@ -59,46 +60,50 @@ def efficacy(results: Path) -> str:
     return "\n".join(_TABLES[record["method"]](record) for record in records).rstrip() or "not measured yet"
 
 
+def pages(results: Path) -> dict[str, dict[str, str]]:
+    """By page, the generated text of each of its marked parts."""
+    lines = tables.read(results)
+    return {
+        "README.md": {"headline": headline.markdown(results)},
+        "docs/benchmarks.md": {"benchmarks": tables.markdown(lines), "figures": figures.markdown(lines)},
+        "docs/results.md": {"efficacy": efficacy(results)},
+    }
+
+
 @dataclass(frozen=True)
 class Options:
     """Turn result lines into Markdown.
 
     Attributes:
         results: Folder of the .jsonl files.
-        readme: File whose marked parts are written; none to print the tables.
-        check: Write nothing; fail if the file is not up to date.
+        root: Folder of README.md and docs/, whose marked parts are written; none to print them.
+        check: Write nothing; fail if a page is not up to date.
     """
 
     results: Path = tables.RESULTS
-    readme: Path | None = None
+    root: Path | None = None
     check: bool = False
 
 
 def main() -> None:
     options = tyro.cli(Options, description=Options.__doc__)
-    lines = tables.read(options.results)
-    parts = {
-        "headline": tables.headline(lines),
-        "benchmarks": tables.markdown(lines),
-        "figures": figures.markdown(lines),
-        "efficacy": efficacy(options.results),
-    }
-    if options.readme is None:
-        print("\n\n".join(parts.values()))
+    found = pages(options.results)
+    if options.root is None:
+        print("\n\n".join(part for parts in found.values() for part in parts.values()))
         return
-    before = options.readme.read_text()
+    before = {options.root / page: (options.root / page).read_text() for page in found}
     try:
-        after = between_markers(before, parts)
+        after = {options.root / page: between_markers(before[options.root / page], found[page]) for page in found}
     except ValueError as error:
         sys.exit(str(error))
-    if after == before:
-        return
-    if options.check:
+    stale = [path for path, text in before.items() if after[path] != text]
+    if options.check and stale:
         sys.exit(
-            f"benchmarks.report: {options.readme} is not up to date; "
-            f"run `python -m benchmarks.report --readme {options.readme}`"
+            f"benchmarks.report: {', '.join(map(str, stale))} not up to date; "
+            f"run `python -m benchmarks.report --root {options.root}`"
         )
-    options.readme.write_text(after)
+    for path in stale:
+        path.write_text(after[path])
 
 
 if __name__ == "__main__":

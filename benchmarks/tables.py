@@ -1,4 +1,4 @@
-"""Result lines as tables: the rows of one measurement for a terminal, everything side by side for the README."""
+"""Result lines as tables: the rows of one measurement for a terminal, all side by side for docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -132,37 +132,36 @@ def place(key: Key) -> tuple[Any, ...]:
 
 
 def markdown(lines: list[Line]) -> str:
-    """The table of the README: a row for each shape, dtype and mode, the devices side by side."""
+    """The tables of docs/benchmarks.md: a row for each shape, dtype and mode, the devices side by side."""
     by_device = latest(lines)
-    on_gpu = any(is_gpu(line) for line in lines)
     every = {key for tables in by_device.values() for key in tables}
     rows = []
     for op in sorted({key[0] for key in every}):
         keys = sorted((key for key in every if key[0] == op), key=place)
-        # a device stands beside the ops that were measured on it
-        devices: list[str | None] = [d for d, tables in by_device.items() if any(key in tables for key in keys)]
-        rows += ["", f"`{op}`", "", *_rows(keys, by_device, devices if on_gpu else [*devices, None])]
+        # only devices that measured the op have a column in its table
+        devices = [device for device, tables in by_device.items() if any(key in tables for key in keys)]
+        rows += ["", f"## {op}", "", *_rows(keys, by_device, devices)]
     notes = [_circumstances(device, tables) for device, tables in by_device.items()]
-    if not on_gpu:
+    if not any(is_gpu(line) for line in lines):
         notes.append(f"{ANY_GPU}: {NOT_MEASURED}.")
     explained = (
         "Median time of one call, and memory beyond inputs and results. The baseline is the fastest of all that were "
-        "measured in the same run; what it leaves out stands beside its name."
+        "measured in the same run; its name is followed by what it leaves out."
     )
     return "\n".join([explained, "", *(f"- {note}" for note in notes), *rows])
 
 
-def _rows(keys: list[Key], by_device: dict[str, dict[Key, Table]], devices: list[str | None]) -> list[str]:
-    """One op's table; None stands for a GPU that nobody had yet."""
+def _rows(keys: list[Key], by_device: dict[str, dict[Key, Table]], devices: list[str]) -> list[str]:
+    """One op's table; a cell is empty where another device measured the row."""
     head = ["shape", "dtype", "mode"]
     for device in devices:
-        head += [f"{device}: weft, ms", "fastest baseline, ms", "speed-up"] if device else [ANY_GPU]
+        head += [f"{device}: weft, ms", "fastest baseline, ms", "speed-up"]
     rows = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for key in keys:
         cells = list(key[1:])
         for device in devices:
-            table = by_device[device].get(key) if device else None
-            cells += table.cells() if table else [NOT_MEASURED, *([""] * 2 if device else [])]
+            table = by_device[device].get(key)
+            cells += table.cells() if table else [""] * 3
         rows.append("| " + " | ".join(cells) + " |")
     return rows
 
@@ -174,17 +173,3 @@ def _circumstances(device: str, tables: dict[Key, Table]) -> str:
     commits = sorted({line["commit"] + ("+" if line["dirty"] else "") for line in used})
     driver = f", driver {newest['driver']}, CUDA {newest['cuda']}" if is_gpu(newest) else ""
     return f"{device}{driver}: torch {newest['torch']}, {newest['date'][:10]}, commit {', '.join(commits)}."
-
-
-def headline(lines: list[Line]) -> str:
-    """One sentence a device: what editing and reading costs in a forward pass, beside the fastest way without weft."""
-    sentences = []
-    for device, tables in latest(lines).items():
-        ratios = [t.ratio for (_, _, _, mode), t in tables.items() if mode == "edit_maps" and t.ratio is not None]
-        if ratios:
-            sentences.append(
-                f"Attention with an edit of four regions and eight maps, forward, against the fastest of the eager and"
-                f" compiled ways to do it in plain PyTorch: {min(ratios):.1f} to {max(ratios):.1f} times faster "
-                f"({device}; [all numbers](#numbers))."
-            )
-    return "\n\n".join(sentences) or "Not measured yet."
