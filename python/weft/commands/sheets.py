@@ -7,13 +7,13 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-TILE = 160  # pixels of one picture on the sheet
-CAPTION = 16  # pixels of a line of text
+TILE = 256  # pixels of one picture on the sheet
+CAPTION = 20  # pixels of a line of text
 
 
 def strip(heading: str, pictures: Sequence[tuple[str, Image.Image]]) -> Image.Image:
     """One row of a sheet: the heading, then (title, picture) from left to right; long titles take several lines."""
-    font = ImageFont.load_default(size=12)
+    font = ImageFont.load_default(size=15)
     titles = [_wrapped(title, font) for title, _ in pictures]
     above = CAPTION * (1 + max(map(len, titles)))
     row = Image.new("RGB", (TILE * len(pictures), TILE + above), "white")

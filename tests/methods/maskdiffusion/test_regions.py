@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from weft.methods.maskdiffusion.picture import draw_regions
 from weft.methods.maskdiffusion.regions import RegionFinder
 from weft.methods.maskdiffusion.settings import CLEAN
 
@@ -88,3 +90,16 @@ def test_only_regions_that_steered_are_told() -> None:
     finder._settings = dataclasses.replace(CLEAN, momentum=0.0)
     finder.average()
     assert finder.steering is first and not torch.equal(finder.windows, first)  # type: ignore[arg-type]
+
+
+def ground_of_name(left: int, top: int) -> tuple[int, int]:
+    """Rows and columns of the black ground that a name has, for a region at that cell of 8 x 8."""
+    mask = torch.zeros(1, 8, 8, dtype=torch.bool)
+    mask[0, top:, left:] = True
+    drawn = np.asarray(draw_regions(np.full((64, 64, 3), 255, np.uint8), mask, ("a very long name",)))
+    rows, columns = (drawn == 0).all(-1).nonzero()
+    return int(np.ptp(rows)), int(np.ptp(columns))
+
+
+def test_a_name_stays_within_the_picture() -> None:
+    assert ground_of_name(7, 0) == ground_of_name(0, 7) == ground_of_name(0, 0)

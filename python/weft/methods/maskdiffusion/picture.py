@@ -26,13 +26,14 @@ def draw_regions(image: Any, masks: Tensor, names: Sequence[str]) -> Image.Image
         names: What to write.
     """
     import cv2
-    from PIL import Image, ImageDraw
+    from PIL import Image, ImageDraw, ImageFont
 
     image = as_picture(image, who="MaskDiffusion.image: `over`")
     times = -(-_SMALLEST_SIDE // min(image.size))
     picture = image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
     pen = ImageDraw.Draw(picture)
     width = max(2, min(picture.size) // 128)
+    font = ImageFont.load_default(size=max(10, min(picture.size) // 20))
     for number, (mask, name) in enumerate(zip(masks.cpu().numpy().astype("uint8"), names, strict=True)):
         if not mask.any():
             continue
@@ -43,7 +44,12 @@ def draw_regions(image: Any, masks: Tensor, names: Sequence[str]) -> Image.Image
             corners = [tuple(point) for point in outline[:, 0].tolist()]
             pen.line([*corners, corners[0]], fill=colour, width=width)
         left, top, _, _ = cv2.boundingRect(large)
-        place = (left + width + 2, top + width)
-        pen.rectangle(pen.textbbox(place, name), fill="black")
-        pen.text(place, name, fill=colour)
+        # a name that is longer than its region is wide stays within the picture
+        _, _, right, bottom = pen.textbbox((0, 0), name, font=font)
+        place = (
+            max(0, min(left + width + 2, picture.width - 1 - right)),
+            min(top + width, picture.height - 1 - bottom),
+        )
+        pen.rectangle(pen.textbbox(place, name, font=font), fill="black")
+        pen.text(place, name, fill=colour, font=font)
     return picture
