@@ -57,7 +57,8 @@ _TABLES = {
 def efficacy(results: Path) -> str:
     """Tables of what methods achieve on the shapes model; one file a method."""
     records = [json.loads(path.read_text()) for path in sorted(results.glob("*_efficacy_shapes.json"))]
-    return "\n".join(_TABLES[record["method"]](record) for record in records).rstrip() or "not measured yet"
+    sections = [f"## {record['method']}\n\n{_TABLES[record['method']](record).strip()}" for record in records]
+    return "\n\n".join(sections) or "not measured yet"
 
 
 def pages(results: Path) -> dict[str, dict[str, str]]:
