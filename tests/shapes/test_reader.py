@@ -18,7 +18,7 @@ from weft.shapes.world import Scene, SceneObject, scene
 
 
 def test_reads_rendered_scenes():
-    assert reader_accuracy(mixed_scenes(600, seed=77)).value >= 0.995
+    assert reader_accuracy(mixed_scenes(240, seed=77)).value >= 0.995
 
 
 @settings(max_examples=60)
