@@ -56,12 +56,12 @@ CHIPS = (
 NUMERIC = ("ops", "csrc", "testing", "attach", "methods", "train", "shapes", "evaluation")
 # a minute or two a chip: the ops, and one file of each package above them
 QUICK = (
-    "ops/test_attention_numbers.py",
-    "ops/test_attention_gradients.py",
-    "ops/test_contrastive_loss.py",
-    "ops/test_lowrank_linear.py",
-    "ops/test_lowrank_linear_gradients.py",
-    "ops/test_pairwise_error.py",
+    "ops/attention/test_numbers.py",
+    "ops/attention/test_gradients.py",
+    "ops/contrastive_loss/test_op.py",
+    "ops/lowrank_linear/test_op.py",
+    "ops/lowrank_linear/test_gradients.py",
+    "ops/pairwise_error/test_op.py",
     "attach/test_projections.py",
     "train/distribution/test_losses.py",
     "train/distribution/test_features.py",
