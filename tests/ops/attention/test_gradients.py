@@ -231,12 +231,3 @@ def test_removed_entries_of_delta_get_no_gradient(backend_name, device, call_att
     results = call_attention(inputs, backend_name)
     found = gradients(inputs, results, draw_like(results, "both"))["delta"]
     assert (found[inputs.delta.isneginf()] == 0).all() and found.isfinite().all()
-
-
-def test_second_derivatives_are_refused(call_attention):
-    """The backward is one opaque operator; asking it for its own gradient must say so, not answer wrongly."""
-    inputs = make_attention_inputs(EDITED).with_gradients()
-    out, _ = call_attention(inputs)
-    (dq,) = torch.autograd.grad(out.square().sum(), [inputs.q], create_graph=True)
-    with pytest.raises(RuntimeError, match=r"Trying to backward through weft\.attention_backward"):
-        torch.autograd.grad(dq.sum(), [inputs.q])

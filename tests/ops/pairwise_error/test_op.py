@@ -219,8 +219,12 @@ def test_messages(call, error, message):
 
 
 BAD_LOGITS = {
-    "error is a number": ((1.0,), TypeError, "`error` must be a floating-point tensor; got float"),
-    "error integer": ((torch.ones(2).int(),), TypeError, "`error` must be a floating-point tensor; got int32"),
+    "error is a number": ((1.0,), TypeError, "`error` must be a tensor; got float"),
+    "error integer": (
+        (torch.ones(2).int(),),
+        TypeError,
+        "`error` must be float32, bfloat16, float16 or float64; got int32",
+    ),
     "scale is text": ((torch.ones(2), "4"), TypeError, "`scale` must be a number or a tensor; got str"),
     "width of zero": ((torch.ones(2), 4, 0.0), ValueError, "`width` must be above 0 and finite; got 0.0"),
     "widths": ((torch.ones(2), 4, torch.ones(2)), ValueError, "`width` must be one number; got [2]"),
