@@ -220,7 +220,8 @@ def test_rows_without_a_valid_key_are_zero(backend_name, device, call_attention,
 
 @pytest.mark.parametrize("seqlen_k", [77, 300])
 def test_all_keys_padded_gives_zeros(backend_name, device, call_attention, seqlen_k):
-    inputs = make_attention_inputs(replace(EDITED, seqlen_k=seqlen_k), device=device)
+    # another padding shows what was padded before
+    inputs = make_attention_inputs(replace(EDITED, seqlen_k=seqlen_k, hostile=False), device=device)
     padding = torch.zeros(2, seqlen_k, dtype=torch.bool, device=device)
     padding[1] = True
     out, maps = call_attention(replace(inputs, key_padding=padding), backend_name)
