@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from benchmarks import report, tables
 from weft.commands.command_line import parse
 
 from .conftest import ROOT, anchors, blocks, links
@@ -38,9 +37,3 @@ def test_every_page_is_listed() -> None:
     index = ROOT / "docs" / "index.md"
     listed = {(index.parent / target.partition("#")[0]).resolve() for target in links(index)}
     assert {page for page in index.parent.rglob("*.md")} <= listed | {index}
-
-
-def test_generated_parts_are_those_of_the_results() -> None:
-    for name, parts in report.pages(tables.RESULTS).items():
-        text = (ROOT / name).read_text()
-        assert report.between_markers(text, parts) == text, f"{name}: run `python -m benchmarks.report --root .`"
