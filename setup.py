@@ -57,7 +57,7 @@ setup(
         "": ["*.pyi"],
         "weft": ["py.typed"],
         "weft.evaluation": ["judge/weights/**"],
-        "weft.shapes": ["weights/**", "weights-sd3/**", "weights-inpainting/**"],
+        "weft.shapes": ["weights*/**"],
     },
     include_package_data=False,
     ext_modules=extensions(),

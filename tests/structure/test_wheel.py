@@ -15,12 +15,7 @@ import pytest
 from weft._native_loader import native_or_none
 
 ROOT = Path(__file__).resolve().parents[2]
-WEIGHTS = (
-    "python/weft/evaluation/judge/weights",
-    "python/weft/shapes/weights",
-    "python/weft/shapes/weights-sd3",
-    "python/weft/shapes/weights-inpainting",
-)
+WEIGHTS = (ROOT / "python/weft/evaluation/judge/weights", *sorted((ROOT / "python/weft/shapes").glob("weights*")))
 
 pytestmark = [pytest.mark.long, pytest.mark.serial]
 
@@ -78,7 +73,7 @@ def installed_names() -> set[str]:
     """Files of the checkout by the name that they have in a wheel."""
     python = {str(path.relative_to(ROOT / "python")) for path in (ROOT / "python" / "weft").rglob("*.py")}
     kernels = {f"weft/{path.relative_to(ROOT)}" for path in (ROOT / "kernels").rglob("*.py")}
-    found = [path for folder in WEIGHTS for path in (ROOT / folder).rglob("*") if path.is_file()]
+    found = [path for folder in WEIGHTS for path in folder.rglob("*") if path.is_file()]
     weights = {str(path.relative_to(ROOT / "python")) for path in found}
     return python | kernels | weights | {"weft/py.typed"}
 
