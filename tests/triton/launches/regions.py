@@ -1,24 +1,20 @@
-"""Compile the launches of ``regions`` for a GPU that is not here; prints as ``cross_compile.py`` does."""
+"""Searches and gates of ``regions`` whose launches are compiled."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
-from cross_compile import compiled_launches
+from launches.case import Case, empty
 
 from weft.kernels.regions.fwd import best_windows_fwd
 from weft.kernels.regions.gate import concept_gate_fwd
 
 
 @dataclass(frozen=True)
-class Search:
+class Search(Case):
     """One search whose launch is compiled. ``exclusion`` None forbids overlap."""
 
-    name: str
     grid: tuple[int, int]
     candidates: int
     exclusion: float | None
@@ -26,31 +22,28 @@ class Search:
     dtype: torch.dtype = torch.float32
 
     def run(self) -> None:
-        """Launch it, on tensors without memory."""
-        maps = torch.empty(1, 2, *self.grid, dtype=self.dtype, device="meta")
-        candidates = torch.empty(self.candidates, 4, dtype=torch.int32, device="meta")
-        present = torch.empty(1, 2, dtype=torch.bool, device="meta") if self.some_absent else None
+        maps = empty(1, 2, *self.grid, dtype=self.dtype)
+        candidates = empty(self.candidates, 4, dtype=torch.int32)
+        present = empty(1, 2, dtype=torch.bool) if self.some_absent else None
         best_windows_fwd(maps, candidates, 38, 0.5, self.exclusion, 1, (4, 12), present)
 
 
 @dataclass(frozen=True)
-class Gate:
+class Gate(Case):
     """One gate whose launches are compiled: two where several concepts compete."""
 
-    name: str
     cells: int
     concepts: int
     rule: str | float
     dtype: torch.dtype = torch.float32
 
     def run(self) -> None:
-        """Launch it, on tensors without memory."""
-        maps = torch.empty(1, self.cells, self.concepts, dtype=self.dtype, device="meta")
-        strengths, out = (torch.empty(2, *axes, self.concepts, device="meta") for axes in ((), (self.cells,)))
+        maps = empty(1, self.cells, self.concepts, dtype=self.dtype)
+        strengths, out = (empty(2, *axes, self.concepts) for axes in ((), (self.cells,)))
         concept_gate_fwd(maps, strengths, self.rule, "largest", out)
 
 
-CASES: tuple[Search | Gate, ...] = (
+CASES: tuple[Case, ...] = (
     Search("sd15_released", (16, 16), 292, -2.0, some_absent=False),
     Search("sd15_clean", (16, 16), 402, None, some_absent=True),
     Search("sdxl_clean", (32, 32), 4000, None, some_absent=True),
@@ -65,16 +58,6 @@ CASES: tuple[Search | Gate, ...] = (
 )
 
 
-def main() -> None:
-    """Print one JSON object a launch: the case's name and its ``Usage``."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("arch", type=int, help="compute capability without its point: 80, 86, 89, 90, 100, 120")
-    arguments = parser.parse_args()
-    for case in CASES:
-        for usage in compiled_launches(arguments.arch, case.run):
-            json.dump({"case": case.name, **asdict(usage)}, sys.stdout)
-            print(flush=True)
-
-
-if __name__ == "__main__":
-    main()
+def cases(arch: int) -> tuple[Case, ...]:
+    """The same for every architecture."""
+    return CASES
