@@ -173,7 +173,7 @@ def test_the_tests_of_a_gpu_run_can_be_collected():
         assert any("cuda" in i for i in ids) and any("triton" in i for i in ids), name
         assert not any("[cpu" in i or "-cpu-" in i for i in ids), name
         counts[name] = len(ids)
-    assert any("test_regions_triton" in i for i in summary.collect(steps.OP_TESTS))
+    assert any("ops/regions/test_triton" in i for i in summary.collect(steps.OP_TESTS))
     assert 4 <= counts["compute-sanitizer"] <= 12 < counts["device tests"] < counts["op tests"]
     with pytest.raises(RuntimeError, match="collects nothing"):
         summary.collect(("tests/benchmarks/test_figures.py", "-k", "no_such_test"))
