@@ -18,10 +18,10 @@ from torch import Tensor
 import weft
 from benchmarks.registry import Benchmark, Call, Mode, Provider, Shape
 from weft import shapes
-from weft.attach import attach
+from weft.attach import attach, resolve
 from weft.testing import relative_l2
 from weft.testing.soft_tokens_eager import contrastive_loss_of, errors_by_pairs, longer_text
-from weft.train.diffusion import Schedule, encode_captions, encode_views, training_scheduler
+from weft.train.diffusion import Schedule, encode_views, training_scheduler
 from weft.train.pictures import views
 from weft.train.soft_tokens import ContrastObjective, FrozenDenoiser, TrainedTokens
 
@@ -49,7 +49,10 @@ def make_step(shape: Shape, dtype: torch.dtype, mode: Mode | None = None) -> Ste
     scenes = [shapes.scene(0, index, objects=2) for index in range(count)]
     pictures = [Image.fromarray(shapes.render(scene)) for scene in scenes]
     captions = [shapes.caption(scene, np.random.default_rng(0)) for scene in scenes]
-    latents, states = encode_views(pipe, views(pictures, pictures[0].width)), encode_captions(pipe, captions).states
+    latents, states = (
+        encode_views(pipe, views(pictures, pictures[0].width)),
+        resolve(pipe).encode_captions(captions).states,
+    )
     soft = weft.SoftTokens(states[0, :1] + 0.02 * torch.randn(4, states.shape[2], generator=generator))
     batch = {
         "latents": latents.mean,
@@ -67,7 +70,7 @@ def prepare_weft(step: Step, rows_at_once: int | None = None) -> Call:
     unet, control = _untouched(step), TrainedTokens(step.soft.blocks)
     attach(unet, control)
     accelerator = Accelerator(cpu=True)
-    denoiser = FrozenDenoiser(unet, control, Schedule(step.scheduler))
+    denoiser = FrozenDenoiser(resolve(step.pipe), control, Schedule(step.scheduler))
     objective = ContrastObjective(denoiser, step.soft, accelerator=accelerator, rows_at_once=rows_at_once)
 
     def call() -> Found:

@@ -20,16 +20,15 @@ from torch.nn import functional as F
 
 import weft
 from weft._files import whole_file
+from weft.attach import resolve
 from weft.shapes.concepts import Concept, references
 from weft.train import LoopConfig, ResidualConfig, fit_residual
 from weft.train.core import fit, make_accelerator
 from weft.train.diffusion import (
     TextStates,
     denoising_target,
-    encode_captions,
     encode_views,
     latent_batches,
-    native_size,
     training_scheduler,
 )
 from weft.train.pictures import views
@@ -110,8 +109,8 @@ class LoraObjective(nn.Module):
 def _fit_lora(pipe: DiffusionPipeline, concept: Concept) -> dict[str, Tensor]:
     loop = replace(LOOP, learning_rate=LORA_LEARNING_RATE)
     caption = CAPTION.format(identifier=IDENTIFIER, class_word=class_word(concept))
-    latents = encode_views(pipe, views(_pictures(concept), native_size(pipe)))
-    scheduler, text = training_scheduler(pipe), encode_captions(pipe, [caption])
+    latents = encode_views(pipe, views(_pictures(concept), resolve(pipe).native_size))
+    scheduler, text = training_scheduler(pipe), resolve(pipe).encode_captions([caption])
     seed = ResidualConfig.seed
     batches = latent_batches(
         latents, scheduler.config.num_train_timesteps, batch_size=loop.batch_size, seed=seed, process=0

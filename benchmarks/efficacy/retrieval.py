@@ -10,11 +10,12 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 from tqdm import tqdm
 
+from weft.attach import resolve
 from weft.ops import pairwise_error
 from weft.shapes.captions import TEMPLATES, phrase
 from weft.shapes.rendering import render
 from weft.shapes.world import Scene, scene
-from weft.train.diffusion import Noising, encode_captions, noising_of
+from weft.train.diffusion import Noising, noising_of
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Retrieval:
 
     def hits(self, pipe: DiffusionPipeline) -> list[bool]:
         """Of every scene, whether its own caption gives the least error."""
-        noising, found = noising_of(pipe), []
+        noising, found = noising_of(resolve(pipe)), []
         for group in tqdm(range(self.groups), desc="retrieval", unit="group", leave=False):
             first = group * self.captions
             scenes = [scene(self.seed, first + i, "test", self.objects) for i in range(self.captions)]
@@ -58,8 +59,11 @@ class Retrieval:
         generator = torch.Generator().manual_seed(number)
         noise = torch.randn(latents[:1].shape, generator=generator).expand_as(latents)
         times = noising.timestep(torch.tensor([int(share * noising.times)])).expand(count)
-        noisy, text = noising.noisy(latents, noise, times), encode_captions(pipe, [_told(one) for one in scenes])
-        denoiser = pipe.unet if hasattr(pipe, "unet") else pipe.transformer
+        noisy, text = (
+            noising.noisy(latents, noise, times),
+            resolve(pipe).encode_captions([_told(one) for one in scenes]),
+        )
+        denoiser = resolve(pipe).denoiser
         columns = []
         for states, pooled in zip(text.states, text.states if text.pooled is None else text.pooled, strict=True):
             arguments = {"encoder_hidden_states": states.expand(count, -1, -1), "timestep": times}

@@ -2,7 +2,8 @@ from .attachment import Attachment as Attachment
 from .attachment import attach as attach
 from .control import Control as Control
 from .families import base_model as base_model
-from .families import denoiser_of as denoiser_of
+from .families import resolve as resolve
+from .families.host import Host as Host
 from .families.unet_blocks import MIDDLE as MIDDLE
 from .families.unet_blocks import find_projections as find_projections
 from .families.unet_blocks import place_widths as place_widths
@@ -20,6 +21,8 @@ from .records import LayerRequest as LayerRequest
 from .records import ProjectionInfo as ProjectionInfo
 from .records import ProjectionTerms as ProjectionTerms
 from .records import Step as Step
+from .records import TextReader as TextReader
+from .records import TextStates as TextStates
 from .text.learnt_words import LearntText as LearntText
 from .text.learnt_words import embeddings_of as embeddings_of
 from .text.learnt_words import encode as encode

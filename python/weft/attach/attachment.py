@@ -15,8 +15,9 @@ from torch import nn
 
 from weft._dispatch import check_backend_name
 from weft.attach.control import Control
-from weft.attach.families import base_model, denoiser_of
-from weft.attach.families.family import Family, attention_layers, stored_processors
+from weft.attach.families import base_model, resolve
+from weft.attach.families.family import attention_layers, stored_processors
+from weft.attach.families.host import Host
 from weft.attach.generation import GenerationTracker
 from weft.attach.injection import Injector
 from weft.attach.pipeline_call import PipelineCall
@@ -65,18 +66,18 @@ def attach(pipe_or_model: Any, *controls: Control, backend: str | None = None) -
     """
     if backend is not None:
         check_backend_name(backend)
-    pipeline, model, family = denoiser_of(pipe_or_model)
+    host = resolve(pipe_or_model)
     for control in controls:
         _check_control(control)
     if len({id(control) for control in controls}) < len(controls):
         raise ValueError("attach: each control can be given once; one was given twice")
-    if any(live.model is model for live in _LIVE):
+    if any(live.model is host.model for live in _LIVE):
         raise ValueError(
-            f"attach: this {type(model).__name__} is attached already; use `.add(control)` of its attachment, or "
+            f"attach: this {type(host.model).__name__} is attached already; use `.add(control)` of its attachment, or "
             "`.detach()` that one first"
         )
     check_diffusers()
-    attachment = Attachment(pipeline, model, family, backend)
+    attachment = Attachment(host, backend)
     try:
         attachment._take_over()
         for control in controls:
@@ -101,22 +102,23 @@ class Attachment:
     are noticed at the start of the next generation, and taken over where that is possible.
     """
 
-    def __init__(self, pipeline: Any, model: nn.Module, family: Family, backend: str | None) -> None:
-        self.model: nn.Module | None = model
+    def __init__(self, host: Host, backend: str | None) -> None:
+        self.model: nn.Module | None = host.model
         self.controls: tuple[Control, ...] = ()
         self.changed: list[str] = []
         self.skipped: list[tuple[str, str]] = []
         self.text_cache = TextCache()
-        self._pipeline = pipeline
-        self._family = family
+        self._host: Host | None = host
+        self._pipeline = host.pipeline
+        self._family = host.family
         self._backend = backend
-        self._model_class = type(model).__name__
+        self._model_class = type(host.model).__name__
         self._processors: dict[str, StandIn] = {}
         self._projector = Projector()
         self._injector = Injector()
         self._call = PipelineCall()
         self._wrapping: Control | None = None  # the control that wraps calls of the pipeline
-        self._tracker = GenerationTracker(getattr(pipeline, "vae_scale_factor", PIXELS_PER_CELL))
+        self._tracker = GenerationTracker(getattr(host.pipeline, "vae_scale_factor", PIXELS_PER_CELL))
         self._listener: PromptListener | None = None
         self._hooks: list[Any] = []
         self._generation: Generation | None = None
@@ -183,7 +185,7 @@ class Attachment:
         if any(control is used for live in _LIVE for used in live.controls):
             raise ValueError(f"attach: {type(control).__name__} is in use already; make another, or remove it there")
         if type(control).check_model is not Control.check_model:
-            control.check_model(base_model(self._pipeline or self.model))
+            control.check_model(base_model(self._host))
         try:
             around = control.wrap_calls(self._pipeline)
             control.attached(self._layers())
@@ -251,7 +253,7 @@ class Attachment:
                 stacklevel=2,
             )
         self._leave_calls()
-        self._pipeline = self._listener = self._generation = self._step = None
+        self._host = self._pipeline = self._listener = self._generation = self._step = None
         self._hooks, self._active = [], []
         self._processors = {}
         self._projector.give_back()
@@ -264,7 +266,7 @@ class Attachment:
     # --- around the model -----------------------------------------------------------------------------------------
 
     def _take_over(self) -> None:
-        assert self.model is not None
+        assert self.model is not None and self._host is not None
         _LIVE.add(self)
         self._install()
         self._hooks = [
@@ -273,8 +275,8 @@ class Attachment:
             self.model.register_forward_hook(_PassHook(self._after_pass)),
             *self._family.hooks(self.model),
         ]
-        if self._pipeline is not None and hasattr(self._pipeline, "encode_prompt"):
-            self._listener = PromptListener(self._pipeline, self._tracker.announce)
+        if self._host.encodes_prompts:
+            self._listener = PromptListener(self._pipeline, self._family.readers, self._tracker.announce)
 
     def _leave_unused(self) -> None:
         """Give back what was taken over for controls that are no longer there."""

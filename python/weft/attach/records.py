@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -259,6 +259,50 @@ class BaseModel:
                 forms = ("a linear layer", "a 1x1 convolution")
                 return f"{name} is {forms[is_convolution]} there and {forms[not is_convolution]} here"
         return None
+
+
+@dataclass(frozen=True)
+class TextReader:
+    """A tokenizer of a pipeline and the encoder that reads its tokens.
+
+    Attributes:
+        tokenizer, encoder: Their names among the parts of the pipeline.
+        prompt: The argument of ``encode_prompt`` that they read.
+        follows: Its tokens follow those of the others in the conditioning, and the call says how many they are (T5);
+            otherwise readers share positions.
+    """
+
+    tokenizer: str
+    encoder: str
+    prompt: str
+    follows: bool = False
+
+
+@dataclass(frozen=True)
+class TextStates:
+    """Encoded captions.
+
+    Attributes:
+        states: [texts, Nk, C].
+        pooled: [texts, Cp] for SDXL and SD3, else None.
+    """
+
+    states: Tensor
+    pooled: Tensor | None
+
+    def repeated(self, times: int) -> TextStates:
+        """A single caption, ``times`` times."""
+        pooled = None if self.pooled is None else self.pooled.expand(times, -1)
+        return TextStates(self.states.expand(times, -1, -1), pooled)
+
+    def part(self, rows: Tensor) -> TextStates:
+        """Some of them."""
+        return TextStates(self.states[rows], None if self.pooled is None else self.pooled[rows])
+
+    def gathered(self, accelerator: Any) -> TextStates:
+        """Those of all processes, one after the other."""
+        pooled = None if self.pooled is None else accelerator.gather(self.pooled.contiguous())
+        return TextStates(accelerator.gather(self.states.contiguous()), pooled)
 
 
 def grid_at(level: int, latent_size: tuple[int, int]) -> tuple[int, int]:

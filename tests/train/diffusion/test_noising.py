@@ -11,6 +11,10 @@ import tiny_pipelines as tiny
 import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 
+from weft.attach import Host, resolve
+from weft.attach.families.family import Family
+from weft.attach.families.sd3 import SD3
+from weft.attach.families.unet import UNET
 from weft.train.diffusion.noising import Flow, Schedule, noising_of
 
 
@@ -44,7 +48,7 @@ def test_a_flow_begins_at_the_picture_and_stays_below_noise() -> None:
 def test_a_schedule_is_the_scheduler_s(kind: str, tmp_path: Path) -> None:
     pipe = tiny.sd1(tmp_path)
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, prediction_type=kind)
-    noising = noising_of(pipe)
+    noising = noising_of(resolve(pipe))
     assert isinstance(noising, Schedule) and noising.times == 1000
     drawn, (latents, noise) = torch.tensor([0, 300, 999]), pair()
     assert torch.equal(noising.timestep(drawn), drawn)
@@ -56,18 +60,23 @@ def test_a_schedule_is_the_scheduler_s(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "scheduler", [EulerDiscreteScheduler(), FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)]
+    ("family", "scheduler"),
+    [
+        (UNET, EulerDiscreteScheduler()),
+        (SD3, EulerDiscreteScheduler()),
+        (SD3, FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)),
+    ],
 )
-def test_there_must_be_one_shift(scheduler: Any) -> None:
+def test_there_must_be_one_shift(family: Family, scheduler: Any) -> None:
     with pytest.raises(ValueError, match="`shifted_time` needs a flow-matching scheduler with one shift"):
-        noising_of(SimpleNamespace(scheduler=scheduler), shifted=True)
+        noising_of(Host(SimpleNamespace(scheduler=scheduler), None, family), shifted=True)
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample", "flow"])
 def test_a_right_prediction_is_taken_apart_into_picture_and_noise(kind: str, tmp_path: Path) -> None:
     pipe = tiny.sd1(tmp_path)
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, prediction_type=kind)
-    noising = Flow() if kind == "flow" else noising_of(pipe)
+    noising = Flow() if kind == "flow" else noising_of(resolve(pipe))
     latents, noise = (part.double() for part in pair())
     timestep = noising.timestep(torch.tensor([1, 300, 900]))
     noisy = noising.noisy(latents, noise, timestep)

@@ -11,7 +11,9 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from weft.train.diffusion.shared_prefix import Repeats, prefix, shared_prefix
+from weft.attach import resolve
+from weft.attach.families.unet import UNET
+from weft.train.diffusion.shared_prefix import Repeats, shared_prefix
 
 ORIGINS = {"all": [0, 1, 0, 1, 0, 1], "each": [0, 0, 0, 1, 1, 1]}
 
@@ -53,9 +55,9 @@ def test_each_picture_goes_through_once(kind: str, order: str, tmp_path: Path) -
     with torch.no_grad():
         expected = call(unet, origin, width)
         seen: list[int] = []
-        for layer in prefix(unet):
+        for layer in UNET.layers_before_text(unet):
             rows_seen(layer, seen)
-        with shared_prefix(unet, repeats):
+        with shared_prefix(resolve(unet), repeats):
             found = call(unet, origin, width)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
     assert seen == [2] * {"sd1": 3, "sdxl": 1}[kind]
@@ -75,7 +77,7 @@ def test_blocks_without_text_are_shared_whole() -> None:
         attention_head_dim=4,
     ).eval()
     names = {module: name for name, module in unet.named_modules()}
-    assert [names[layer] for layer in prefix(unet)] == [
+    assert [names[layer] for layer in UNET.layers_before_text(unet)] == [
         "conv_in",
         "down_blocks.0.resnets.0",
         "down_blocks.0.resnets.1",
@@ -85,7 +87,7 @@ def test_blocks_without_text_are_shared_whole() -> None:
     ]
     with torch.no_grad():
         expected = call(unet, ORIGINS["all"], 8)
-        with shared_prefix(unet, Repeats.all(2, 3, torch.device("cpu"))):
+        with shared_prefix(resolve(unet), Repeats.all(2, 3, torch.device("cpu"))):
             found = call(unet, ORIGINS["all"], 8)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
@@ -93,15 +95,18 @@ def test_blocks_without_text_are_shared_whole() -> None:
 def test_nothing_is_shared_where_layers_run_again(tmp_path: Path) -> None:
     unet = tiny.sd1(tmp_path).unet
     unet.enable_gradient_checkpointing()
-    with shared_prefix(unet, Repeats.all(2, 3, torch.device("cpu"))):
+    with shared_prefix(resolve(unet), Repeats.all(2, 3, torch.device("cpu"))):
         assert not unet.conv_in._forward_hooks
     unet.disable_gradient_checkpointing()
-    with shared_prefix(unet, None):
+    with shared_prefix(resolve(unet), None):
         assert not unet.conv_in._forward_hooks
 
 
 def test_hooks_go_after_an_error_too(tmp_path: Path) -> None:
     unet = tiny.sd1(tmp_path).unet
-    with pytest.raises(RuntimeError, match="on the way"), shared_prefix(unet, Repeats.all(1, 2, torch.device("cpu"))):
+    with (
+        pytest.raises(RuntimeError, match="on the way"),
+        shared_prefix(resolve(unet), Repeats.all(1, 2, torch.device("cpu"))),
+    ):
         raise RuntimeError("on the way")
     assert not unet.conv_in._forward_hooks and not unet.conv_in._forward_pre_hooks

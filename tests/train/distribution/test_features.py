@@ -24,8 +24,8 @@ from transformers import (
     ViTModel,
 )
 
+from weft.attach import TextStates, resolve
 from weft.testing import assert_differs
-from weft.train.diffusion.latents import TextStates, encode_captions
 from weft.train.diffusion.noising import noising_of
 from weft.train.distribution.features import SHARE, DecodedPictures, DenoiserFeatures
 from weft.train.distribution.vision import vision_features
@@ -42,12 +42,12 @@ def latents(count: int = 3, size: int = 16, channels: int = 4) -> Tensor:
 def test_states_of_a_unet(tmp_path: Path) -> None:
     """By a plain pass with a hook: the fourth powers' mean of both signs, at a share of the schedule, no noise."""
     pipe, kept = tiny.sd1(tmp_path), []
-    empty = encode_captions(pipe, [""])
+    empty = resolve(pipe).encode_captions([""])
 
     def denoise(noisy: Tensor, timestep: Tensor, text: TextStates) -> Tensor:
         return pipe.unet(noisy, timestep, text.states).sample
 
-    found = DenoiserFeatures(pipe.unet, denoise, noising_of(pipe), empty)(latents())
+    found = DenoiserFeatures(resolve(pipe), denoise, noising_of(resolve(pipe)), empty)(latents())
     hook = pipe.unet.up_blocks[0].register_forward_hook(lambda module, args, out: kept.append(out))
     time = round(1000 * SHARE)
     with torch.no_grad():
@@ -66,20 +66,21 @@ def test_states_of_a_joint_attention(tmp_path: Path) -> None:
         options = {"encoder_hidden_states": text.states, "pooled_projections": text.pooled}
         return run(noisy, timestep=timestep.expand(len(noisy)), **options).sample
 
-    source = DenoiserFeatures(run, denoise, noising_of(pipe), encode_captions(pipe, [""], tiny_sd3.TEXT_LENGTH))
+    source = DenoiserFeatures(
+        resolve(pipe), denoise, noising_of(resolve(pipe)), resolve(pipe).encode_captions([""], tiny_sd3.TEXT_LENGTH)
+    )
     found = source(latents())
     assert found.shape == (3, 2 * run.inner_dim)
     assert_differs(found[0], found[1])
 
 
 def test_features_have_finite_slopes_where_nothing_is(tmp_path: Path) -> None:
-    layer = torch.nn.Identity()
-    model: Any = torch.nn.Module()
-    model.up_blocks = [layer]
+    pipe = tiny.sd1(tmp_path)
+    layer = pipe.unet.up_blocks[0] = torch.nn.Identity()
     source = DenoiserFeatures(
-        model,
+        resolve(pipe),
         lambda noisy, timestep, text: layer(noisy),
-        noising_of(tiny.sd1(tmp_path)),
+        noising_of(resolve(pipe)),
         TextStates(torch.zeros(1, 1, 1), None),
     )
     x = torch.zeros(2, 3, 4, 4).requires_grad_()

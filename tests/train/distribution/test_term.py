@@ -19,11 +19,12 @@ from PIL import Image
 from torch import Tensor
 
 import weft
+from weft.attach import TextStates, resolve
 from weft.testing import assert_differs
 from weft.testing.soft_tokens_eager import longer_text
 from weft.train.core.config import LoopConfig
 from weft.train.core.stopping import Diverged, Interrupted
-from weft.train.diffusion.latents import TextStates, encode_captions, frozen, training_scheduler
+from weft.train.diffusion.latents import frozen, training_scheduler
 from weft.train.diffusion.noising import noising_of
 from weft.train.distribution.config import DistributionConfig
 from weft.train.distribution.losses import FakeToReal, distribution_loss, losses_named
@@ -104,7 +105,7 @@ def test_the_term_is_that_of_plain_passes(losses: str, through: Any, rows_at_onc
     pipe, generator = tiny.sd1(tmp_path), torch.Generator().manual_seed(0)
     chosen = losses_named("f2f", pairing="two_noises") if losses == "two_noises" else losses_named(losses)
     config = DistributionConfig(chosen, 0.7, through=through, chain_steps=3)
-    text, other = (encode_captions(pipe, list(captions)) for captions in zip(*CAPTIONS, strict=True))
+    text, other = (resolve(pipe).encode_captions(list(captions)) for captions in zip(*CAPTIONS, strict=True))
     states = other.states if config.pairing == "two_captions" else other.states[:0]
     noise = torch.randn(2 if losses == "two_noises" else 1, 3, 4, 16, 16, generator=generator)
     given = {
@@ -119,9 +120,14 @@ def test_the_term_is_that_of_plain_passes(losses: str, through: Any, rows_at_onc
         expected = eager(pipe, tokens, given, config)
         (gradient,) = torch.autograd.grad(expected, tokens)
         control = TrainedTokens(soft.blocks)
-        denoiser = FrozenDenoiser(pipe.unet, control, noising_of(pipe))
+        denoiser = FrozenDenoiser(resolve(pipe), control, noising_of(resolve(pipe)))
         term = DistributionTerm(
-            config, noising_of(pipe), pooled, pipe.vae, accelerator=Accelerator(cpu=True), rows_at_once=rows_at_once
+            config,
+            noising_of(resolve(pipe)),
+            pooled,
+            pipe.vae,
+            accelerator=Accelerator(cpu=True),
+            rows_at_once=rows_at_once,
         )
         shown = soft.tokens.clone().requires_grad_()
         with weft.attach(pipe, control):
@@ -150,7 +156,7 @@ def test_sources_are_left_alone(tmp_path: Path) -> None:
 def test_a_batch_with_nothing_to_compare_adds_nothing(tmp_path: Path) -> None:
     pipe = tiny.sd1(tmp_path)
     term = DistributionTerm(
-        DistributionConfig(BOTH), noising_of(pipe), pooled, pipe.vae, accelerator=Accelerator(cpu=True)
+        DistributionConfig(BOTH), noising_of(resolve(pipe)), pooled, pipe.vae, accelerator=Accelerator(cpu=True)
     )
     start = torch.zeros(1, 2, 4, 16, 16), torch.tensor([600]), torch.zeros(0, 7, 32), torch.zeros(0, 0)
     for alike, others in (
@@ -292,7 +298,9 @@ def test_a_scaler_leaves_derivatives_as_they_are(tmp_path: Path) -> None:
     latents, leaf = torch.randn(3, 4, 16, 16, generator=generator), torch.ones(4, 1, 1).requires_grad_()
     for scaler in (None, SimpleNamespace(get_scale=lambda: 2.0**12)):
         accelerator: Any = SimpleNamespace(scaler=scaler, num_processes=1, process_index=0)
-        term = DistributionTerm(DistributionConfig(BOTH), noising_of(pipe), pooled, pipe.vae, accelerator=accelerator)
+        term = DistributionTerm(
+            DistributionConfig(BOTH), noising_of(resolve(pipe)), pooled, pipe.vae, accelerator=accelerator
+        )
         given = (latents, text, torch.arange(3)[:, None], views)
         found.append(term(lambda noisy, time, said: leaf * noisy, [leaf], *given)[1][0])
     assert found[0].abs().max() > 1e-6

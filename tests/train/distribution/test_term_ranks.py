@@ -24,7 +24,8 @@ def found(folder: Path, rows: slice) -> dict[str, Tensor]:
     from accelerate import Accelerator
 
     import weft
-    from weft.train.diffusion.latents import TextStates, encode_captions, frozen
+    from weft.attach import TextStates, resolve
+    from weft.train.diffusion.latents import frozen
     from weft.train.diffusion.noising import noising_of
     from weft.train.distribution.config import DistributionConfig
     from weft.train.distribution.losses import losses_named
@@ -35,21 +36,21 @@ def found(folder: Path, rows: slice) -> dict[str, Tensor]:
 
     torch.set_num_threads(1)
     pipe, generator = tiny.sd1(folder), torch.Generator().manual_seed(0)
-    states = encode_captions(pipe, ["a red circle", "a blue square", "a green ball", "a red square"]).states
-    others = encode_captions(pipe, ["circle", "the square", "ball", "square"]).states
+    states = resolve(pipe).encode_captions(["a red circle", "a blue square", "a green ball", "a red square"]).states
+    others = resolve(pipe).encode_captions(["circle", "the square", "ball", "square"]).states
     latents, noise = torch.randn(2, 4, 4, 16, 16, generator=generator)
     tokens = torch.randn(2, 32, generator=generator).requires_grad_()
     control = TrainedTokens(("down_blocks",))
     with frozen(pipe.unet), weft.attach(pipe, control):
-        accelerator, noising = Accelerator(cpu=True), noising_of(pipe)
+        accelerator, noising = Accelerator(cpu=True), noising_of(resolve(pipe))
         assert accelerator.num_processes == (1 if rows == slice(None) else WORLD)
-        denoiser = FrozenDenoiser(pipe.unet, control, noising)
+        denoiser = FrozenDenoiser(resolve(pipe), control, noising)
         config = DistributionConfig(losses_named("f2f,f2r"))
 
         def denoise(*arguments: Any) -> Tensor:
             return denoiser.generate(None, *arguments)
 
-        term = distribution_term(pipe, config, noising, denoise, control.hiding, accelerator=accelerator)
+        term = distribution_term(resolve(pipe), config, noising, denoise, control.hiding, accelerator=accelerator)
         assert term is not None
         losses, slopes = term(
             lambda *arguments: denoiser.generate(tokens, *arguments),

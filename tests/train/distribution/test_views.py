@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from weft.attach import resolve
 from weft.testing import assert_differs
-from weft.train.diffusion.latents import Latents, encode_captions, latent_batches
+from weft.train.diffusion.latents import Latents, latent_batches
 from weft.train.diffusion.noising import Flow
 from weft.train.distribution.config import DistributionConfig
 from weft.train.distribution.losses import losses_named
@@ -34,13 +35,13 @@ def config(losses: str = "f2f,f2r", pairing: Any = "two_captions", **options: An
 
 @pytest.fixture
 def batches(tmp_path: Path) -> PairBatches:
-    return PairBatches(tiny.sd1(tmp_path), PAIRS, latents(), None, range(4), 4, 1000, seed=3)
+    return PairBatches(resolve(tiny.sd1(tmp_path)), PAIRS, latents(), None, range(4), 4, 1000, seed=3)
 
 
 def said_by(batch: tuple[Tensor, ...], pipe: Any) -> list[tuple[str, str]]:
     """First and second caption of every row, found by what they are encoded to."""
     texts = [text for pair in TEXTS for text in pair]
-    known = encode_captions(pipe, texts).states
+    known = resolve(pipe).encode_captions(texts).states
     views = Views(*batch[-len(Views._fields) :])
 
     def name(states: Tensor) -> str:

@@ -16,9 +16,9 @@ from accelerate import Accelerator
 from PIL import Image
 
 from weft import shapes
+from weft.attach import Host, resolve
 from weft.testing import assert_differs
 from weft.train import LoopConfig, SoftTokensConfig, encode_pairs, fit_soft_tokens
-from weft.train.encoded import batches as pair_batches
 from weft.train.encoded.batches import PairBatches, encode
 from weft.train.encoded.pairs import open_encoded
 from weft.train.pictures.pairs import Pair, read_pairs
@@ -63,8 +63,8 @@ def build(kind: str, folder: Path) -> Any:
 
 def batches(pipe: Any, pairs: Any, folder: Path | None, accelerator: Accelerator) -> PairBatches:
     found = read_pairs(pairs, who="test")
-    made = encode(pipe, found, 64, folder, accelerator=accelerator, base_name="test", who="test")
-    return PairBatches(pipe, found, *made, range(len(found)), 4, 1000)
+    made = encode(resolve(pipe), found, 64, folder, accelerator=accelerator, base_name="test", who="test")
+    return PairBatches(resolve(pipe), found, *made, range(len(found)), 4, 1000)
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -128,7 +128,7 @@ def test_text_is_what_the_encoder_gives(
     held, stored = (batches(pipe, pairs, each, accelerator) for each in (None, folder))
     expected = held(4)
     # nothing is left for the encoder to do
-    monkeypatch.setattr(pair_batches, "encode_captions", None)
+    monkeypatch.setattr(Host, "encode_captions", None)
     found = stored(4)
     for one, other in zip(found, expected, strict=True):
         assert one.dtype == other.dtype
@@ -140,7 +140,7 @@ def test_negatives_have_their_text_beside_captions(
 ) -> None:
     folder = encode_pairs(pipe, pairs, tmp_path / "encoded", text=True)
     found = read_pairs(pairs, who="test")
-    _, text = open_encoded(pipe, found, folder, 64, accelerator=accelerator, base_name="test", who="test")
+    _, text = open_encoded(resolve(pipe), found, folder, 64, accelerator=accelerator, base_name="test", who="test")
     assert text is not None and found[5].texts == ("a red circle", "5 blue squares", "a cube", "a cube")
     states = text.part([(5, 2), (5, 0), (0, 0), (2, 1)]).states
     assert torch.equal(states[0], states[3])

@@ -18,10 +18,11 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from PIL import Image
 
 import weft
+from weft.attach import TextStates, resolve
 from weft.attach.projections import GatedProjection, GatedProjections
 from weft.testing import assert_differs
 from weft.train.core.config import LoopConfig
-from weft.train.diffusion.latents import TextStates, denoising_target, encode_captions, training_scheduler
+from weft.train.diffusion.latents import denoising_target, training_scheduler
 from weft.train.residual.fit import ResidualConfig, fit_residual
 from weft.train.residual.objective import ResidualObjective
 
@@ -123,7 +124,7 @@ def test_where_training_starts(init: Any, is_base: bool, tmp_path: Path) -> None
             return pipe.unet(sample, 500, text).sample
 
     stock = predict()
-    text = encode_captions(pipe, ["a red ball"])
+    text = resolve(pipe).encode_captions(["a red ball"])
     with GatedProjections(pipe.unet) as projections:
         objective = ResidualObjective(pipe.unet, projections, None, text, init=init, rank_share=0.25)
         assert torch.equal(predict(), stock) == is_base

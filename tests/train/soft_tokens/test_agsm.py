@@ -15,10 +15,11 @@ from PIL import Image
 from torch import Tensor
 
 import weft
+from weft.attach import resolve
 from weft.testing import assert_differs
 from weft.testing.soft_tokens_eager import longer_text
 from weft.train.core.config import LoopConfig
-from weft.train.diffusion.latents import encode_captions, frozen, training_scheduler
+from weft.train.diffusion.latents import frozen, training_scheduler
 from weft.train.diffusion.noising import noising_of
 from weft.train.soft_tokens.agsm import AgsmObjective, guidance, in_batch
 from weft.train.soft_tokens.bank import TrainedTokens
@@ -48,7 +49,7 @@ def soft_tokens(seed: int, width: int) -> weft.SoftTokens:
 
 def batch(pipe: Any) -> dict[str, Tensor]:
     generator, count = torch.Generator().manual_seed(0), len(CAPTIONS)
-    text = encode_captions(pipe, CAPTIONS)
+    text = resolve(pipe).encode_captions(CAPTIONS)
     return {
         "latents": torch.randn(count, 4, 16, 16, generator=generator),
         "noise": torch.randn(1, 4, 16, 16, generator=generator),
@@ -109,7 +110,7 @@ def test_the_loss_is_that_of_a_pass_for_every_pair(kind: str, rows_at_once: int 
 
         control = TrainedTokens(plus.blocks)
         objective = AgsmObjective(
-            FrozenDenoiser(pipe.unet, control, noising_of(pipe)),
+            FrozenDenoiser(resolve(pipe), control, noising_of(resolve(pipe))),
             plus,
             accelerator=Accelerator(cpu=True),
             rows_at_once=rows_at_once,
@@ -148,7 +149,7 @@ def test_a_wrong_caption_is_one_more_of_the_others(rows_at_once: int | None, tmp
     pipe = tiny.sd1(tmp_path)
     soft, given = soft_tokens(1, 32), batch(pipe)
     control = TrainedTokens(soft.blocks)
-    denoiser = FrozenDenoiser(pipe.unet, control, noising_of(pipe))
+    denoiser = FrozenDenoiser(resolve(pipe), control, noising_of(resolve(pipe)))
     following = given["states"].roll(-2, 0)[:, None]
     more = (following, given["pooled"].view(4, 1, 0), torch.ones(4, dtype=torch.int64))
     found = []
@@ -186,7 +187,7 @@ def test_a_picture_without_rivals_learns_to_denoise(tmp_path: Path) -> None:
     soft, given = soft_tokens(1, 32), batch(pipe)
     given["alike"] = torch.zeros(4, 2, dtype=torch.int64)
     control = TrainedTokens(soft.blocks)
-    denoiser = FrozenDenoiser(pipe.unet, control, noising_of(pipe))
+    denoiser = FrozenDenoiser(resolve(pipe), control, noising_of(resolve(pipe)))
     objective = AgsmObjective(denoiser, soft, accelerator=Accelerator(cpu=True), negatives=2)
     with frozen(pipe.unet), weft.attach(pipe, control):
         losses = objective(*given.values())

@@ -18,10 +18,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import weft
+from weft.attach import resolve
 from weft.testing import assert_differs
 from weft.testing.soft_tokens_eager import contrastive_loss_of, errors_by_pairs, longer_text
 from weft.train.core.config import LoopConfig
-from weft.train.diffusion.latents import encode_captions, frozen, training_scheduler
+from weft.train.diffusion.latents import frozen, training_scheduler
 from weft.train.diffusion.noising import noising_of
 from weft.train.encoded.batches import PairBatches
 from weft.train.pictures.pairs import Pair
@@ -51,7 +52,7 @@ def fitted(pipe: Any, changes: Any = None, **run: Any) -> weft.SoftTokens:
 
 def batch(pipe: Any, captions: tuple[str, ...] = CAPTIONS) -> dict[str, Tensor]:
     generator, count = torch.Generator().manual_seed(0), len(captions)
-    text = encode_captions(pipe, captions)
+    text = resolve(pipe).encode_captions(captions)
     return {
         "latents": torch.randn(count, 4, 16, 16, generator=generator),
         "noise": torch.randn(1, 4, 16, 16, generator=generator),
@@ -71,7 +72,7 @@ def start(width: int = 32) -> weft.SoftTokens:
 
 def objective_of(pipe: Any, soft: weft.SoftTokens, **options: Any) -> tuple[TrainedTokens, ContrastObjective]:
     control = TrainedTokens(soft.blocks)
-    denoiser = FrozenDenoiser(pipe.unet, control, noising_of(pipe))
+    denoiser = FrozenDenoiser(resolve(pipe), control, noising_of(resolve(pipe)))
     return control, ContrastObjective(denoiser, soft, accelerator=Accelerator(cpu=True), **options)
 
 
@@ -182,7 +183,7 @@ def test_every_option_of_the_contrast(direction: str, wrong: int, rows_at_once: 
         pipe.unet.conv_out.weight.mul_(0.05)
     soft, given, counts = start(), batch(pipe), (2, 1, 0, 2)
     given["noise"] = given["noise"] * 0.2
-    closer = encode_captions(pipe, [f"{word} {caption}" for caption in CAPTIONS for word in ("blue", "green")])
+    closer = resolve(pipe).encode_captions([f"{word} {caption}" for caption in CAPTIONS for word in ("blue", "green")])
     assert soft.offsets is not None
     tokens, log_scale, log_width = soft.tokens.clone(), torch.tensor(4.0).log(), torch.tensor(0.07).log()
     wanted = [value.requires_grad_() for value in (tokens, log_scale, log_width)]
@@ -205,7 +206,10 @@ def test_every_option_of_the_contrast(direction: str, wrong: int, rows_at_once: 
         expected = torch.autograd.grad(loss, wanted)
         control = TrainedTokens(soft.blocks)
         config = replace(CONFIG, direction=direction, learn_logit=True, rows_at_once=rows_at_once)
-        denoiser, layout = FrozenDenoiser(pipe.unet, control, noising_of(pipe)), config.laid_out(pipe, who="test")
+        denoiser, layout = (
+            FrozenDenoiser(resolve(pipe), control, noising_of(resolve(pipe))),
+            config.laid_out(resolve(pipe), who="test"),
+        )
         objective: Any = config.make_objective(denoiser, soft, Accelerator(cpu=True), layout)
         more = (closer.states.view(4, 2, *closer.states.shape[1:]), pooled.view(4, 2, 0), torch.tensor(counts))
         with weft.attach(pipe, control):
@@ -228,7 +232,10 @@ def test_both_directions_with_given_constants(rows_at_once: int | None, tmp_path
         for learn_logit in (False, True):
             control = TrainedTokens(soft.blocks)
             config = replace(CONFIG, direction="both", learn_logit=learn_logit, rows_at_once=rows_at_once)
-            denoiser, layout = FrozenDenoiser(pipe.unet, control, noising_of(pipe)), config.laid_out(pipe, who="test")
+            denoiser, layout = (
+                FrozenDenoiser(resolve(pipe), control, noising_of(resolve(pipe))),
+                config.laid_out(resolve(pipe), who="test"),
+            )
             objective: Any = config.make_objective(denoiser, soft, Accelerator(cpu=True), layout)
             with weft.attach(pipe, control):
                 objective(*given.values())["loss"].backward()
@@ -273,15 +280,15 @@ def test_layouts_of_unets(tmp_path: Path) -> None:
     """As published: sizes for Stable Diffusion 1.5 and XL, and the start that can never come apart."""
     counts = {768: 79_872, 2048: 8_192}
     for name, model in {"unet": tiny.unet(cross_attention_dim=768), "xl": tiny.unet(tiny.SDXL)}.items():
-        released, ours = layout_of(model, "released"), layout_of(model, "default")
+        released, ours = layout_of(resolve(model), "released"), layout_of(resolve(model), "default")
         assert replace(released, init="start") == ours and released.denoising_weight == 10
         assert released.init == {"unet": "copies", "xl": "normal"}[name]
         width = {"unet": 768, "xl": 2048}[name]
         model.register_to_config(cross_attention_dim=width)
-        soft = replace(released, init="normal").start(model, 4, seed=0, base_name="wide")
+        soft = replace(released, init="normal").start(resolve(model), 4, seed=0, base_name="wide")
         assert soft.tokens.numel() + (0 if soft.offsets is None else soft.offsets.numel()) == counts[width]
-    assert layout_of(tiny.unet(), "released").blocks == ("down_blocks",)
-    assert layout_of(tiny.unet(tiny.SDXL), "released").blocks == ("down_blocks", "mid_block")
+    assert layout_of(resolve(tiny.unet()), "released").blocks == ("down_blocks",)
+    assert layout_of(resolve(tiny.unet(tiny.SDXL)), "released").blocks == ("down_blocks", "mid_block")
 
 
 def test_the_released_layout_trains(tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ def found(folder: Path, rows: slice) -> dict[str, Tensor]:
     from accelerate import Accelerator
 
     import weft
-    from weft.train.diffusion.latents import encode_captions, frozen
+    from weft.attach import resolve
+    from weft.train.diffusion.latents import frozen
     from weft.train.diffusion.noising import noising_of
     from weft.train.soft_tokens.bank import TrainedTokens
     from weft.train.soft_tokens.contrast import ContrastObjective
@@ -31,8 +32,8 @@ def found(folder: Path, rows: slice) -> dict[str, Tensor]:
 
     torch.set_num_threads(1)
     pipe, generator = tiny.sd1(folder), torch.Generator().manual_seed(0)
-    states = encode_captions(pipe, ["a red circle", "a blue square", "a green ball", "a red square"]).states
-    wrong = encode_captions(pipe, [f"{word} ball" for word in ("a", "red", "blue", "green")]).states
+    states = resolve(pipe).encode_captions(["a red circle", "a blue square", "a green ball", "a red square"]).states
+    wrong = resolve(pipe).encode_captions([f"{word} ball" for word in ("a", "red", "blue", "green")]).states
     batch: dict[str, Any] = {
         "latents": torch.randn(4, 4, 16, 16, generator=generator)[rows],
         "noise": 0.2 * torch.randn(1, 4, 16, 16, generator=generator),
@@ -49,7 +50,7 @@ def found(folder: Path, rows: slice) -> dict[str, Tensor]:
     control, values = TrainedTokens(soft.blocks), {}
     with frozen(pipe.unet), weft.attach(pipe, control), torch.enable_grad():
         pipe.unet.conv_out.weight.mul_(0.05)  # a prediction near the noise, or every logit would be 0
-        denoiser = FrozenDenoiser(pipe.unet, control, noising_of(pipe))
+        denoiser = FrozenDenoiser(resolve(pipe), control, noising_of(resolve(pipe)))
         for kind in (ContrastObjective, SymmetricContrastObjective):
             accelerator = Accelerator(cpu=True)
             assert accelerator.num_processes == (1 if rows == slice(None) else WORLD)

@@ -18,10 +18,12 @@ from torch import Tensor
 
 import weft
 from weft import shapes
+from weft.attach import Host, resolve
+from weft.attach.families.sd3 import SD3
 from weft.testing import assert_differs
 from weft.testing.soft_tokens_eager import contrastive_loss_of
 from weft.train.core.config import LoopConfig
-from weft.train.diffusion.latents import caption_fits, encode_captions, frozen
+from weft.train.diffusion.latents import caption_fits, frozen
 from weft.train.diffusion.noising import noising_of
 from weft.train.soft_tokens.bank import TrainedTokens
 from weft.train.soft_tokens.config import SoftTokensConfig
@@ -54,7 +56,7 @@ def drawn(pipe: Any, **changes: Any) -> Any:
 
 def batch(pipe: Any) -> dict[str, Tensor]:
     generator, count = torch.Generator().manual_seed(0), len(CAPTIONS)
-    text = encode_captions(pipe, CAPTIONS, tiny.TEXT_LENGTH)
+    text = resolve(pipe).encode_captions(CAPTIONS, tiny.TEXT_LENGTH)
     assert text.pooled is not None
     return {
         "latents": torch.randn(count, 4, 16, 16, generator=generator),
@@ -97,8 +99,8 @@ def test_the_loss_is_that_of_a_pass_for_every_pair(rows_at_once: int | None, shi
         gradients = torch.autograd.grad(expected, (tokens, offsets))
         control = TrainedTokens(soft.blocks, soft.space)
         config = replace(CONFIG, rows_at_once=rows_at_once, logit_width=2.0, denoising_weight=0.5)
-        denoiser = FrozenDenoiser(pipe.transformer, control, noising_of(pipe, shifted=shifted))
-        layout = config.laid_out(pipe, who="test")
+        denoiser = FrozenDenoiser(resolve(pipe), control, noising_of(resolve(pipe), shifted=shifted))
+        layout = config.laid_out(resolve(pipe), who="test")
         objective = config.make_objective(denoiser, soft, Accelerator(cpu=True), layout)
         with weft.attach(pipe, control):
             found = objective(*given.values())
@@ -151,7 +153,7 @@ def test_the_embedded_model(tmp_path: Path) -> None:
 
 def test_layouts(tmp_path: Path) -> None:
     pipe = tiny.pipeline(tmp_path)
-    released, ours = layout_of(pipe, "released"), layout_of(pipe, "default")
+    released, ours = layout_of(resolve(pipe), "released"), layout_of(resolve(pipe), "default")
     assert (released.text_length, ours.text_length) == (512, 256)
     assert replace(released, text_length=256) == ours
     assert ours.each_its_own and ours.time_buckets == 100 and ours.init == "normal" and ours.denoising_weight == 0
@@ -161,9 +163,9 @@ def test_the_released_layout_of_the_medium_model() -> None:
     with torch.device("meta"):  # as large as it is, and without weights
         sizes = {"num_layers": 24, "num_attention_heads": 24, "caption_projection_dim": 1536}
         medium = SD3Transformer2DModel(sample_size=128, joint_attention_dim=4096, pooled_projection_dim=2048, **sizes)
-    layout = layout_of(medium, "released")
+    layout = layout_of(resolve(medium), "released")
     assert layout.blocks == tuple(f"transformer_blocks.{block}" for block in range(5))
-    soft = layout.start(medium, 4, seed=0, base_name="medium")
+    soft = layout.start(resolve(medium), 4, seed=0, base_name="medium")
     assert soft.offsets is not None
     assert soft.tokens.shape == (5, 4, 1536)
     assert soft.tokens.numel() + soft.offsets.numel() == 798_720, "as published"
@@ -175,11 +177,12 @@ def test_a_caption_must_fit_t5_too() -> None:
         return type("Tokenizer", (), {"model_max_length": limit, "__call__": staticmethod(read)})()
 
     pipe = SimpleNamespace(tokenizer=tokenizer(9), tokenizer_2=None, tokenizer_3=tokenizer(512))
+    host = Host(pipe, None, SD3)
     words = "one two three four five six"
-    assert caption_fits(pipe, words) and caption_fits(pipe, words, 6) and not caption_fits(pipe, words, 5)
-    assert not caption_fits(pipe, words + " seven eight nine ten", 100), "CLIP would cut it off"
+    assert caption_fits(host, words) and caption_fits(host, words, 6) and not caption_fits(host, words, 5)
+    assert not caption_fits(host, words + " seven eight nine ten", 100), "CLIP would cut it off"
     pipe.tokenizer_3 = None
-    assert caption_fits(pipe, words, 5), "zeros have no words"
+    assert caption_fits(host, words, 5), "zeros have no words"
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from weft.attach.families.family import Family
+from weft.attach.families.host import Host
 from weft.attach.families.sd3 import SD3
 from weft.attach.families.unet import UNET
 from weft.attach.records import BaseModel
@@ -26,13 +27,15 @@ def known_families() -> str:
     return " or ".join(f"{family.model.__name__} ({family.about})" for family in FAMILIES)
 
 
-def denoiser_of(pipe_or_model: Any) -> tuple[Any, Any, Family]:
-    """(pipeline or None, denoiser, its family), the denoiser without the wrapper of ``torch.compile``.
+def resolve(pipe_or_model: Any) -> Host:
+    """The denoiser of a pipeline and its family; what is resolved already comes back as it is.
 
     Raises:
         TypeError: Neither a pipeline nor a model.
         ValueError: The denoiser is of a family that weft does not know.
     """
+    if isinstance(pipe_or_model, Host):
+        return pipe_or_model
     if isinstance(pipe_or_model, DiffusionPipeline):
         pipeline = pipe_or_model
         models = (getattr(pipeline, family.part, None) for family in FAMILIES)
@@ -53,25 +56,26 @@ def denoiser_of(pipe_or_model: Any) -> tuple[Any, Any, Family]:
     family = family_of(model)
     if family is None:
         raise ValueError(f"attach: supports {known_families()}; got {type(model).__name__}")
-    return pipeline, model, family
+    return Host(pipeline, model, family)
 
 
 def base_model(pipe_or_model: Any, name: str | None = None) -> BaseModel:
     """Describe the denoiser of ``pipe_or_model``.
 
     Args:
+        pipe_or_model: A pipeline, its denoiser, or what ``resolve`` gave.
         name: Of its weights; None for what diffusers remembers of where they came from.
 
     Raises:
         TypeError, ValueError: As ``weft.attach``; or a UNet has no ``proj_out``.
     """
-    pipeline, model, family = denoiser_of(pipe_or_model)
+    host = resolve(pipe_or_model)
     if name is None:
-        name = str(getattr(pipeline or model, "name_or_path", "") or "unnamed")
+        name = str(getattr(host.pipeline or host.model, "name_or_path", "") or "unnamed")
         if Path(name).exists():
             name = "/".join(Path(name).resolve().parts[-2:])  # where a folder lies is nobody's business
-    widths = family.widths(model)
-    return BaseModel(name, widths.text, family.projections(model), widths.block)
+    widths = host.family.widths(host.model)
+    return BaseModel(name, widths.text, host.family.projections(host.model), widths.block)
 
 
 def _hint(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What an attachment must know of a family of models: one record, which ``unet.py`` and ``sd3.py`` fill in.
+"""What weft must know of a family of models, to attach to it and to train on it: one object, as of ``unet.py``.
 
 Relied on beyond the public interface: models keep the processors they had before ``fuse_qkv_projections`` in
 ``original_attn_processors``.
@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from weft.attach.processors.stand_in import StandIn
 from weft.attach.processors.text_cache import TextCache
-from weft.attach.records import DenoiserCall, LayerInfo, ProjectionInfo
+from weft.attach.records import DenoiserCall, LayerInfo, ProjectionInfo, TextReader, TextStates
 
 # (processor of diffusers, its layer, keys and values of the text, backend of weft.ops.attention)
 MakeStandIn = Callable[[Any, LayerInfo, TextCache, str | None], StandIn]
@@ -31,12 +32,7 @@ class Widths:
     block: int | None = None
 
 
-def _nothing(*of_what: Any) -> tuple[()]:
-    return ()
-
-
-@dataclass(frozen=True)
-class Family:
+class Family(ABC):
     """A family of models.
 
     Attributes:
@@ -47,24 +43,100 @@ class Family:
         perturbs: Name of the argument that leaves a part of the denoiser out, for guidance away from that; if any.
         stand_ins: What makes the stand-in, by the class of the processor it stands in for; matched exactly, since a
             subclass has its reasons.
-        refuse_layer: Why an attention layer, by (model, name, module), keeps its own processor; None for no reason.
-        layer_info: Describes a layer, by the same, for which there is none.
-        widths: Of a model.
-        projections: The ``proj_out`` layers of a model; raises ValueError where it lacks what its family has.
-        hooks: Puts hooks into a model, beside the processors, and gives what removes them.
+        readers: What its pipelines read a prompt with, in their order; a pipeline may lack some.
+        text_length: Tokens of the reader that ``follows``, where a call says nothing; None where there is none.
+        is_flow: Trained by flow matching, on the straight path between picture and noise; otherwise along a schedule.
     """
 
     model: type[nn.Module]
     about: str
     part: str
     latent: str
-    stand_ins: Mapping[type, MakeStandIn]
-    refuse_layer: Callable[[nn.Module, str, Any], str | None]
-    layer_info: Callable[[nn.Module, str, Any], LayerInfo]
-    widths: Callable[[nn.Module], Widths]
-    projections: Callable[[nn.Module], tuple[ProjectionInfo, ...]] = _nothing
-    hooks: Callable[[nn.Module], tuple[Any, ...]] = _nothing
     perturbs: str | None = None
+    stand_ins: ClassVar[Mapping[type, MakeStandIn]]
+    readers: tuple[TextReader, ...]
+    text_length: int | None = None
+    is_flow: bool = False
+
+    # --- to attach ------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def refuse_layer(self, model: Any, name: str, attn: Any) -> str | None:
+        """Why an attention layer keeps its own processor; None for no reason."""
+
+    @abstractmethod
+    def layer_info(self, model: Any, name: str, attn: Any) -> LayerInfo:
+        """Describes a layer for which there is no such reason."""
+
+    @abstractmethod
+    def widths(self, model: Any) -> Widths:
+        """Channels of the text."""
+
+    def projections(self, model: Any) -> tuple[ProjectionInfo, ...]:
+        """The ``proj_out`` layers of a model. Raises ValueError where it lacks what its family has."""
+        return ()
+
+    def hooks(self, model: Any) -> tuple[Any, ...]:
+        """Put hooks into a model, beside the processors, and give what removes them."""
+        return ()
+
+    # --- to train -------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def run(
+        self, denoiser: Any, latents: Tensor, timestep: Tensor, text: TextStates, time_ids: Tensor | None = None
+    ) -> Tensor:
+        """Predictions [P, C, h, w] of ``denoiser``: a model, or what a compiler made of it.
+
+        Args:
+            latents: [P, C', h, w], noisy, in the dtype of the model.
+            timestep: [P or 1].
+            text: Captions, each for as many pictures, which lie together.
+            time_ids: [P, 6], sizes and crops of the pictures, read by Stable Diffusion XL alone; None for pictures as
+                large as their latents, with nothing cut off.
+        """
+
+    @abstractmethod
+    def feature_layer(self, model: Any) -> nn.Module:
+        """The layer whose output tells most about a picture, wherever in the picture it is."""
+
+    @abstractmethod
+    def feature_map(self, output: Any) -> Tensor:
+        """[P, C', pixels] of the output of that layer."""
+
+    def layers_before_text(self, model: Any) -> list[nn.Module]:
+        """The costly layers that a picture goes through before the model reads any text."""
+        return []
+
+    def text_blocks(self, model: Any) -> tuple[str, ...]:
+        """Names of the blocks that hold a stream of text of their own, in the order in which they run."""
+        return ()
+
+    def is_large(self, model: Any) -> bool:
+        """Whether it is of the larger kind of its family, with settings of its own: Stable Diffusion XL."""
+        return False
+
+    def patch(self, model: Any) -> int:
+        """Cells of the latent along each side of what its layers see as one pixel at their finest."""
+        return 1
+
+    def encode_captions(self, pipeline: Any, captions: Sequence[str], text_length: int | None = None) -> TextStates:
+        """Encode captions as the pipeline encodes prompts; ``text_length`` as of the family, None for that."""
+        encoded = pipeline.encode_prompt(
+            prompt=list(captions),
+            device=pipeline.device,
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=False,
+            **self.encode_arguments(text_length),
+        )
+        # (states, negative), or with pooled states (states, negative, pooled, negative pooled)
+        return TextStates(encoded[0], encoded[2] if len(encoded) > 2 else None)
+
+    def encode_arguments(self, text_length: int | None) -> dict[str, Any]:
+        """Further arguments of ``encode_prompt``, for captions that all readers read alike."""
+        return {}
+
+    # --- around a pass --------------------------------------------------------------------------------------------
 
     @functools.cached_property
     def _forward(self) -> inspect.Signature:

@@ -104,3 +104,17 @@ def _of_blocks(path: str, blocks: Any, samplers: str) -> Iterator[str]:
         layers = "attentions" if getattr(block, "attentions", None) else "resnets"
         for part in (layers, samplers):
             yield from (f"{path}.{number}.{part}.{index}" for index in range(len(getattr(block, part, None) or ())))
+
+
+def layers_before_text(unet: Any) -> list[nn.Module]:
+    """The costly layers before the first text: of Stable Diffusion XL, whose embedding of time has text in it, one."""
+    found = [unet.conv_in]
+    if unet.config.addition_embed_type is not None or unet.config.class_embed_type is not None:
+        return found
+    for block in unet.down_blocks:
+        found.append(block.resnets[0])
+        if getattr(block, "attentions", None):
+            first = block.attentions[0].transformer_blocks[0]
+            return found if first.only_cross_attention else [*found, first.attn1]
+        found += [*block.resnets[1:], *(block.downsamplers or ())]
+    return found

@@ -14,6 +14,9 @@ from typing import Any
 
 from torch import Tensor
 
+from weft.attach.families import resolve
+from weft.attach.records import TextStates
+
 STAND_IN = "a"  # one token in every vocabulary of CLIP's kind: a letter that ends a word
 _EDGES = 2  # start and end token
 
@@ -43,19 +46,6 @@ class LearntText:
         stand_ins = " ".join([STAND_IN] * self.count)
         parts = (stand_ins, self.text) if self.leads else (self.text, stand_ins)
         return " ".join(part for part in parts if part)
-
-
-@dataclass(frozen=True, eq=False)
-class Encoded:
-    """What a denoiser is conditioned on.
-
-    Attributes:
-        states: [texts, Nk, C].
-        pooled: [texts, Cp] for SDXL, else None.
-    """
-
-    states: Tensor
-    pooled: Tensor | None
 
 
 def word_widths(pipe: Any) -> tuple[int, ...]:
@@ -97,7 +87,7 @@ def token_count(pipe: Any, text: str) -> int:
     return max(len(_ids(pipe, tokenizer, text)) - _EDGES for tokenizer, _ in _encoders(pipe))
 
 
-def encode(pipe: Any, texts: Sequence[LearntText]) -> Encoded:
+def encode(pipe: Any, texts: Sequence[LearntText]) -> TextStates:
     """Encode texts as the pipeline encodes prompts; gradients reach the vectors.
 
     What does not fit the text encoder is cut off at the end by the tokenizer, vectors too: see ``token_limit``.
@@ -128,13 +118,12 @@ def encode(pipe: Any, texts: Sequence[LearntText]) -> Encoded:
             "compiled, or replaced? give the pipeline its own text encoder"
         )
     # Stable Diffusion gives (states, negative), XL (states, negative, pooled, negative pooled)
-    return Encoded(encoded[0], encoded[2] if len(encoded) > 2 else None)
+    return TextStates(encoded[0], encoded[2] if len(encoded) > 2 else None)
 
 
 def _encoders(pipe: Any) -> list[tuple[Any, Any]]:
     """(tokenizer, text encoder), as many as the pipeline has."""
-    pairs = ((getattr(pipe, f"tokenizer{end}", None), getattr(pipe, f"text_encoder{end}", None)) for end in ("", "_2"))
-    return [(tokenizer, encoder) for tokenizer, encoder in pairs if tokenizer is not None and encoder is not None]
+    return resolve(pipe).sharing_readers()
 
 
 def _ids(pipe: Any, tokenizer: Any, text: str) -> list[int]:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from weft.attach.records import TextReader
 from weft.attach.text.prompt import Prompt, Texts
 from weft.attach.text.tokenized import TokenizedText
 
@@ -22,8 +23,8 @@ class PromptListener:
     when ``prompt_embeds`` are given.
     """
 
-    def __init__(self, pipeline: Any, report: Callable[[Prompt], None]) -> None:
-        self._pipeline = pipeline
+    def __init__(self, pipeline: Any, readers: Sequence[TextReader], report: Callable[[Prompt], None]) -> None:
+        self._pipeline, self._readers = pipeline, readers
         self._report: Callable[[Prompt], None] | None = report
         self._before = pipeline.__dict__.get("encode_prompt")  # another tool's wrapper, as a rule absent
         self._encoded: list[tuple[weakref.ref[Tensor], Texts]] = []
@@ -82,16 +83,14 @@ class PromptListener:
     def _texts(self, arguments: dict[str, Any]) -> Texts:
         pipeline = self._pipeline
         prompts = _listed(arguments["prompt"])
-        tokenizers = [(name, getattr(pipeline, name, None)) for name in ("tokenizer", "tokenizer_2", "tokenizer_3")]
-        present = [(name, tokenizer) for name, tokenizer in tokenizers if tokenizer is not None]
+        tokenizers = ((reader, getattr(pipeline, reader.tokenizer, None)) for reader in self._readers)
+        present = [(reader, tokenizer) for reader, tokenizer in tokenizers if tokenizer is not None]
         per_tokenizer = []
         # in this order: an SDXL refiner has the second tokenizer only, and encodes `prompt` with it
-        for (name, tokenizer), prompt in zip(present, ("prompt", "prompt_2", "prompt_3"), strict=False):
-            # a third one is a T5, whose tokens come after those of the others
-            behind = name == "tokenizer_3"
-            start = pipeline.tokenizer_max_length if behind else 0
-            room = arguments["max_sequence_length"] if behind else None
-            texts = _listed(arguments.get(prompt) or prompts)
+        for (reader, tokenizer), first in zip(present, self._readers, strict=False):
+            start = pipeline.tokenizer_max_length if reader.follows else 0
+            room = arguments["max_sequence_length"] if reader.follows else None
+            texts = _listed(arguments.get(first.prompt) or prompts)
             per_tokenizer.append([self._tokenized(text, tokenizer, start, room) for text in texts])
         return tuple(zip(*per_tokenizer, strict=True))
 

@@ -11,11 +11,9 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from weft.attach import PIXELS_PER_CELL, denoiser_of
+from weft.attach import Host, TextReader
 from weft.train.core import shuffled, torch_generator
 from weft.train.pictures import View
-
-T5_LENGTH = 256  # of the text of Stable Diffusion 3, where its pipeline is told nothing
 
 
 @dataclass(frozen=True)
@@ -46,68 +44,29 @@ class Latents:
         return self.mean + self.std * noise
 
 
-@dataclass(frozen=True)
-class TextStates:
-    """Encoded captions.
-
-    Attributes:
-        states: [texts, Nk, C].
-        pooled: [texts, Cp] for SDXL and SD3, else None.
-    """
-
-    states: Tensor
-    pooled: Tensor | None
-
-    def repeated(self, times: int) -> TextStates:
-        """A single caption, ``times`` times."""
-        pooled = None if self.pooled is None else self.pooled.expand(times, -1)
-        return TextStates(self.states.expand(times, -1, -1), pooled)
-
-    def part(self, rows: Tensor) -> TextStates:
-        """Some of them."""
-        return TextStates(self.states[rows], None if self.pooled is None else self.pooled[rows])
-
-    def gathered(self, accelerator: Any) -> TextStates:
-        """Those of all processes, one after the other."""
-        pooled = None if self.pooled is None else accelerator.gather(self.pooled.contiguous())
-        return TextStates(accelerator.gather(self.states.contiguous()), pooled)
-
-
-def native_size(pipe: Any) -> int:
-    """Side in pixels of the pictures that the model was made for."""
-    cells = denoiser_of(pipe)[1].config.sample_size
-    return int(cells if isinstance(cells, int) else min(cells)) * int(pipe.vae_scale_factor)
-
-
-def picture_size(pipe: Any, resolution: int | None, *, who: str) -> int:
+def picture_size(host: Host, resolution: int | None, *, who: str) -> int:
     """Side in pixels of the pictures to train on; None for the model's own.
 
     Raises:
         ValueError: One that the model's cells and patches do not fill.
     """
-    size = native_size(pipe) if resolution is None else resolution
-    step = max(8, int(pipe.vae_scale_factor) * int(getattr(denoiser_of(pipe)[1].config, "patch_size", None) or 1))
+    size, step = host.native_size if resolution is None else resolution, host.size_step
     if size < step or size % step:
         raise ValueError(f"{who}: `resolution` must be a multiple of {step} pixels; got {size}")
     return size
 
 
-def plain_time_ids(latents: Tensor) -> Tensor:
-    """What SDXL is told of pictures that it makes: as large as ``latents`` [P, C, h, w], nothing cut off; [P, 6]."""
-    height, width = (PIXELS_PER_CELL * cells for cells in latents.shape[-2:])
-    return torch.tensor([height, width, 0, 0, height, width], device=latents.device).expand(len(latents), -1).float()
-
-
-def check_denoiser(pipe: Any, *, who: str) -> None:
+def check_denoiser(host: Host, *, who: str) -> None:
     """Refuse what is not a pipeline from text to image.
 
     Raises:
         TypeError: No pipeline.
         ValueError: One that takes more than a latent, as for inpainting.
     """
-    if not hasattr(pipe, "encode_prompt"):
-        raise TypeError(f"{who}: needs a pipeline, for its text encoder; got {type(pipe).__name__}")
-    channels, latent = denoiser_of(pipe)[1].config.in_channels, pipe.vae.config.latent_channels
+    if not host.encodes_prompts:
+        given = type(host.pipeline or host.model).__name__
+        raise TypeError(f"{who}: needs a pipeline, for its text encoder; got {given}")
+    channels, latent = host.model.config.in_channels, host.pipeline.vae.config.latent_channels
     if channels != latent:
         raise ValueError(
             f"{who}: needs a text-to-image model, which takes the {latent} channels of a latent; this one "
@@ -115,7 +74,7 @@ def check_denoiser(pipe: Any, *, who: str) -> None:
         )
 
 
-def check_words(pipe: Any, words: Mapping[str, str], caption: str, *, who: str) -> None:
+def check_words(host: Host, words: Mapping[str, str], caption: str, *, who: str) -> None:
     """Refuse words and a caption that do not reach the text encoder.
 
     Args:
@@ -124,7 +83,8 @@ def check_words(pipe: Any, words: Mapping[str, str], caption: str, *, who: str) 
     Raises:
         ValueError: A word without a token, or a caption that would be cut off.
     """
-    for tokenizer in _tokenizers(pipe):
+    tokenizers = [tokenizer for reader, tokenizer in host.tokenizers() if not reader.follows]
+    for tokenizer in tokenizers:
         for name, word in words.items():
             ids = tokenizer(word, add_special_tokens=False).input_ids
             if not ids or tokenizer.unk_token_id in ids:
@@ -132,30 +92,34 @@ def check_words(pipe: Any, words: Mapping[str, str], caption: str, *, who: str) 
                     f"{who}: `{name}` must be text that the model's tokenizer knows; {word!r} has no token; "
                     "use another word"
                 )
-    if not caption_fits(pipe, caption):
-        limit = min(tokenizer.model_max_length for tokenizer in _tokenizers(pipe))
+    if not caption_fits(host, caption):
+        limit = min(tokenizer.model_max_length for tokenizer in tokenizers)
         raise ValueError(
             f"{who}: the caption must fit the text encoder's {limit} tokens, start and end included; {caption[:80]!r} "
             "is longer; use a shorter one"
         )
 
 
-def caption_fits(pipe: Any, caption: str, text_length: int | None = None) -> bool:
-    """Whether no tokenizer of ``pipe`` would cut ``caption`` off; ``text_length`` as of ``encode_captions``."""
+def caption_fits(host: Host, caption: str, text_length: int | None = None) -> bool:
+    """Whether no tokenizer would cut ``caption`` off; ``text_length`` as of ``Host.encode_captions``."""
 
-    def fits(tokenizer: Any, limit: int) -> bool:
+    def fits(reader: TextReader, tokenizer: Any) -> bool:
+        limit = tokenizer.model_max_length
+        if reader.follows:
+            limit = text_length or host.family.text_length
         return len(tokenizer(caption, truncation=False, verbose=False).input_ids) <= limit
 
-    t5 = getattr(pipe, "tokenizer_3", None)
-    return all(fits(tokenizer, tokenizer.model_max_length) for tokenizer in _tokenizers(pipe)) and (
-        t5 is None or fits(t5, text_length or T5_LENGTH)
-    )
+    return all(fits(*each) for each in host.tokenizers())
 
 
-def _tokenizers(pipe: Any) -> list[Any]:
-    """Those of CLIP's kind."""
-    found = (getattr(pipe, name, None) for name in ("tokenizer", "tokenizer_2"))
-    return [tokenizer for tokenizer in found if tokenizer is not None]
+def overflows(vae: Any) -> bool:
+    """Whether an autoencoder is in half precision and cannot be run in it, as that of SDXL."""
+    return vae.dtype == torch.float16 and bool(vae.config.get("force_upcast", False))
+
+
+def scaling_of(vae: Any) -> tuple[float, float]:
+    """(shift, scale): the denoiser sees (latents - shift) * scale."""
+    return vae.config.get("shift_factor") or 0.0, vae.config.scaling_factor
 
 
 @torch.no_grad()
@@ -165,7 +129,7 @@ def encode_views(pipe: Any, found: Iterable[View]) -> Latents:
     An autoencoder that overflows in fp16 (SDXL's) is run in fp32.
     """
     vae = pipe.vae
-    is_widened = vae.dtype == torch.float16 and getattr(vae.config, "force_upcast", False)
+    is_widened = overflows(vae)
     if is_widened:
         vae.to(torch.float32)
     mean, std, time_ids = [], [], []
@@ -178,27 +142,9 @@ def encode_views(pipe: Any, found: Iterable[View]) -> Latents:
     finally:
         if is_widened:
             vae.to(torch.float16)
-    shift, scale = getattr(vae.config, "shift_factor", None) or 0.0, vae.config.scaling_factor
+    shift, scale = scaling_of(vae)
     ids = torch.tensor(time_ids, dtype=torch.float32)
     return Latents((torch.cat(mean) - shift) * scale, torch.cat(std) * scale, ids)
-
-
-@torch.no_grad()
-def encode_captions(pipe: Any, captions: Sequence[str], text_length: int | None = None) -> TextStates:
-    """Encode captions as the pipeline encodes prompts.
-
-    Args:
-        text_length: Tokens of T5, or of the zeros in its place; None for what the pipeline has. Read by Stable
-            Diffusion 3 alone.
-    """
-    more: dict[str, Any] = {}
-    if hasattr(pipe, "text_encoder_3"):
-        more = {"prompt_2": None, "prompt_3": None, "max_sequence_length": text_length or T5_LENGTH}
-    encoded = pipe.encode_prompt(
-        prompt=list(captions), device=pipe.device, num_images_per_prompt=1, do_classifier_free_guidance=False, **more
-    )
-    # Stable Diffusion gives (states, negative), XL and 3 (states, negative, pooled, negative pooled)
-    return TextStates(encoded[0], encoded[2] if len(encoded) > 2 else None)
 
 
 def latent_batches(

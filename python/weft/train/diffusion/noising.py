@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
+from weft.attach import Host
 from weft.train.diffusion.latents import denoising_target, training_scheduler
 
 
@@ -90,19 +91,16 @@ class Flow:
         return noisy - s * predicted, noisy + (1 - s) * predicted
 
 
-def noising_of(pipe: Any, *, shifted: bool = False) -> Noising:
-    """That of ``pipe``, as its scheduler says; ``shifted`` by the shift that a flow's scheduler has.
+def noising_of(host: Host, *, shifted: bool = False) -> Noising:
+    """That of the model, with the numbers of its scheduler; ``shifted`` by the shift that a flow's scheduler has.
 
     Raises:
         ValueError: A schedule of another kind, or ``shifted`` where there is no shift.
     """
-    config = pipe.scheduler.config
-    is_flow = type(pipe.scheduler).__name__.startswith("FlowMatch")
-    if shifted and (not is_flow or config.get("use_dynamic_shifting", False)):
-        raise ValueError(
-            f"train: `shifted_time` needs a flow-matching scheduler with one shift; {type(pipe.scheduler).__name__} "
-            "has none"
-        )
+    config, is_flow = host.pipeline.scheduler.config, host.family.is_flow
+    kind = type(host.pipeline.scheduler).__name__
+    if shifted and (not is_flow or "shift" not in config or config.get("use_dynamic_shifting", False)):
+        raise ValueError(f"train: `shifted_time` needs a flow-matching scheduler with one shift; {kind} has none")
     if is_flow:
         return Flow(config.num_train_timesteps, float(config.shift) if shifted else 1.0)
-    return Schedule(training_scheduler(pipe))
+    return Schedule(training_scheduler(host.pipeline))

@@ -1,8 +1,4 @@
-"""What a UNet computes of a picture before it reads any text, once for all captions that the picture is held against.
-
-Relied on beyond the public interface: the UNet's ``conv_in``, ``down_blocks``, their ``resnets``, ``attentions`` and
-``downsamplers``, and in a transformer block ``attn1``.
-"""
+"""What a model computes of a picture before it reads any text, once for all captions that it is compared with."""
 
 from __future__ import annotations
 
@@ -13,6 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from weft.attach import Host
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,15 +39,15 @@ class Repeats:
 
 
 @contextmanager
-def shared_prefix(unet: Any, repeats: Repeats | None) -> Iterator[None]:
+def shared_prefix(host: Host, repeats: Repeats | None) -> Iterator[None]:
     """Each picture of the passes meanwhile, which have one timestep, goes through the layers before the text once.
 
     Args:
-        unet: What is called.
+        host: Its model is called.
         repeats: Which rows are the same picture; None shares nothing.
     """
     # a checkpoint runs layers again in the backward pass, when it is not known any more which rows are equal
-    if repeats is None or unet.is_gradient_checkpointing:
+    if repeats is None or host.model.is_gradient_checkpointing:
         yield
         return
     firsts, origin = repeats.firsts, repeats.origin
@@ -65,24 +63,10 @@ def shared_prefix(unet: Any, repeats: Repeats | None) -> Iterator[None]:
 
     hooks = []
     try:
-        for layer in prefix(unet):
+        for layer in host.family.layers_before_text(host.model):
             hooks.append(layer.register_forward_pre_hook(narrow, with_kwargs=True))
             hooks.append(layer.register_forward_hook(widen))
         yield
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def prefix(unet: Any) -> list[nn.Module]:
-    """The costly layers before the first text: of Stable Diffusion XL, whose embedding of time has text in it, one."""
-    found = [unet.conv_in]
-    if unet.config.addition_embed_type is not None or unet.config.class_embed_type is not None:
-        return found
-    for block in unet.down_blocks:
-        found.append(block.resnets[0])
-        if getattr(block, "attentions", None):
-            first = block.attentions[0].transformer_blocks[0]
-            return found if first.only_cross_attention else [*found, first.attn1]
-        found += [*block.resnets[1:], *(block.downsamplers or ())]
-    return found

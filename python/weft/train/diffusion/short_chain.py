@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from weft.train.diffusion.latents import TextStates
+from weft.attach import TextStates
 from weft.train.diffusion.noising import Noising
 
 # latents [P, C, h, w] noisy, timestep [1], P captions -> predictions [P, C, h, w] fp32

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from weft.train.diffusion import Denoise, Noising, TextStates
+from weft.attach import Host, TextStates
+from weft.train.diffusion import Denoise, Noising, overflows, scaling_of
 from weft.train.distribution.losses import Features
 
 # of the schedule, where the denoiser looks. On the embedded model the features of one picture know those of another
@@ -31,9 +32,9 @@ class DenoiserFeatures:
         powers: GeM (arXiv:1711.02512). Which block, time and power go together was measured on the embedded model.
     """
 
-    def __init__(self, model: Any, denoise: Denoise, noising: Noising, empty: TextStates) -> None:
-        """``denoise`` runs ``model``; ``empty`` is one caption that says nothing."""
-        self._layer = model.up_blocks[0] if hasattr(model, "up_blocks") else _middle(model.transformer_blocks)
+    def __init__(self, host: Host, denoise: Denoise, noising: Noising, empty: TextStates) -> None:
+        """``denoise`` runs the model of ``host``; ``empty`` is one caption that says nothing."""
+        self._layer, self._family = host.family.feature_layer(host.model), host.family
         self._denoise, self._noising, self._empty = denoise, noising, empty
 
     def __call__(self, latents: Tensor) -> Tensor:
@@ -41,8 +42,7 @@ class DenoiserFeatures:
         count, found = len(latents), []
 
         def keep(module: Any, args: Any, output: Any) -> None:
-            # a joint block gives (text, pixels)
-            found.append(output[-1].mT if isinstance(output, tuple) else output.flatten(2))
+            found.append(self._family.feature_map(output))
 
         timestep = self._noising.timestep(torch.tensor([round(SHARE * self._noising.times)], device=latents.device))
         seen = self._noising.noisy(latents, torch.zeros_like(latents), timestep.expand(count))
@@ -62,16 +62,12 @@ class DecodedPictures:
 
     def __init__(self, vae: Any, features: Features) -> None:
         """``features`` looks at pictures [P, 3, h, w] in about [-1, 1]. ``vae`` is left as it is."""
-        if vae.dtype == torch.float16 and getattr(vae.config, "force_upcast", False):
+        if overflows(vae):
             vae = copy.deepcopy(vae).float()  # in half precision it overflows
         self._vae, self._features = vae, features
 
     def __call__(self, latents: Tensor) -> Tensor:
         """[P, D] of clean latents [P, C, h, w]."""
-        shift, scale = getattr(self._vae.config, "shift_factor", None) or 0.0, self._vae.config.scaling_factor
+        shift, scale = scaling_of(self._vae)
         pictures = self._vae.decode((latents / scale + shift).to(self._vae.dtype)).sample
         return self._features(pictures.float())
-
-
-def _middle(blocks: Any) -> Any:
-    return blocks[len(blocks) // 2]

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from weft.attach import denoiser_of
-from weft.train.diffusion import Denoise, Noising, ShortChain, TextStates, encode_captions
+from weft.attach import Host, TextStates
+from weft.train.diffusion import Denoise, Noising, ShortChain
 from weft.train.distribution.config import DistributionConfig
 from weft.train.distribution.features import DecodedPictures, DenoiserFeatures
 from weft.train.distribution.losses import Features, Loss, distribution_loss, features_of
@@ -160,7 +160,7 @@ class DistributionTerm:
 
 
 def distribution_term(
-    pipe: Any,
+    host: Host,
     config: DistributionConfig,
     noising: Noising,
     denoise: Denoise,
@@ -173,16 +173,16 @@ def distribution_term(
     """The term that ``config`` asks for; None where it has no losses.
 
     Args:
-        pipe: Its text encoder says nothing, and its autoencoder decodes where losses look at pictures.
+        host: Its text encoder reads the empty text, and its autoencoder decodes where losses look at pictures.
         config: Checked.
         noising: Of its denoiser.
         denoise: Runs that; while ``bare`` lasts without what is being trained.
         accelerator: Pictures of its processes are told from one another too.
         rows_at_once: Pictures in one pass; None for all.
-        text_length: As of ``encode_captions``.
+        text_length: As of ``Host.encode_captions``.
     """
     if not config.losses:
         return None
-    source = DenoiserFeatures(denoiser_of(pipe)[1], denoise, noising, encode_captions(pipe, [""], text_length))
+    source = DenoiserFeatures(host, denoise, noising, host.encode_captions([""], text_length))
     options = {"accelerator": accelerator, "rows_at_once": rows_at_once}
-    return DistributionTerm(config, noising, source, pipe.vae, bare=bare, **options)
+    return DistributionTerm(config, noising, source, host.pipeline.vae, bare=bare, **options)

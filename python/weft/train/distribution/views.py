@@ -9,8 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from weft.attach import TextStates
 from weft.train.core import shuffled, torch_generator
-from weft.train.diffusion import Noising, TextStates
+from weft.train.diffusion import Noising
 from weft.train.distribution.config import DistributionConfig
 from weft.train.distribution.losses import Pairing
 from weft.train.encoded import PairBatches, pooled_of

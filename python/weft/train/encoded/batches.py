@@ -6,15 +6,15 @@ import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from weft.attach import Host, TextStates
 from weft.train.core import shuffled, torch_generator
-from weft.train.diffusion import Latents, TextStates, encode_captions, encode_views
+from weft.train.diffusion import Latents, encode_views
 from weft.train.encoded.pairs import StoredLatents, StoredText, open_encoded
 from weft.train.pictures import Pair, View, number_of, views
 
@@ -26,18 +26,18 @@ class PairBatches:
     Every picture comes once an epoch, each time with one of its captions and with other noise.
 
     Attributes:
-        pipe: Encodes the captions, unless there is ``text``.
+        host: Encodes the captions, unless there is ``text``.
         latents, text: Of all pairs, in memory or in a folder.
         places: Of ``pairs`` among them.
         size: Pictures in a batch.
         timesteps: Of the training schedule.
         shared_noise, shared_time: One noise, and one time, for all pictures of a batch.
-        text_length: As of ``encode_captions``.
+        text_length: As of ``Host.encode_captions``.
         wrong_captions: Of each pair's negatives in a batch, as many as it has.
         process: Number of this one.
     """
 
-    pipe: Any
+    host: Host
     pairs: Sequence[Pair]
     latents: Latents | StoredLatents
     text: StoredText | None
@@ -89,7 +89,7 @@ class PairBatches:
         if self.text is not None:
             return self.text.part([(self.places[place], number) for place, number in texts])
         read = [self.pairs[place].texts[number] for place, number in texts]
-        return encode_captions(self.pipe, read, self.text_length)
+        return self.host.encode_captions(read, self.text_length)
 
     def part(self, places: Sequence[int]) -> PairBatches:
         """Batches of some of the pairs."""
@@ -108,7 +108,7 @@ class PairBatches:
 
 
 def encode(
-    pipe: Any,
+    host: Host,
     pairs: Sequence[Pair],
     size: int,
     folder: str | Path | None,
@@ -121,7 +121,7 @@ def encode(
     """The middle of every picture, ``size`` pixels wide; in memory, or in ``folder`` as ``open_encoded`` has it."""
     if folder is not None:
         return open_encoded(
-            pipe,
+            host,
             pairs,
             Path(folder),
             size,
@@ -136,7 +136,7 @@ def encode(
         for pair in shown:
             yield views([pair.read()], size)[0]
 
-    return encode_views(pipe, found()), None
+    return encode_views(host.pipeline, found()), None
 
 
 def pooled_of(text: TextStates) -> Tensor:

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from weft.attach import base_model
-from weft.train.diffusion import Latents, TextStates, caption_fits, check_denoiser, picture_size
+from weft.attach import Host, TextStates, base_model, resolve
+from weft.train.diffusion import Latents, caption_fits, check_denoiser, picture_size
 from weft.train.encoded.index import check_same, read_index, write_index
-from weft.train.encoded.rows import rows_of_pictures, rows_of_texts, text_encoders
+from weft.train.encoded.rows import rows_of_pictures, rows_of_texts
 from weft.train.encoded.shard_writing import Job, check_room, full_disk_told, remove_leftovers, write_missing
 from weft.train.encoded.shards import Shards
 from weft.train.pictures import SMALLEST_SHARE, Pair, read_pairs
@@ -106,8 +106,9 @@ def encode_pairs(
             another model or resolution, or a file in it that cannot be used.
     """
     who = "encode_pairs"
-    check_denoiser(pipe, who=who)
-    size = picture_size(pipe, resolution, who=who)
+    host = resolve(pipe)
+    check_denoiser(host, who=who)
+    size = picture_size(host, resolution, who=who)
     if shard_size < 1:
         raise ValueError(f"{who}: `shard_size` must be at least 1 byte; got {shard_size}")
     if not isinstance(text, bool) and text not in (torch.float16, torch.bfloat16, torch.float32):
@@ -115,12 +116,12 @@ def encode_pairs(
     found = read_pairs(
         pairs,
         smallest=-(-size // SMALLEST_SHARE),
-        fits=lambda caption: caption_fits(pipe, caption, text_length),
+        fits=lambda caption: caption_fits(host, caption, text_length),
         most_missing=most_missing,
         who=who,
     )
     open_encoded(
-        pipe,
+        host,
         found,
         Path(folder),
         size,
@@ -128,14 +129,14 @@ def encode_pairs(
         text_length=text_length,
         shard_size=shard_size,
         accelerator=accelerator,
-        base_name=base_model(pipe).name,
+        base_name=base_model(host).name,
         who=who,
     )
     return Path(folder)
 
 
 def open_encoded(
-    pipe: Any,
+    host: Host,
     pairs: Sequence[Pair],
     folder: Path,
     size: int,
@@ -160,11 +161,11 @@ def open_encoded(
         raise NotADirectoryError(f"{who}: encoded pairs need a folder; {folder} is a file; choose another place")
     folder.mkdir(parents=True, exist_ok=True)
     index = read_index(folder, who=who)
-    wanted = [rows_of_pictures(pipe, pairs, size)]
+    wanted = [rows_of_pictures(host, pairs, size)]
     if text is None and "text" in index:
         text = getattr(torch, next(iter(index["text"].tensors.values())).dtype)
     if text:
-        wanted.append(rows_of_texts(pipe, pairs, None if text is True else text, text_length))
+        wanted.append(rows_of_texts(host, pairs, None if text is True else text, text_length))
     jobs = []
     for rows in wanted:
         layout = rows.layout(shard_size)
@@ -185,4 +186,5 @@ def open_encoded(
     if not text:
         return StoredLatents(stored[0]), None
     first = [0, *accumulate(len(pair.texts) for pair in pairs)]
-    return StoredLatents(stored[0]), StoredText(stored[1], first, pipe.device, text_encoders(pipe)[-1].dtype)
+    *_, (_, encoder) = host.text_encoders()
+    return StoredLatents(stored[0]), StoredText(stored[1], first, host.pipeline.device, encoder.dtype)

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from weft.attach import Host
 from weft.train.core import digest_of_weights
-from weft.train.diffusion import T5_LENGTH, encode_captions, encode_views
+from weft.train.diffusion import encode_views
 from weft.train.encoded.shards import Layout, RowTensor
 from weft.train.pictures import Pair, digest_of_pictures, views
 
@@ -42,13 +43,13 @@ class Rows:
         return replace(whole, rows_per_shard=max(1, shard_size // whole.row_bytes))
 
 
-def rows_of_pictures(pipe: Any, pairs: Sequence[Pair], size: int) -> Rows:
+def rows_of_pictures(host: Host, pairs: Sequence[Pair], size: int) -> Rows:
     """The posterior of every picture, as ``Latents`` has it."""
-    vae = pipe.vae
+    vae = host.pipeline.vae
 
     def make(rows: range) -> Iterator[dict[str, Tensor]]:
         for some in _few(rows):
-            latents = encode_views(pipe, (views([pairs[place].read()], size)[0] for place in some))
+            latents = encode_views(host.pipeline, (views([pairs[place].read()], size)[0] for place in some))
             yield {"mean": latents.mean, "std": latents.std, "time_ids": latents.time_ids}
 
     identity = {
@@ -56,24 +57,26 @@ def rows_of_pictures(pipe: Any, pairs: Sequence[Pair], size: int) -> Rows:
         "autoencoder": digest_of_weights([vae]),
         "autoencoder_dtype": _name(vae.dtype),
         "scaling_factor": vae.config.scaling_factor,
-        "shift_factor": getattr(vae.config, "shift_factor", None),
+        "shift_factor": vae.config.get("shift_factor"),
     }
     return Rows("latents", identity, len(pairs), lambda rows: digest_of_pictures(pairs[rows.start : rows.stop]), make)
 
 
-def rows_of_texts(pipe: Any, pairs: Sequence[Pair], dtype: torch.dtype | None, text_length: int | None = None) -> Rows:
+def rows_of_texts(
+    host: Host, pairs: Sequence[Pair], dtype: torch.dtype | None, text_length: int | None = None
+) -> Rows:
     """The states of every caption and negative, padded as the pipeline pads them.
 
     Args:
         dtype: To keep them in; None for the model's.
-        text_length: As of ``encode_captions``.
+        text_length: As of ``Host.encode_captions``.
     """
-    encoders = text_encoders(pipe)
-    texts = [text for pair in pairs for text in pair.texts]
+    encoders = [encoder for _, encoder in host.text_encoders()]
+    texts, default = [text for pair in pairs for text in pair.texts], host.family.text_length
 
     def make(rows: range) -> Iterator[dict[str, Tensor]]:
         for some in _few(rows):
-            encoded = encode_captions(pipe, texts[some.start : some.stop], text_length)
+            encoded = host.encode_captions(texts[some.start : some.stop], text_length)
             parts = {"states": encoded.states, "pooled": encoded.pooled}
             yield {name: part.to("cpu", dtype) for name, part in parts.items() if part is not None}
 
@@ -81,15 +84,9 @@ def rows_of_texts(pipe: Any, pairs: Sequence[Pair], dtype: torch.dtype | None, t
         "text_encoders": digest_of_weights(encoders),
         "text_encoder_dtype": _name(encoders[-1].dtype),
         "text": _name(dtype or encoders[-1].dtype),
-        **({"text_length": text_length or T5_LENGTH} if hasattr(pipe, "text_encoder_3") else {}),
+        **({} if default is None else {"text_length": text_length or default}),
     }
     return Rows("text", identity, len(texts), lambda rows: repr(texts[rows.start : rows.stop]), make)
-
-
-def text_encoders(pipe: Any) -> list[Any]:
-    """Those of a pipeline, in its order."""
-    found = (getattr(pipe, name, None) for name in ("text_encoder", "text_encoder_2", "text_encoder_3"))
-    return [encoder for encoder in found if encoder is not None]
 
 
 def _few(rows: range) -> Iterator[range]:

@@ -8,18 +8,16 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from weft.attach import GatedProjections, base_model
+from weft.attach import GatedProjections, base_model, resolve
 from weft.methods.residuals import Residual
 from weft.methods.sampling import OPEN, Sampling
 from weft.train.core import LoopConfig, Precision, fit, make_accelerator, sampling_of, validation
 from weft.train.diffusion import (
     check_denoiser,
     check_words,
-    encode_captions,
     encode_views,
     frozen,
     latent_batches,
-    native_size,
     noising_of,
     training_scheduler,
 )
@@ -113,22 +111,23 @@ def fit_residual(
     config = config or ResidualConfig()
     folder = None if folder is None else Path(folder)
     _check(config, folder)
-    base = base_model(pipe, base_name)
-    check_denoiser(pipe, who="fit_residual")
+    host = resolve(pipe)
+    base = base_model(host, base_name)
+    check_denoiser(host, who="fit_residual")
     words = {"identifier": identifier, "class_word": class_word}
     caption = _filled(config.caption, words)
     is_paraphrased = config.distribution.pairing == "two_captions"
     captions = [caption, *(_filled(text, words) for text in (config.paraphrases if is_paraphrased else ()))]
     for one in captions:
-        check_words(pipe, words, one, who="fit_residual")
+        check_words(host, words, one, who="fit_residual")
     if accelerator is None:
         accelerator = make_accelerator(pipe.device, config.precision, folder, tensorboard=config.tensorboard)
-    size = config.resolution or native_size(pipe)
+    size = config.resolution or host.native_size
     pictures = read_images(images)
     squares = views(pictures, size, crops=config.crops, flip=config.flip, seed=config.seed)
-    scheduler, noising = training_scheduler(pipe), noising_of(pipe)
+    scheduler, noising = training_scheduler(pipe), noising_of(host)
     pipe.to(accelerator.device)
-    latents, text = encode_views(pipe, squares), encode_captions(pipe, captions)
+    latents, text = encode_views(pipe, squares), host.encode_captions(captions)
 
     draw = None
     if config.validate_every is not None and folder is not None:
@@ -148,7 +147,7 @@ def fit_residual(
             unet, projections, scheduler, text, init=config.init, rank_share=config.rank_share, seed=config.seed
         )
         objective.term = distribution_term(
-            pipe, config.distribution, noising, objective.generate, objective.bare, accelerator=accelerator
+            host, config.distribution, noising, objective.generate, objective.bare, accelerator=accelerator
         )
         batch_at = latent_batches(
             latents,

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from weft.attach import GatedProjections, ProjectionInfo, ProjectionTerms
+from weft.attach import GatedProjections, ProjectionInfo, ProjectionTerms, TextStates, resolve
 from weft.train.core import torch_generator
-from weft.train.diffusion import TextStates, denoising_target, differentiated, plain_time_ids
+from weft.train.diffusion import denoising_target, differentiated
 from weft.train.distribution import DistributionTerm, Views
 from weft.train.encoded import pooled_of
 
@@ -55,6 +55,7 @@ class ResidualObjective(nn.Module):
         self.infos = projections.infos
         self.term: DistributionTerm | None = None
         self._projections, self._rank_share = projections, rank_share
+        self._family = resolve(unet).family
         self.register_buffer("states", text.states)
         self.register_buffer("pooled", text.pooled)
         self.down, self.up = nn.ParameterList(), nn.ParameterList()
@@ -109,15 +110,13 @@ class ResidualObjective(nn.Module):
 
     def generate(self, latents: Tensor, timestep: Tensor, text: TextStates) -> Tensor:
         """Predictions [P, C, h, w] fp32 of what a sampler has on its way, at ``timestep`` [1], under P captions."""
-        return self._predict(latents, timestep.expand(len(latents)), text, plain_time_ids(latents))
+        return self._predict(latents, timestep.expand(len(latents)), text, None)
 
-    def _predict(self, noisy: Tensor, timesteps: Tensor, text: TextStates, time_ids: Tensor) -> Tensor:
+    def _predict(self, noisy: Tensor, timesteps: Tensor, text: TextStates, time_ids: Tensor | None) -> Tensor:
         """[B, C, h, w] fp32."""
-        added = {}
-        if text.pooled is not None:
-            added["added_cond_kwargs"] = {"text_embeds": text.pooled, "time_ids": time_ids.to(text.pooled.dtype)}
-        states = text.states.to(self.unet.dtype)
-        return self.unet(noisy.to(self.unet.dtype), timesteps, states, **added).sample.float()
+        dtype = self.unet.dtype
+        text = TextStates(text.states.to(dtype), text.pooled)
+        return self._family.run(self.unet, noisy.to(dtype), timesteps, text, time_ids).float()
 
     def _text(self, captions: Tensor) -> TextStates:
         """Captions by their numbers."""

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from weft.attach import TextStates
 from weft.methods.soft_tokens import SoftTokens
 from weft.ops import bounded_logit, pairwise_error
-from weft.train.diffusion import ChunkedGradient, TextStates
+from weft.train.diffusion import ChunkedGradient
 from weft.train.soft_tokens.bank import TokenBank
 from weft.train.soft_tokens.captioned_latents import CaptionedLatents
 from weft.train.soft_tokens.compared_captions import Compared, contrast, mean_of_any, repeated

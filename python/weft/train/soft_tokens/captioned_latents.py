@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from weft.train.diffusion import TextStates
+from weft.attach import TextStates
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from weft.train.diffusion import TextStates
+from weft.attach import TextStates
 from weft.train.soft_tokens.captioned_latents import CaptionedLatents
 from weft.train.soft_tokens.frozen_denoiser import FrozenDenoiser
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from weft.attach import Host
 from weft.methods.sampling import OPEN, Sampling
 from weft.methods.soft_tokens import SoftTokens
 from weft.train.core import LoopConfig, Precision
@@ -82,19 +83,19 @@ class SoftTokensConfig:
         needs = self.objective == "agsm" and self.loop.average_decay == 0
         return replace(self.loop, average_decay=TEACHER_DECAY) if needs else self.loop
 
-    def laid_out(self, pipe: Any, *, who: str) -> TokenLayout:
-        """The layout for the model of ``pipe``, with what is given here in place of its own.
+    def laid_out(self, host: Host, *, who: str) -> TokenLayout:
+        """The layout for the model, with what is given here in place of its own.
 
         Raises:
             ValueError: What does not go together there.
         """
-        found = layout_of(pipe, self.layout)
+        found, kind = layout_of(host, self.layout), type(host.pipeline).__name__
         given = {name: getattr(self, name) for name in _OF_LAYOUT if getattr(self, name) is not None}
         if found.text_length is None and self.text_length is not None:
-            raise ValueError(f"{who}: `text_length` is of Stable Diffusion 3; {type(pipe).__name__} has no T5")
+            raise ValueError(f"{who}: `text_length` is of Stable Diffusion 3; {kind} has no T5")
         if found.space == "block" and self.init in ("start", "copies"):
             raise ValueError(
-                f"{who}: `init` must be 'normal' where the blocks of {type(pipe).__name__} see tokens as wide as they "
+                f"{who}: `init` must be 'normal' where the blocks of {kind} see tokens as wide as they "
                 f"are themselves; got {self.init!r}"
             )
         if given.get("time_buckets") == 0:

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 import weft
-from weft.attach import base_model, denoiser_of
+from weft.attach import base_model, resolve
 from weft.methods.soft_tokens import SoftTokens
 from weft.train.core import check_run, fit, make_accelerator, sampling_of, torch_generator, validation
 from weft.train.diffusion import caption_fits, check_denoiser, frozen, noising_of, picture_size
@@ -86,17 +86,16 @@ def fit_soft_tokens(
     config = config or SoftTokensConfig()
     folder = None if folder is None else Path(folder)
     config.check(folder, who=WHO)
-    base = base_model(pipe, base_name)
-    check_denoiser(pipe, who=WHO)
-    _, _, family = denoiser_of(pipe)
-    model = getattr(pipe, family.part)
-    size = picture_size(pipe, config.resolution, who=WHO)
-    layout = config.laid_out(pipe, who=WHO)
-    noising = noising_of(pipe, shifted=config.shifted_time)
+    host = resolve(pipe)
+    base = base_model(host, base_name)
+    check_denoiser(host, who=WHO)
+    size = picture_size(host, config.resolution, who=WHO)
+    layout = config.laid_out(host, who=WHO)
+    noising = noising_of(host, shifted=config.shifted_time)
     found = read_pairs(
         pairs,
         smallest=-(-size // SMALLEST_SHARE),
-        fits=lambda caption: caption_fits(pipe, caption, layout.text_length),
+        fits=lambda caption: caption_fits(host, caption, layout.text_length),
         most_missing=config.most_missing,
         who=WHO,
     )
@@ -108,7 +107,7 @@ def fit_soft_tokens(
     if accelerator is None:
         accelerator = make_accelerator(pipe.device, config.precision, folder, tensorboard=config.tensorboard)
     pipe.to(accelerator.device)
-    start = layout.start(pipe, config.tokens, seed=config.seed, base_name=base.name)
+    start = layout.start(host, config.tokens, seed=config.seed, base_name=base.name)
     identity = {
         "base_model": base.name,
         "pairs": digest_of_pairs(found),
@@ -121,10 +120,10 @@ def fit_soft_tokens(
         check_attention(attachment, who=WHO)
         attachment.add(control)  # which looks for its blocks
     batches = PairBatches(
-        pipe,
+        host,
         found,
         *encode(
-            pipe,
+            host,
             found,
             size,
             encoded,
@@ -144,11 +143,11 @@ def fit_soft_tokens(
     )
     order = torch.randperm(len(found), generator=torch_generator(config.seed, 3)).tolist()
     trained, held = (batches.part(sorted(part)) for part in (order[held_out:], order[:held_out]))
-    with weft.attach(pipe, control), frozen(model, config.gradient_checkpointing):
-        denoiser = FrozenDenoiser(model, control, noising)
+    with weft.attach(pipe, control), frozen(host.denoiser, config.gradient_checkpointing):
+        denoiser = FrozenDenoiser(host, control, noising)
         objective = config.make_objective(denoiser, start, accelerator, layout)
         objective.term = distribution_term(
-            pipe,
+            host,
             config.distribution,
             noising,
             partial(denoiser.generate, None),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from weft.attach import Host, TextStates
 from weft.ops import pairwise_error
-from weft.train.diffusion import Noising, Repeats, TextStates, plain_time_ids, shared_prefix
+from weft.train.diffusion import Noising, Repeats, shared_prefix
 from weft.train.soft_tokens.bank import TrainedTokens
 from weft.train.soft_tokens.captioned_latents import CaptionedLatents
 
@@ -22,14 +22,14 @@ class NoisyPictures:
         latents: [P, C, h, w], noisy, in the dtype of the model.
         target: [P, C, h, w] fp32, what the model should predict; none where nobody knows.
         timestep: [1], what the model is told.
-        time_ids: [P, 6], read by SDXL alone.
+        time_ids: [P, 6], read by SDXL alone; None for square pictures that nothing was cut off.
         repeats: Which of them are the same; None where all differ.
     """
 
     latents: Tensor
     target: Tensor
     timestep: Tensor
-    time_ids: Tensor
+    time_ids: Tensor | None
     repeats: Repeats | None = None
 
     @property
@@ -39,12 +39,14 @@ class NoisyPictures:
 
     def each(self, times: int) -> NoisyPictures:
         """Every picture ``times`` times in a row."""
-        latents, time_ids = (part.repeat_interleave(times, 0) for part in (self.latents, self.time_ids))
+        latents = self.latents.repeat_interleave(times, 0)
+        time_ids = None if self.time_ids is None else self.time_ids.repeat_interleave(times, 0)
         return replace(self, latents=latents, time_ids=time_ids, repeats=Repeats.each(*self._rows(times)))
 
     def all(self, times: int) -> NoisyPictures:
         """All pictures, ``times`` times over."""
-        latents, time_ids = self.latents.repeat(times, 1, 1, 1), self.time_ids.repeat(times, 1)
+        latents = self.latents.repeat(times, 1, 1, 1)
+        time_ids = None if self.time_ids is None else self.time_ids.repeat(times, 1)
         return replace(self, latents=latents, time_ids=time_ids, repeats=Repeats.all(*self._rows(times)))
 
     def _rows(self, times: int) -> tuple[int, int, torch.device]:
@@ -52,12 +54,11 @@ class NoisyPictures:
 
 
 class FrozenDenoiser:
-    """A UNet or an MM-DiT whose layers see the tokens of a control."""
+    """A model whose layers see the tokens of a control."""
 
-    def __init__(self, model: Any, control: TrainedTokens, noising: Noising) -> None:
-        """``control`` is attached to ``model``."""
-        self._model, self._control, self._noising = model, control, noising
-        self._run = _run_unet if hasattr(model.config, "cross_attention_dim") else _run_mmdit
+    def __init__(self, host: Host, control: TrainedTokens, noising: Noising) -> None:
+        """``control`` is attached to the model of ``host``."""
+        self._host, self._control, self._noising = host, control, noising
 
     def noisy(self, batch: CaptionedLatents, rows: Tensor) -> NoisyPictures:
         """Some pictures of a batch, which share a time."""
@@ -65,7 +66,7 @@ class FrozenDenoiser:
         timestep = self._noising.timestep(batch.drawn_for(rows))
         times = timestep.expand(len(latents))
         return NoisyPictures(
-            self._noising.noisy(latents, noise, times).to(self._model.dtype),
+            self._noising.noisy(latents, noise, times).to(self._host.model.dtype),
             self._noising.target(latents, noise, times),
             timestep,
             batch.time_ids[rows],
@@ -84,7 +85,7 @@ class FrozenDenoiser:
             text: Captions, each for as many pictures, which lie together.
         """
         with self._control.showing(tokens.to(text.states.dtype)):
-            return self._run(self._model, pictures, text).float()
+            return self._run(pictures, text)
 
     def generate(self, tokens: Tensor | None, latents: Tensor, timestep: Tensor, text: TextStates) -> Tensor:
         """Predictions [P, C, h, w] fp32 of what a sampler has on its way, each with its own caption.
@@ -95,11 +96,14 @@ class FrozenDenoiser:
             timestep: [1].
             text: P captions.
         """
-        time_ids = plain_time_ids(latents)
-        pictures = NoisyPictures(latents.to(self._model.dtype), latents[:0], timestep, time_ids)
-        return (
-            self._run(self._model, pictures, text).float() if tokens is None else self.predict(tokens, pictures, text)
-        )
+        pictures = NoisyPictures(latents.to(self._host.model.dtype), latents[:0], timestep, None)
+        return self._run(pictures, text) if tokens is None else self.predict(tokens, pictures, text)
+
+    def _run(self, pictures: NoisyPictures, text: TextStates) -> Tensor:
+        """Predictions [P, C, h, w] fp32 with whatever the control shows."""
+        host = self._host
+        with shared_prefix(host, pictures.repeats):
+            return host.family.run(host.denoiser, pictures.latents, pictures.timestep, text, pictures.time_ids).float()
 
     def errors(self, tokens: Tensor, pictures: NoisyPictures, text: TextStates) -> Tensor:
         """Mean squared errors [R, C] fp32 of R pictures under each of C captions."""
@@ -112,24 +116,3 @@ class FrozenDenoiser:
         rows, count = len(pictures.latents), len(text.states) // len(pictures.latents)
         found = self.predict(tokens, pictures.each(count), text)
         return pairwise_error(found.view(rows, count, *found.shape[1:]), pictures.target)
-
-
-def _run_unet(unet: Any, pictures: NoisyPictures, text: TextStates) -> Tensor:
-    count, added = len(pictures.latents), {}
-    if text.pooled is not None:
-        pooled = text.pooled.repeat_interleave(count // len(text.states), 0)
-        added["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": pictures.time_ids.to(pooled.dtype)}
-    with shared_prefix(unet, pictures.repeats):
-        return unet(pictures.latents, pictures.timestep.expand(count), text.states, **added).sample
-
-
-def _run_mmdit(transformer: Any, pictures: NoisyPictures, text: TextStates) -> Tensor:
-    assert text.pooled is not None
-    count = len(pictures.latents)
-    times = count // len(text.states)
-    return transformer(
-        pictures.latents,
-        encoder_hidden_states=text.states.repeat_interleave(times, 0),
-        pooled_projections=text.pooled.repeat_interleave(times, 0),
-        timestep=pictures.timestep.expand(count),
-    ).sample

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
-from weft.attach import denoiser_of
+from weft.attach import Host
 from weft.methods.soft_tokens import SoftTokens, Space
 from weft.train.core import torch_generator
-from weft.train.diffusion import encode_captions
 
 Init = Literal["start", "copies", "normal"]
 Layout = Literal["default", "released"]
@@ -37,23 +36,22 @@ class TokenLayout:
     space: Space = "conditioning"
     each_its_own: bool = False
 
-    def start(self, pipe: Any, tokens: int, *, seed: int, base_name: str) -> SoftTokens:
+    def start(self, host: Host, tokens: int, *, seed: int, base_name: str) -> SoftTokens:
         """The tokens that training begins with."""
         generator = torch_generator(seed, 0)
         sets = (len(self.blocks),) if self.each_its_own else ()
-        width = self._width(pipe)
+        width = self._width(host)
         begun = SPREAD * torch.randn(*sets, tokens, width, generator=generator)
         if self.init != "normal":
-            first = encode_captions(pipe, [""], self.text_length).states[0, 0].float().cpu()
+            first = host.encode_captions([""], self.text_length).states[0, 0].float().cpu()
             begun = first + begun if self.init == "start" else first.expand_as(begun).clone()
         offsets = None
         if self.time_buckets is not None:
             offsets = SPREAD * torch.randn(self.time_buckets, *sets, width, generator=generator)
         return SoftTokens(begun, offsets, self.blocks, base_name, self.space, self.text_length)
 
-    def _width(self, pipe: Any) -> int:
-        _, model, family = denoiser_of(pipe)
-        widths = family.widths(model)
+    def _width(self, host: Host) -> int:
+        widths = host.family.widths(host.model)
         width = widths.text if self.space == "conditioning" else widths.block
         assert width is not None
         return width
@@ -75,11 +73,10 @@ _LAYOUTS: dict[Layout, dict[str, TokenLayout]] = {
 }
 
 
-def layout_of(pipe: Any, name: Layout) -> TokenLayout:
-    """That of the model of ``pipe``."""
-    _, model, _ = denoiser_of(pipe)
-    if not hasattr(model, "transformer_blocks"):
-        return _LAYOUTS[name]["xl" if model.config.addition_embed_type == "text_time" else "unet"]
+def layout_of(host: Host, name: Layout) -> TokenLayout:
+    """That of a model."""
+    blocks = host.family.text_blocks(host.model)
+    if not blocks:
+        return _LAYOUTS[name]["xl" if host.family.is_large(host.model) else "unet"]
     # not the last, which hands no text on; but for a model of one block
-    count = min(JOINT_BLOCKS, max(len(model.transformer_blocks) - 1, 1))
-    return replace(_LAYOUTS[name]["joint"], blocks=tuple(f"transformer_blocks.{block}" for block in range(count)))
+    return replace(_LAYOUTS[name]["joint"], blocks=blocks[: min(JOINT_BLOCKS, max(len(blocks) - 1, 1))])

@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from weft.attach import TextStates
 from weft.methods.soft_tokens import SoftTokens
-from weft.train.diffusion import ChunkedGradient, TextStates
+from weft.train.diffusion import ChunkedGradient
 from weft.train.distribution import DistributionTerm, Views
 from weft.train.soft_tokens.bank import TokenBank
 from weft.train.soft_tokens.captioned_latents import CaptionedLatents

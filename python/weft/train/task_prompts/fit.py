@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 from accelerate import Accelerator
 
-from weft.attach import base_model, embeddings_of, find_projections, token_limit
+from weft.attach import base_model, embeddings_of, find_projections, resolve, token_limit
 from weft.methods.inpainting import check_host
 from weft.methods.powerpaint import COUNT, NAMES, PromptName, TaskPrompts, Vectors
 from weft.methods.sampling import OPEN, Sampling
@@ -113,9 +113,10 @@ def fit_task_prompts(
     folder = None if folder is None else Path(folder)
     check_host(pipe, who="fit_task_prompts")
     _check(config, folder, pipe)
-    base = base_model(pipe, base_name)
+    host = resolve(pipe)
+    base = base_model(host, base_name)
     found = read_masked_pictures(pictures, who="fit_task_prompts")
-    size = picture_size(pipe, config.resolution, who="fit_task_prompts")
+    size = picture_size(host, config.resolution, who="fit_task_prompts")
     if accelerator is None:
         accelerator = make_accelerator(pipe.device, config.precision, folder, tensorboard=config.tensorboard)
     scheduler = training_scheduler(pipe)

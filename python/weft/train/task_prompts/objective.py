@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from weft.attach import LearntText, encode, token_count, token_limit
+from weft.attach import LearntText, TextStates, encode, resolve, token_count, token_limit
 from weft.methods.powerpaint import NAMES, PromptName, Vectors, shortened
 from weft.train.diffusion import denoising_target, min_snr_weight
 from weft.train.task_prompts.examples import Said
@@ -38,6 +38,7 @@ class TaskPromptsObjective(nn.Module):
         super().__init__()
         self._pipe = [pipe]  # in a list: its parts are no parts of the objective
         self.unet = pipe.unet
+        self._family = resolve(pipe).family
         self.scheduler: Any = scheduler
         self.rate = rate
         self.snr_gamma = snr_gamma
@@ -77,12 +78,9 @@ class TaskPromptsObjective(nn.Module):
         """
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
         states, pooled = self.conditioning([self._said(int(number)) for number in numbers])
-        added = {}
-        if pooled is not None:
-            added["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": time_ids.to(pooled.dtype)}
         dtype = self.unet.dtype
-        shown = torch.cat([noisy, mask, masked], 1).to(dtype)
-        predicted = self.unet(shown, timesteps, states.to(dtype), **added).sample.float()
+        shown, text = torch.cat([noisy, mask, masked], 1).to(dtype), TextStates(states.to(dtype), pooled)
+        predicted = self._family.run(self.unet, shown, timesteps, text, time_ids).float()
         target = denoising_target(self.scheduler, latents, noise, timesteps)
         error = (predicted - target).square().mean(1, keepdim=True)
         with torch.no_grad():

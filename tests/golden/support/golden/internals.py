@@ -45,11 +45,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def read_encoded(pipe: Any, pairs: Sequence[Any], folder: Path) -> dict[str, Tensor]:
     """All rows of encoded pairs, read as training reads them; what is missing or of other pairs is encoded anew."""
+    from weft.attach import resolve
     from weft.train.encoded.pairs import open_encoded
     from weft.train.pictures.pairs import read_pairs
 
     found = read_pairs(pairs, who="golden")
-    latents, text = open_encoded(pipe, found, folder, 64, accelerator=None, base_name="golden", who="golden")
+    latents, text = open_encoded(resolve(pipe), found, folder, 64, accelerator=None, base_name="golden", who="golden")
     assert text is not None
     stored = latents.part(range(len(found)))
     states = text.part([(place, number) for place, pair in enumerate(found) for number in range(len(pair.texts))])
