@@ -25,7 +25,7 @@ from weft.attach.processors.plan import join
 from weft.attach.processors.stand_in import StandIn
 from weft.attach.processors.text_cache import TextCache
 from weft.attach.projector import Projector
-from weft.attach.records import PIXELS_PER_CELL, Generation, LayerInfo, Step
+from weft.attach.records import Generation, LayerInfo, Step
 from weft.attach.text.listener import PromptListener
 from weft.attach.versions import check_diffusers
 
@@ -118,7 +118,7 @@ class Attachment:
         self._injector = Injector()
         self._call = PipelineCall()
         self._wrapping: Control | None = None  # the control that wraps calls of the pipeline
-        self._tracker = GenerationTracker(getattr(host.pipeline, "vae_scale_factor", PIXELS_PER_CELL))
+        self._tracker = GenerationTracker(host.pixels_per_cell)
         self._listener: PromptListener | None = None
         self._hooks: list[Any] = []
         self._generation: Generation | None = None
@@ -276,7 +276,7 @@ class Attachment:
             *self._family.hooks(self.model),
         ]
         if self._host.encodes_prompts:
-            self._listener = PromptListener(self._pipeline, self._family.readers, self._tracker.announce)
+            self._listener = PromptListener(self._host, self._tracker.announce)
 
     def _leave_unused(self) -> None:
         """Give back what was taken over for controls that are no longer there."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from weft.attach.families.family import Family
-from weft.attach.records import TextReader, TextStates
+from weft.attach.records import PIXELS_PER_CELL, TextReader, TextStates
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,12 +66,17 @@ class Host:
         return self.family.encode_captions(self.pipeline, captions, text_length)
 
     @property
+    def pixels_per_cell(self) -> int:
+        """Pixels of the image along each side of a cell of the latent."""
+        return int(getattr(self.pipeline, "vae_scale_factor", PIXELS_PER_CELL))
+
+    @property
     def native_size(self) -> int:
         """Side in pixels of the pictures that the model was made for."""
         cells = self.model.config.sample_size
-        return int(cells if isinstance(cells, int) else min(cells)) * int(self.pipeline.vae_scale_factor)
+        return int(cells if isinstance(cells, int) else min(cells)) * self.pixels_per_cell
 
     @property
     def size_step(self) -> int:
         """What the side of a picture must be a multiple of, in pixels."""
-        return max(8, int(self.pipeline.vae_scale_factor) * self.family.patch(self.model))
+        return max(8, self.pixels_per_cell * self.family.patch(self.model))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from weft.attach.records import TextReader
+from weft.attach.families.host import Host
 from weft.attach.text.prompt import Prompt, Texts
 from weft.attach.text.tokenized import TokenizedText
 
@@ -23,8 +23,9 @@ class PromptListener:
     when ``prompt_embeds`` are given.
     """
 
-    def __init__(self, pipeline: Any, readers: Sequence[TextReader], report: Callable[[Prompt], None]) -> None:
-        self._pipeline, self._readers = pipeline, readers
+    def __init__(self, host: Host, report: Callable[[Prompt], None]) -> None:
+        pipeline = host.pipeline
+        self._host, self._pipeline = host, pipeline
         self._report: Callable[[Prompt], None] | None = report
         self._before = pipeline.__dict__.get("encode_prompt")  # another tool's wrapper, as a rule absent
         self._encoded: list[tuple[weakref.ref[Tensor], Texts]] = []
@@ -83,11 +84,9 @@ class PromptListener:
     def _texts(self, arguments: dict[str, Any]) -> Texts:
         pipeline = self._pipeline
         prompts = _listed(arguments["prompt"])
-        tokenizers = ((reader, getattr(pipeline, reader.tokenizer, None)) for reader in self._readers)
-        present = [(reader, tokenizer) for reader, tokenizer in tokenizers if tokenizer is not None]
         per_tokenizer = []
         # in this order: an SDXL refiner has the second tokenizer only, and encodes `prompt` with it
-        for (reader, tokenizer), first in zip(present, self._readers, strict=False):
+        for (reader, tokenizer), first in zip(self._host.tokenizers(), self._host.family.readers, strict=False):
             start = pipeline.tokenizer_max_length if reader.follows else 0
             room = arguments["max_sequence_length"] if reader.follows else None
             texts = _listed(arguments.get(first.prompt) or prompts)

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from weft.attach import resolve
 from weft.methods.inpainting.window import ModelSize
 
 # arguments of a call that do what weft does around it
@@ -63,8 +64,8 @@ def _check_pipeline(pipe: Any, who: str) -> None:
 
 def model_size(pipe: Any) -> ModelSize:
     """The side of the model's own pictures, and of a cell of its latent, in pixels."""
-    cells, multiple = pipe.unet.config.sample_size, int(pipe.vae_scale_factor)
-    return ModelSize(int(cells if isinstance(cells, int) else min(cells)) * multiple, multiple)
+    host = resolve(pipe)
+    return ModelSize(host.native_size, host.pixels_per_cell)
 
 
 def without_empty_texts(arguments: Mapping[str, Any], *, who: str) -> dict[str, Any]:
