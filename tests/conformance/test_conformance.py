@@ -144,7 +144,7 @@ def test_acts_without_guidance(cell: Cell) -> None:
 
 
 def _in_one_pass_and_in_two(cell: Cell) -> tuple[Tensor, Tensor]:
-    """What the denoiser predicts, or the maps, of negative prompt and prompt: as one batch, and one after the other."""
+    """What the denoiser predicts, or the maps: negative prompt and prompt in one batch, and one after the other."""
     generator = torch.Generator().manual_seed(5)
     found = []
     for is_split in (False, True):
