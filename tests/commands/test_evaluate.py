@@ -246,6 +246,6 @@ def test_without_torchmetrics_it_says_what_to_install(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torchmetrics.image.kid", None)
-    with pytest.raises(ValueError, match=r"--measures: kid: needs torchmetrics; install weft\[evaluate\]"):
+    with pytest.raises(ValueError, match=r"--measures: kid: needs torchmetrics: pip install torchmetrics"):
         evaluate(Evaluate(images=folder, against=folder, measures=("kid",), out=tmp_path / "e.json"))
     evaluate(Evaluate(images=folder, against=folder, measures=("cmmd",), out=tmp_path / "e.json"))

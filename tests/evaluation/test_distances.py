@@ -138,4 +138,4 @@ def test_without_torchmetrics_only_its_distances_are_missing() -> None:
     lines = "\n".join(line[8:] for line in code.splitlines())
     done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("fid: needs torchmetrics; install weft[evaluate]")
+    assert done.stdout.startswith("fid: needs torchmetrics: pip install torchmetrics")

@@ -150,7 +150,9 @@ def image_metrics(name: str) -> Any:
     try:
         return import_module(f"torchmetrics.image.{name}")
     except ImportError as error:
-        raise ImportError(f"{name}: needs torchmetrics; install weft[evaluate] ({error})") from error
+        raise ImportError(
+            f"{name}: needs torchmetrics: pip install torchmetrics, or the extra `evaluate` of weft ({error})"
+        ) from error
 
 
 def _check(real: Tensor, drawn: Tensor, who: str) -> None:

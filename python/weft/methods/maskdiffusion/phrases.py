@@ -111,7 +111,7 @@ def _spacy_pipeline() -> Callable[[str], Any]:
         import spacy
     except ImportError as error:
         raise ImportError(
-            f"find_phrases: parser 'spacy' needs spaCy; it cannot be imported ({error}); install weft[nlp], "
+            f"find_phrases: parser 'spacy' needs spaCy; it cannot be imported ({error}); pip install spacy, "
             "or use parser='rules'"
         ) from error
     installed = spacy.util.get_installed_models()

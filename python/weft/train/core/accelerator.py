@@ -25,7 +25,7 @@ def make_accelerator(
         precision = "no" if device.type == "cpu" else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
     if tensorboard and importlib.util.find_spec("tensorboard") is None:
         # accelerate would leave it out without a word
-        raise ValueError("train: a tensorboard log needs its package: pip install weft[tensorboard]")
+        raise ValueError("train: a tensorboard log needs its package: pip install tensorboard")
     accelerator = Accelerator(
         mixed_precision=precision,
         cpu=device.type == "cpu",
