@@ -116,6 +116,22 @@ def test_layout_changes_no_bit(backend_name, device, call_attention, layout):
             assert_bitwise(name, found, wanted)
 
 
+def test_strides_of_tables_labels_and_readout_change_no_bit(backend_name, device, call_attention):
+    """Each is every second entry of something wider."""
+
+    def spread(x):
+        wider = x.repeat_interleave(2, -1)
+        wider[..., 1::2] = 0
+        return wider[..., ::2]
+
+    plain = make_attention_inputs(EDITED, device=device)
+    strided = replace(plain.mapped(spread), q=plain.q, k=plain.k, v=plain.v)
+    assert not strided.alpha.is_contiguous() and not strided.key_padding.is_contiguous()
+    expected = call_attention(plain, backend_name)
+    for name, found, wanted in zip(("out", "maps"), call_attention(strided, backend_name), expected, strict=True):
+        assert_bitwise(name, found, wanted)
+
+
 @pytest.mark.parametrize("shared", ["tables", "labels", "readout", "padding"])
 def test_one_for_all_samples_equals_one_each(backend_name, device, call_attention, shared):
     inputs = make_attention_inputs(replace(EDITED, shared=(shared,), samples=3), device=device)
