@@ -98,6 +98,16 @@ def test_every_subset_of_tables(isa, tables, seqlen_k):
 
 
 @every_isa
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("scale", [-0.3, 0.0])
+@pytest.mark.parametrize("tables", [(), TABLES], ids="+".join)
+def test_scales_that_are_not_positive(isa, dtype, tables, scale):
+    for seqlen_k in (77, 300):
+        case = replace(EDITED, tables=tables, padding=0.1 if tables else 0.0, seqlen_k=seqlen_k, dtype=dtype)
+        assert_accurate(replace(make_attention_inputs(case), scale=scale), isa)
+
+
+@every_isa
 @pytest.mark.parametrize("readout", ["one_hot", "dense", "ones", "zero"])
 @pytest.mark.parametrize("columns", [1, 8, 17])
 def test_readouts(isa, readout, columns):
