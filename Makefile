@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 NATIVE := setup.py build_native.py $(shell find csrc -type f)
 CXX_FILES = $(shell git ls-files -co --exclude-standard csrc tests | grep -E '\.(cpp|cu|cuh|h)$$')
 
-.PHONY: setup style check check-all types test test-long sanitize chips golden fuzz demo gpu bench wheel clean help
+.PHONY: setup style check check-all types test test-long mutate sanitize chips golden fuzz demo gpu bench wheel clean help
 .DEFAULT_GOAL := setup
 
 setup: $(VENV)/.installed  ## create .venv, install pinned dependencies and weft in editable mode, git hooks
@@ -64,6 +64,9 @@ test: setup check  ## check, then every test that needs no GPU and is not long: 
 test-long: setup  ## the tests marked long (builds, sanitizers, whole models): 35 minutes at most on 2 slow cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m 'long and not gpu and not serial'
 	$(BIN)/python -m pytest -q -m 'long and serial and not gpu'
+
+mutate: setup  ## plant faults in a copy, one at a time, and see whether tests find them; an hour or more; ARGS="--only csrc"
+	$(BIN)/python tests/mutation/run.py $(ARGS)
 
 sanitize: $(VENV)/.dependencies  ## random calls of the native code under ASan, UBSan, TSan; ARGS="--count 100000 --seed 1"
 	$(BIN)/python tests/sanitize/sanitize.py $(ARGS)
