@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import warnings
 import weakref
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+import diffusers
 import torch
 from torch import nn
 
@@ -24,12 +26,14 @@ from weft.attach.pipeline_call import PipelineCall
 from weft.attach.processors.plan import join
 from weft.attach.processors.stand_in import StandIn
 from weft.attach.processors.text_cache import TextCache
-from weft.attach.projector import Projector
+from weft.attach.projections import Projector
 from weft.attach.records import Generation, LayerInfo, Step
 from weft.attach.text.listener import PromptListener
-from weft.attach.versions import check_diffusers
 
 logger = logging.getLogger(__name__)
+
+# what is used here reads the same from the first to the last of these; the oldest ones were not run
+DIFFUSERS_OLDEST, DIFFUSERS_NEWEST_TESTED = (0, 35), (0, 42)
 
 _LIVE: weakref.WeakSet[Attachment] = weakref.WeakSet()
 
@@ -426,3 +430,25 @@ def _kind(layer: LayerInfo) -> str:
 
 def _shorten(names: list[str]) -> str:
     return ", ".join(names) if len(names) <= 3 else f"{names[0]}, {names[1]}, ... {names[-1]}"
+
+
+def check_diffusers() -> None:
+    """Say once when the installed diffusers is outside these versions.
+
+    Raises:
+        ImportError: It is older than what weft supports.
+    """
+    installed = tuple(int(part) for part in diffusers.__version__.split(".")[:2])
+    if installed < DIFFUSERS_OLDEST:
+        raise ImportError(f"attach: needs diffusers >= {_dotted(DIFFUSERS_OLDEST)}; found {diffusers.__version__}")
+    if installed > DIFFUSERS_NEWEST_TESTED:
+        _say_untested(diffusers.__version__)
+
+
+@functools.cache
+def _say_untested(version: str) -> None:
+    logger.warning("attach: checked on diffusers up to %s; found %s", _dotted(DIFFUSERS_NEWEST_TESTED), version)
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return ".".join(str(part) for part in version)

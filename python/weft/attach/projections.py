@@ -7,15 +7,16 @@ keys, hooks, offloading and peft layers around it survive, and undoing is exact.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from weft.attach.control import Control
 from weft.attach.families.unet_blocks import projection_info, projection_modules
-from weft.attach.records import ProjectionInfo, ProjectionTerms
+from weft.attach.records import ProjectionInfo, ProjectionTerms, Step
 from weft.ops.lowrank_linear import lowrank_linear
 
 
@@ -163,3 +164,43 @@ def _project(
         backend=terms.backend,
     )
     return y.transpose(1, 2).reshape(len(y), -1, *size) if as_rows and size is not None else y
+
+
+class Projector:
+    """Asks controls what they add to the projections of a model; takes them over only while one adds to them."""
+
+    def __init__(self) -> None:
+        self._projections: GatedProjections | None = None
+
+    def take_over(self, model: nn.Module) -> None:
+        """Take the projections over if they are not yet. Raises as ``GatedProjections``."""
+        if self._projections is None:
+            self._projections = GatedProjections(model)
+
+    def give_back(self) -> None:
+        """Give every projection its class back. May be called again."""
+        projections, self._projections = self._projections, None
+        if projections is not None:
+            projections.undo()
+
+    def before_pass(self, controls: Sequence[Control], step: Step) -> None:
+        """Ask ``controls`` for the terms of the coming pass.
+
+        Raises:
+            ValueError: Two controls add to one projection.
+        """
+        if self._projections is not None:
+            for info in self._projections.infos:
+                self._projections[info.name].terms = _terms(info, controls, step)
+
+
+def _terms(info: ProjectionInfo, controls: Sequence[Control], step: Step) -> ProjectionTerms | None:
+    asked = [(control, control.add_to_projection(info, step)) for control in controls if control.adds_to_projections]
+    given = [(control, terms) for control, terms in asked if terms is not None]
+    if len(given) > 1:
+        names = " and ".join(type(control).__name__ for control, _ in given)
+        raise ValueError(
+            f"attach: one control at most may add to a projection in a pass; {names} both add to {info.name}; give "
+            "all concepts to one of them"
+        )
+    return given[0][1] if given else None

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import weft
 from weft.attach import LayerInfo
-from weft.attach.processors.passed_over import PassedOver
+from weft.attach.processors.plan import WiderEdit
 from weft.methods.soft_tokens.blocks import block_of
 from weft.ops import Edit
 from weft.testing import assert_differs
@@ -128,7 +128,7 @@ def test_masked_out_they_change_nothing(tmp_path: Path, monkeypatch: pytest.Monk
             edit = Edit(alpha=torch.ones(1, 1, 1), delta=torch.zeros(1, 1, 1))
             return weft.attach.LayerRequest(edit) if layer.is_cross else None
 
-    class Masking(PassedOver):
+    class Masking(WiderEdit):
         def edit(self) -> Edit:
             wider = super().edit()
             assert wider.delta is not None
@@ -137,7 +137,7 @@ def test_masked_out_they_change_nothing(tmp_path: Path, monkeypatch: pytest.Monk
 
     with weft.attach(pipe, Nothing()):
         expected = tiny.generate(pipe)
-    monkeypatch.setattr("weft.attach.processors.plan.PassedOver", Masking)
+    monkeypatch.setattr("weft.attach.processors.plan.WiderEdit", Masking)
     with weft.attach(pipe, Nothing(), soft_tokens()):
         assert np.abs(tiny.generate(pipe) - expected).max() < 1e-5
 

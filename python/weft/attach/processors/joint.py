@@ -105,8 +105,8 @@ class WeftJointAttnProcessor(StandIn):
             words = query.shape[1] - pixels
             if request.readout is not None:
                 arguments["readout"] = F.pad(request.readout, (0, 0, pixels, 0))
-            if plan.passed_over is not None:
-                arguments["edit"] = plan.passed_over.edit()
-                arguments["query_labels"] = plan.passed_over.query_labels(pixels, words)
-                arguments["key_labels"] = plan.passed_over.key_labels(pixels, words, plan.tokens)
+            if plan.wider_edit is not None:
+                arguments["edit"] = plan.wider_edit.edit()
+                arguments["query_labels"] = plan.wider_edit.query_labels(pixels, words)
+                arguments["key_labels"] = plan.wider_edit.key_labels(pixels, words, plan.tokens)
         return self._attend(plan, query, key, value, pixels=pixels, **arguments)

@@ -10,8 +10,44 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from weft.attach.control import Control
-from weft.attach.processors.passed_over import PassedOver
 from weft.attach.records import LayerInfo, LayerRequest
+from weft.ops import Edit
+
+
+class WiderEdit:
+    """An edit within a larger attention: with one more label, for keys that are not its own and keep their logits.
+
+    Likewise with one more query label, where there are queries that are not its own. The tables of an edit may be
+    written into at any time, so they are copied at every use.
+    """
+
+    def __init__(
+        self, edit: Edit, query_labels: Tensor | None, key_labels: Tensor | None, *, queries: bool = False
+    ) -> None:
+        """``queries``: whether there are queries, too, that are not the edit's own."""
+        self._edit, self._query_labels, self._key_labels = edit, query_labels, key_labels
+        self._neutral_query, self._neutral_key = edit.labels
+        identity = {"alpha": 1.0}
+        tables = {
+            name: None if table is None else F.pad(table, (0, 1, 0, int(queries)), value=identity.get(name, 0.0))
+            for name, table in zip(("alpha", "beta", "gamma", "delta"), edit.tables(), strict=True)
+        }
+        self._wider = Edit(**tables)
+
+    def edit(self) -> Edit:
+        """The edit as its tables are now."""
+        for wider, table in zip(self._wider.tables(), self._edit.tables(), strict=True):
+            if wider is not None and table is not None:
+                wider[:, : self._neutral_query, : self._neutral_key].copy_(table)
+        return self._wider
+
+    def query_labels(self, known: int, after: int) -> Tensor:
+        """Labels of the ``known`` queries and of as many as come ``after`` them, int32 [B or 1, known + after]."""
+        return F.pad(_labels(self._query_labels, known, self._edit), (0, after), value=self._neutral_query)
+
+    def key_labels(self, before: int, known: int, after: int) -> Tensor:
+        """Labels of the ``known`` keys, with as many ``before`` and ``after`` them, int32 [B or 1, all of them]."""
+        return F.pad(_labels(self._key_labels, known, self._edit), (before, after), value=self._neutral_key)
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,15 +58,15 @@ class Plan:
         request: The joined request; its read-out covers the text and what is added to it.
         sources: The requests it was joined from, with their controls.
         columns: Per source the columns of ``request.readout`` that are its own; None when it reads nothing.
-        is_read: Whether maps are kept for ``Control.read``: not where every source has a sink for them.
-        passed_over: The edit beside keys or queries that it knows nothing of; None where there is not both.
+        is_read: Whether maps are kept for ``Control.read_maps``: not where every source has a sink for them.
+        wider_edit: The edit beside keys or queries that are not its own; None where there is not both.
     """
 
     request: LayerRequest
     sources: tuple[tuple[Control, LayerRequest], ...]
     columns: tuple[slice | None, ...]
     is_read: bool
-    passed_over: PassedOver | None = None
+    wider_edit: WiderEdit | None = None
 
     @property
     def needs_attention(self) -> bool:
@@ -45,7 +81,7 @@ class Plan:
     def joins(self, sources: Sequence[tuple[Control, LayerRequest]]) -> bool:
         """Whether it is the plan of exactly these requests."""
         return len(sources) == len(self.sources) and all(
-            mine[0] is theirs[0] and mine[1] is theirs[1] for mine, theirs in zip(self.sources, sources, strict=True)
+            known[0] is given[0] and known[1] is given[1] for known, given in zip(self.sources, sources, strict=True)
         )
 
     def sink(self, maps: Tensor) -> None:
@@ -87,11 +123,11 @@ def join(layer: LayerInfo, sources: Sequence[tuple[Control, LayerRequest]]) -> P
         readout=readout,
         extra=extra,
     )
-    passed_over = None
+    wider_edit = None
     if editor.edit is not None and (extra is not None or layer.is_joint):
-        passed_over = PassedOver(editor.edit, editor.query_labels, editor.key_labels, queries=layer.is_joint)
+        wider_edit = WiderEdit(editor.edit, editor.query_labels, editor.key_labels, queries=layer.is_joint)
     is_read = any(request.readout is not None and request.sink is None for _, request in sources)
-    return Plan(joined, tuple(sources), tuple(columns), is_read, passed_over)
+    return Plan(joined, tuple(sources), tuple(columns), is_read, wider_edit)
 
 
 def _only(sources: Sequence[tuple[Control, LayerRequest]], does: str, layer: LayerInfo) -> LayerRequest:
@@ -103,3 +139,11 @@ def _only(sources: Sequence[tuple[Control, LayerRequest]], does: str, layer: Lay
             "give them different layers or steps"
         )
     return sources[0][1] if sources else LayerRequest()
+
+
+def _labels(labels: Tensor | None, count: int, edit: Edit) -> Tensor:
+    """``labels``, or 0 for all."""
+    if labels is not None:
+        return labels
+    table = next(table for table in edit.tables() if table is not None)
+    return torch.zeros(1, count, dtype=torch.int32, device=table.device)

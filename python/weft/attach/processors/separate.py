@@ -128,9 +128,9 @@ class WeftAttnProcessor(StandIn):
     ) -> Tensor:
         request = plan.request
         edit, key_labels = request.edit, request.key_labels
-        if plan.passed_over is not None:
-            edit = plan.passed_over.edit()
-            key_labels = plan.passed_over.key_labels(0, key.shape[1] - plan.tokens, plan.tokens)
+        if plan.wider_edit is not None:
+            edit = plan.wider_edit.edit()
+            key_labels = plan.wider_edit.key_labels(0, key.shape[1] - plan.tokens, plan.tokens)
         return self._attend(
             plan,
             query,
