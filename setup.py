@@ -57,7 +57,7 @@ setup(
         "": ["*.pyi"],
         "weft": ["py.typed"],
         "weft.evaluation": ["judge/weights/**"],
-        "weft.shapes": ["weights*/**"],
+        "weft.shapes": ["models/**"],
     },
     include_package_data=False,
     ext_modules=extensions(),

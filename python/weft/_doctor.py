@@ -265,7 +265,7 @@ def _examine_backends(device: str) -> tuple[BackendState, ...]:
 
 def _examine_weights() -> Weights:
     # found beside this file, not through weft.shapes, which would import diffusers
-    folder = Path(__file__).parent / "shapes" / "weights"
+    folder = Path(__file__).parent / "shapes" / "models" / "sd1"
     if not (folder / "model_index.json").is_file():
         return Weights(str(folder), None)
     return Weights(str(folder), sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))

@@ -15,7 +15,7 @@ import pytest
 from weft._native_loader import native_or_none
 
 ROOT = Path(__file__).resolve().parents[2]
-WEIGHTS = (ROOT / "python/weft/evaluation/judge/weights", *sorted((ROOT / "python/weft/shapes").glob("weights*")))
+WEIGHTS = (ROOT / "python/weft/evaluation/judge/weights", ROOT / "python/weft/shapes/models")
 
 pytestmark = [pytest.mark.long, pytest.mark.serial]
 
@@ -71,7 +71,11 @@ def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def installed_names() -> set[str]:
     """Files of the checkout by the name that they have in a wheel."""
-    python = {str(path.relative_to(ROOT / "python")) for path in (ROOT / "python" / "weft").rglob("*.py")}
+    python = {
+        str(path.relative_to(ROOT / "python"))
+        for path in (ROOT / "python" / "weft").rglob("*.py*")
+        if path.suffix in (".py", ".pyi")
+    }
     kernels = {f"weft/{path.relative_to(ROOT)}" for path in (ROOT / "kernels").rglob("*.py")}
     found = [path for folder in WEIGHTS for path in folder.rglob("*") if path.is_file()]
     weights = {str(path.relative_to(ROOT / "python")) for path in found}

@@ -8,11 +8,8 @@ from typing import Literal
 # a UNet with cross-attention; an MM-DiT with joint attention; that UNet, taught to paint into holes
 Model = Literal["sd1", "sd3", "inpainting"]
 
-WEIGHTS: dict[Model, Path] = {
-    "sd1": Path(__file__).parent / "weights",
-    "sd3": Path(__file__).parent / "weights-sd3",
-    "inpainting": Path(__file__).parent / "weights-inpainting",
-}
+_MODELS = Path(__file__).parent / "models"
+WEIGHTS: dict[Model, Path] = {"sd1": _MODELS / "sd1", "sd3": _MODELS / "sd3", "inpainting": _MODELS / "inpainting"}
 PROMPTS = "task_prompts.safetensors"  # in the folder of the inpainting model
 
 
