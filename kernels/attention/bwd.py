@@ -18,8 +18,8 @@ import triton.language as tl
 from torch import Tensor
 
 from weft.kernels.common.device import run
+from weft.kernels.common.grids import choose_splits
 
-from . import launch
 from .bwd_tables import attention_bwd_tables
 from .fwd import VARYING, Forward
 from .host import Call
@@ -484,7 +484,7 @@ def _launch_bwd_kv(call: Call, arguments: dict[str, object], wants_readout: bool
     tile = call.tile("bwd_kv")
     tiles = triton.cdiv(seqlen_k, tile.block_k)
     tiles_q = triton.cdiv(seqlen_q, tile.block_q)
-    splits = launch.choose_splits(tiles * heads * samples, tiles_q)
+    splits = choose_splits(tiles * heads * samples, tiles_q)
     # parts are added in fp32; a sum in one part is rounded where it is made
     dk, dv = (k.new_empty((splits, *k.shape), dtype=k.dtype if splits == 1 else torch.float32) for _ in range(2))
     dw = k.new_empty((splits, samples, heads, seqlen_k, call.columns if wants_readout else 0), dtype=torch.float32)

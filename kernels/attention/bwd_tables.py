@@ -14,8 +14,8 @@ import triton.language as tl
 from torch import Tensor
 
 from weft.kernels.common.device import run
+from weft.kernels.common.grids import MIN_BLOCK, choose_splits
 
-from . import launch
 from .fwd import VARYING
 from .host import Call
 from .tiles import (
@@ -39,7 +39,7 @@ from .tiles import (
 )
 
 # label pairs of one program, each way
-BLOCK_L = launch.MIN_BLOCK
+BLOCK_L = MIN_BLOCK
 
 
 @triton.jit
@@ -250,7 +250,7 @@ def attention_bwd_tables(call: Call, arguments: dict[str, object]) -> tuple[Tens
     tile = call.tile("bwd_tables")
     blocks = triton.cdiv(labels_q, BLOCK_L) * triton.cdiv(labels_k, BLOCK_L)
     tiles = triton.cdiv(seqlen_q, tile.block_q)
-    splits = launch.choose_splits(blocks * heads * samples, tiles)
+    splits = choose_splits(blocks * heads * samples, tiles)
     parts = call.q.new_empty((samples, splits, heads, 4, labels_q, labels_k), dtype=torch.float32)
     run(
         _attention_bwd_tables_kernel,

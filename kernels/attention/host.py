@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from weft.kernels.common.device import device_arch
+from weft.kernels.common.grids import power_of_two
 
 from . import launch
 from .launch_table import Tile
@@ -126,7 +127,7 @@ class Call:
             "D": head_dim,
             "FIRST": parts.first,
             "SECOND": parts.second,
-            "BLOCK_M": launch.power_of_two(self.columns),
+            "BLOCK_M": power_of_two(self.columns),
             "PART": self.part,
         }
 

@@ -9,25 +9,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from weft.kernels.common import grids
+from weft.kernels.common.grids import MIN_BLOCK, power_of_two, stand_in
+
 from .launch_table import TABLE, Row, Tile
 
 # one launch keeps this many read-out columns in registers; beyond it the tiles spill
 MAX_COLUMNS = 128
 # above it a chain of selects, one a key label, costs more than a two-dimensional gather
 MAX_UNROLLED_LABELS = 8
-# a grid below this leaves processors idle: two programs for each of the 132 of an H100
-MIN_PROGRAMS = 264
 # whole rows of logits fit one tile up to here
 MOST_SHORT_KEYS = 128
-# tensor cores want 16 in every axis of a product
-MIN_BLOCK = 16
-
-# architectures with a row for every call; beside the rows of another, those of its stand-in serve, and one unheard of
-# takes those that need the least shared memory
-COMPLETE_ARCHS = (80, 86, 90)
-STAND_INS = {89: 86, 100: 90, 120: 86}
-SMALLEST_ARCH = 86
-
 # How a kernel reads tables that both kinds of label index. A row or a column of a table that lies along the rows of
 # the tile costs a few registers, one along its columns as many as the tile is wide / 4. Walking over labels costs a
 # reduction each, and a loop inside a loop, which then is not pipelined.
@@ -64,11 +56,6 @@ def split_head_dim(head_dim: int) -> HeadParts:
     return HeadParts(half, rest) if half + rest < whole else HeadParts(whole, 0)
 
 
-def power_of_two(length: int) -> int:
-    """The smallest power of two that holds ``length``, at least ``MIN_BLOCK``."""
-    return max(MIN_BLOCK, 1 << (max(length, 1) - 1).bit_length())
-
-
 def value_width(head_dim: int, columns: int) -> int:
     """D as far as registers are concerned: many read-out columns weigh like so many more of V, a few do not matter."""
     return min(256, head_dim + (columns if columns > MIN_BLOCK else 0))
@@ -103,7 +90,8 @@ def choose_row(kernel: str, arch: int, itemsize: int, head_dim: int, seqlen_k: i
     Raises:
         LookupError: The table has no row for this kernel, item size and head width.
     """
-    archs = _archs_that_serve(arch)
+    # its own rows, complete or not, and those of its stand-in
+    archs = tuple(dict.fromkeys((arch, stand_in(arch))))
     fits = [
         row
         for row in (*_user_rows, *TABLE)
@@ -116,11 +104,6 @@ def choose_row(kernel: str, arch: int, itemsize: int, head_dim: int, seqlen_k: i
         raise LookupError(f"attention: no launch row for {kernel}, sm_{arch}, {itemsize} bytes, D = {head_dim}")
     # of rows that cover the same the first: an architecture's own before its stand-in's, a user's before the table's
     return min(fits, key=lambda row: (row.max_head_dim, row.max_seqlen_k, archs.index(row.arch)))
-
-
-def _archs_that_serve(arch: int) -> tuple[int, ...]:
-    """``arch`` and, unless its own rows are complete, the one that stands in for it."""
-    return (arch,) if arch in COMPLETE_ARCHS else (arch, STAND_INS.get(arch, SMALLEST_ARCH))
 
 
 def cut_tile(tile: Tile, seqlen_q: int, seqlen_k: int) -> Tile:
@@ -164,9 +147,4 @@ def choose_tiles_per_program(tiles: int, groups: int, most: int) -> int:
         groups: B * H.
         most: The tile's own limit.
     """
-    return max(1, min(most, tiles * groups // MIN_PROGRAMS))
-
-
-def choose_splits(programs: int, tiles: int) -> int:
-    """Parts into which a sum over ``tiles`` is cut, where ``programs`` alone would leave the device idle."""
-    return max(1, min(tiles, -(-MIN_PROGRAMS // max(programs, 1))))
+    return max(1, min(most, tiles * groups // grids.MIN_PROGRAMS))

@@ -17,9 +17,10 @@ import triton.language as tl
 from torch import Tensor
 
 from weft.kernels.common.device import run
+from weft.kernels.common.grids import ceil_div
 
 from . import launch
-from .host import Call, options
+from .host import Call
 from .tiles import load_lines, logits_of, pairs_of
 
 
@@ -191,7 +192,7 @@ def _pairs(call: Call, factors: Factors, g: Tensor, first_row: int, first_column
     """Write G of a band; the sums of G * s of its tiles, if asked for."""
     height, width = g.shape
     tile = call.tile("bwd_pairs", height, width)
-    tiles = launch.ceil_div(height, tile.block_m) * launch.ceil_div(width, tile.block_n)
+    tiles = ceil_div(height, tile.block_m) * ceil_div(width, tile.block_n)
     products = factors.scale.new_empty(tiles if sums else 0)
     run(
         _contrastive_loss_bwd_pairs_kernel,
@@ -215,7 +216,7 @@ def _add_product(call: Call, factors: Factors, g: Tensor, features: Tensor, out:
     tile = call.tile("bwd_features", lines, width)
     run(
         _contrastive_loss_bwd_features_kernel,
-        launch.ceil_div(lines, tile.block_m) * launch.ceil_div(width, tile.block_n),
+        ceil_div(lines, tile.block_m) * ceil_div(width, tile.block_n),
         g_ptr=g,
         features_ptr=features,
         scale_ptr=factors.scale,
@@ -231,5 +232,5 @@ def _add_product(call: Call, factors: Factors, g: Tensor, features: Tensor, out:
         BLOCK_M=tile.block_m,
         BLOCK_N=tile.block_n,
         BLOCK_K=tile.block_k,
-        **options(tile),
+        **tile.options,
     )

@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from weft.kernels.common.device import run
+from weft.kernels.common.grids import ceil_div
 
 from . import launch
 from .host import Call
@@ -138,9 +139,9 @@ def contrastive_loss_fwd(call: Call) -> Tensor:
     """
     rows, columns, _ = call.sizes
     tile = call.tile("fwd", rows, columns)
-    tiles = launch.ceil_div(rows, tile.block_m), launch.ceil_div(columns, tile.block_n)
+    tiles = ceil_div(rows, tile.block_m), ceil_div(columns, tile.block_n)
     each = launch.choose_parts(*tiles)
-    parts = launch.ceil_div(tiles[0], each[0]), launch.ceil_div(tiles[1], each[1])
+    parts = ceil_div(tiles[0], each[0]), ceil_div(tiles[1], each[1])
     by_row = call.temperature.new_empty(parts[1], 4, rows)
     by_column = call.temperature.new_empty(parts[0], 4, columns) if call.symmetric else None
     run(

@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from weft.kernels.common.device import device_arch
+from weft.kernels.common.product_tiles import Tile
 
 from . import launch
-from .launch_table import Tile
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,11 +56,5 @@ class Call:
             "EXCLUDES": self.excludes,
             "HAS_CLASSES": self.has_classes,
             "FULL_D": width % tile.block_k == 0,
-            **options(tile),
+            **tile.options,
         }
-
-
-def options(tile: Tile) -> dict[str, Any]:
-    """How a kernel with this tile is compiled."""
-    # fusion is pinned, since its default differs between versions of Triton
-    return {"num_warps": tile.num_warps, "num_stages": tile.num_stages, "enable_fp_fusion": False}

@@ -6,36 +6,7 @@ of the architecture.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Tile:
-    """Shape of one program's work, and what runs it.
-
-    Attributes:
-        block_m, block_n: Rows and columns of one tile of the result; powers of two.
-        block_k: How much of the axis that is summed over is loaded at a time; likewise.
-        num_warps: Warps a program.
-        num_stages: Depth of the load pipeline; 1 for none.
-    """
-
-    block_m: int
-    block_n: int
-    block_k: int
-    num_warps: int
-    num_stages: int
-
-
-@dataclass(frozen=True)
-class Row:
-    """The tile of ``kernel`` on ``arch`` for values of ``itemsize`` bytes."""
-
-    kernel: str
-    arch: int
-    itemsize: int
-    tile: Tile
-
+from weft.kernels.common.product_tiles import Row, Tile
 
 TABLE: tuple[Row, ...] = (
     # statistics of rows and columns: products over D, then exponentials of the tile. 128 x 128 would spill

@@ -16,11 +16,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from weft.kernels.common.arguments import strides
 from weft.kernels.common.device import run
+from weft.kernels.common.grids import ceil_div, choose_splits, power_of_two
 
-from . import launch
 from .fwd import Shrunk, project, shrink
-from .host import Call, concept_of_rank, options, strides
+from .host import Call, concept_of_rank
 from .tiles import dot, load_tile, row_offsets
 
 # tiles of the kernel of the gate: it reads two numbers a rank and adds them, whatever the device
@@ -156,10 +157,10 @@ def _sum_of_outer(call: Call, p: Tensor, q: Tensor) -> Tensor:
     """Sum over samples and rows of p^T q, [B, N, P] and [B, N, Q] to [P, Q] in the dtype of ``q``."""
     height, width = p.shape[2], q.shape[2]
     tile = call.tile("outer", height, width)
-    tiles = launch.ceil_div(height, tile.block_m) * launch.ceil_div(width, tile.block_n)
-    steps = launch.ceil_div(call.rows, tile.block_k)
-    each = launch.ceil_div(steps, launch.choose_splits(tiles, steps))
-    parts = launch.ceil_div(steps, each) if each else 0
+    tiles = ceil_div(height, tile.block_m) * ceil_div(width, tile.block_n)
+    steps = ceil_div(call.rows, tile.block_k)
+    each = ceil_div(steps, choose_splits(tiles, steps))
+    parts = ceil_div(steps, each) if each else 0
     if not parts:
         return q.new_zeros(height, width)
     out = q.new_empty((parts, height, width), dtype=q.dtype if parts == 1 else torch.float32)
@@ -179,7 +180,7 @@ def _sum_of_outer(call: Call, p: Tensor, q: Tensor) -> Tensor:
         BLOCK_M=tile.block_m,
         BLOCK_N=tile.block_n,
         BLOCK_K=tile.block_k,
-        **options(tile),
+        **tile.options,
     )
     return out[0] if parts == 1 else out.sum(0).to(q.dtype)
 
@@ -189,11 +190,11 @@ def _gate_gradient(call: Call, through: Shrunk, made: Shrunk) -> Tensor:
     assert through.raw is not None and made.raw is not None and call.gate is not None
     samples, rows, concepts = *call.x.shape[:2], len(call.ranks)
     dgate = call.gate.new_empty(samples, rows, concepts)
-    block_c = launch.power_of_two(min(concepts, 32))
+    block_c = power_of_two(min(concepts, 32))
     if dgate.numel():
         run(
             _lowrank_linear_bwd_gate_kernel,
-            launch.ceil_div(call.rows, GATE_ROWS) * launch.ceil_div(concepts, block_c),
+            ceil_div(call.rows, GATE_ROWS) * ceil_div(concepts, block_c),
             dh_ptr=through.raw,
             h_ptr=made.raw,
             concept_ptr=concept_of_rank(call.ranks, call.x.device),

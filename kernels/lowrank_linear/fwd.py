@@ -14,10 +14,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from weft.kernels.common.arguments import strides
 from weft.kernels.common.device import run
+from weft.kernels.common.grids import ceil_div, power_of_two
 
 from . import launch
-from .host import Call, options, strides
+from .host import Call
 from .tiles import dot, load_gate, load_matrix, load_tile, row_offsets, store_tile
 
 
@@ -291,7 +293,7 @@ def shrink(call: Call, keep_raw: bool = False, skip_closed: bool = True) -> Shru
     assert call.down is not None
     samples, rows, width_in = call.x.shape
     tile = call.tile("shrink", call.rows, call.rank)
-    tiles = (launch.ceil_div(call.rows, tile.block_m), launch.ceil_div(call.rank, tile.block_n))
+    tiles = (ceil_div(call.rows, tile.block_m), ceil_div(call.rank, tile.block_n))
     gated = call.x.new_empty(samples, rows, call.rank)
     raw = call.x.new_empty(gated.shape, dtype=torch.float32) if keep_raw else None
     flags = call.x.new_empty(tiles, dtype=torch.int32) if call.gate is not None and skip_closed else None
@@ -315,7 +317,7 @@ def shrink(call: Call, keep_raw: bool = False, skip_closed: bool = True) -> Shru
             BLOCK_R=tile.block_n,
             BLOCK_K=tile.block_k,
             FULL_K=width_in % tile.block_k == 0,
-            **options(tile),
+            **tile.options,
         )
     return Shrunk(gated, flags, raw, tile.block_m, tile.block_n)
 
@@ -324,7 +326,7 @@ def project(call: Call, y: Tensor, shrunk: Shrunk | None) -> None:
     """Write y [B, N, Cout]: the base product, and the concepts as ``shrunk`` holds them or made here if it is None."""
     tile = call.tile("project", call.rows, call.width_out)
     row_tiles, column_tiles = (
-        launch.ceil_div(length, block) for length, block in ((call.rows, tile.block_m), (call.width_out, tile.block_n))
+        ceil_div(length, block) for length, block in ((call.rows, tile.block_m), (call.width_out, tile.block_n))
     )
     recompute = call.rank > 0 and shrunk is None
     assert shrunk is None or tile.block_m % shrunk.block_m == 0, "a tile of rows must hold whole tiles of flags"
@@ -334,7 +336,7 @@ def project(call: Call, y: Tensor, shrunk: Shrunk | None) -> None:
         gates |= {"gate_ptr": None, "concept_ptr": None}
     run(
         _lowrank_linear_project_kernel,
-        row_tiles * launch.ceil_div(column_tiles, tiles),
+        row_tiles * ceil_div(column_tiles, tiles),
         x_ptr=call.x,
         weight_ptr=call.weight,
         bias_ptr=call.bias,
@@ -361,10 +363,10 @@ def project(call: Call, y: Tensor, shrunk: Shrunk | None) -> None:
         BLOCK_M=tile.block_m,
         BLOCK_N=tile.block_n,
         BLOCK_K=tile.block_k,
-        BLOCK_R=launch.power_of_two(call.rank) if shrunk is None else shrunk.block_r,
+        BLOCK_R=power_of_two(call.rank) if shrunk is None else shrunk.block_r,
         FLAG_ROWS=tile.block_m if shrunk is None else shrunk.block_m,
         TILES=tiles,
         GROUP=launch.GROUP,
         FULL_K=call.x.shape[2] % tile.block_k == 0,
-        **options(tile),
+        **tile.options,
     )

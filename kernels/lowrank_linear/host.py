@@ -11,9 +11,10 @@ from torch import Tensor
 
 from weft.kernels.common.capture import kept_on_device
 from weft.kernels.common.device import device_arch
+from weft.kernels.common.grids import power_of_two
+from weft.kernels.common.product_tiles import Tile
 
 from . import launch
-from .launch_table import Tile
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +68,7 @@ class Call:
         block_n = self.tile("project", self.rows, self.width_out).block_n
         if self.weight is None:
             # with no base product to repeat it beside, x A^T is made once for several tiles
-            return "recompute" if launch.power_of_two(self.rank) <= launch.MOST_RECOMPUTED_RANKS else "append"
+            return "recompute" if power_of_two(self.rank) <= launch.MOST_RECOMPUTED_RANKS else "append"
         sizes = (self.rows, self.x.shape[2], self.width_out, self.rank)
         return launch.choose_form(self.arch, self.x.element_size(), *sizes, block_n)
 
@@ -86,18 +87,6 @@ class Call:
             "stride_gate_n": shared[1],
             "stride_gate_k": gate.stride(2),
         }
-
-
-def strides(name: str, x: Tensor | None, axes: str) -> dict[str, int]:
-    """The strides of ``x`` by the names that kernels have for them; zeros where it is absent."""
-    values = (0,) * len(axes) if x is None else x.stride()
-    return {f"stride_{name}_{axis}": value for axis, value in zip(axes, values, strict=True)}
-
-
-def options(tile: Tile) -> dict[str, Any]:
-    """How a kernel with this tile is compiled."""
-    # fusion is pinned, since its default differs between versions of Triton
-    return {"num_warps": tile.num_warps, "num_stages": tile.num_stages, "enable_fp_fusion": False}
 
 
 @kept_on_device

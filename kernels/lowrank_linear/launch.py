@@ -5,25 +5,19 @@ Plain arithmetic, neither torch nor triton; the tiles themselves are rows of ``l
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
-from .launch_table import TABLE, Tile
+from weft.kernels.common import grids
+from weft.kernels.common.grids import power_of_two, stand_in
+from weft.kernels.common.product_tiles import Tile, find_tile
 
-# a grid below this leaves processors idle: two programs for each of the 132 of an H100
-MIN_PROGRAMS = 264
-# tensor cores want 16 in every axis of a product
-MIN_BLOCK = 16
+from .launch_table import TABLE
+
 # ranks that a program can hold beside its tile of the result: 64 x 128 fp32 values are 32 registers a thread
 MOST_RECOMPUTED_RANKS = 64
 # consecutive programs share this many rows of tiles, so that they meet the same part of W in L2
 GROUP = 8
-
-# architectures with rows of their own; those of its stand-in serve another, and one unheard of takes those that need
-# the least shared memory
-COMPLETE_ARCHS = (80, 86, 90)
-STAND_INS = {89: 86, 100: 90, 120: 86}
-SMALLEST_ARCH = 86
 
 
 @dataclass(frozen=True)
@@ -48,46 +42,14 @@ RATES = {
 }
 
 
-def power_of_two(length: int) -> int:
-    """The smallest power of two that holds ``length``, at least ``MIN_BLOCK``."""
-    return max(MIN_BLOCK, 1 << (max(length, 1) - 1).bit_length())
-
-
-def ceil_div(length: int, block: int) -> int:
-    """Blocks that cover ``length``."""
-    return -(-length // block)
-
-
 @lru_cache(maxsize=1024)
 def choose_tile(kernel: str, arch: int, itemsize: int, rows: int, columns: int) -> Tile:
-    """The tile of ``kernel`` for a result of this size, cut to axes that are shorter.
+    """The tile of ``kernel`` for a result of this size: ``find_tile`` in this op's table.
 
     Of the base product nothing else is asked, neither ranks nor form: a closed gate then gives the bits of the layer
     alone, since both sum in the same order.
-
-    Args:
-        kernel: A kernel named in the table.
-        arch: Compute capability without its point: 80, 86, 89, 90, 100, 120.
-        itemsize: Bytes of one value: 2 or 4.
-        rows, columns: Of the result.
-
-    Raises:
-        LookupError: The table has no row for this kernel and item size.
     """
-    served = arch if arch in COMPLETE_ARCHS else STAND_INS.get(arch, SMALLEST_ARCH)
-    fits = [
-        row
-        for row in TABLE
-        if (row.kernel, row.arch, row.itemsize) == (kernel, served, itemsize) and rows * columns <= row.max_size
-    ]
-    if not fits:
-        raise LookupError(f"lowrank_linear: no launch row for {kernel}, sm_{arch}, {itemsize} bytes")
-    tile = min(fits, key=lambda row: row.max_size).tile
-    return replace(
-        tile,
-        block_m=min(tile.block_m, power_of_two(rows)),
-        block_n=min(tile.block_n, power_of_two(columns)),
-    )
+    return find_tile("lowrank_linear", TABLE, kernel, arch, itemsize, rows, columns)
 
 
 def choose_form(arch: int, itemsize: int, rows: int, width_in: int, width_out: int, ranks: int, block_n: int) -> str:
@@ -106,7 +68,7 @@ def choose_form(arch: int, itemsize: int, rows: int, width_in: int, width_out: i
     padded = power_of_two(ranks)
     if padded > MOST_RECOMPUTED_RANKS:
         return "append"
-    rates = RATES[arch if arch in COMPLETE_ARCHS else STAND_INS.get(arch, SMALLEST_ARCH)]
+    rates = RATES[stand_in(arch)]
     values = rows * width_in + width_in * width_out + rows * width_out
     memory_us = values * itemsize / (rates.gb_s * 1e3)
     products_us = 2 * rows * width_in * width_out / (rates.tflop_s[itemsize] * 1e6)
@@ -118,9 +80,4 @@ def choose_form(arch: int, itemsize: int, rows: int, width_in: int, width_out: i
 
 def choose_tiles_per_program(row_tiles: int, column_tiles: int) -> int:
     """Tiles of columns that one program does in turn where there is no base product: it makes x A^T once for them."""
-    return max(1, min(column_tiles, row_tiles * column_tiles // MIN_PROGRAMS))
-
-
-def choose_splits(programs: int, steps: int) -> int:
-    """Parts into which a sum of ``steps`` is cut, where ``programs`` alone would leave the device idle."""
-    return max(1, min(steps, ceil_div(MIN_PROGRAMS, max(programs, 1))))
+    return max(1, min(column_tiles, row_tiles * column_tiles // grids.MIN_PROGRAMS))

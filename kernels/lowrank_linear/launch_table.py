@@ -6,40 +6,7 @@ of the architecture, and by how many programs a result of that size makes (132 m
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-# of a row that serves results of any size
-ANY_SIZE = 2**62
-
-
-@dataclass(frozen=True)
-class Tile:
-    """Shape of one program's work, and what runs it.
-
-    Attributes:
-        block_m, block_n: Rows and columns of one tile of the result; powers of two.
-        block_k: How much of the axis that is summed over is loaded at a time; likewise.
-        num_warps: Warps a program.
-        num_stages: Depth of the load pipeline; 1 for none.
-    """
-
-    block_m: int
-    block_n: int
-    block_k: int
-    num_warps: int
-    num_stages: int
-
-
-@dataclass(frozen=True)
-class Row:
-    """The tile of ``kernel`` on ``arch`` for values of ``itemsize`` bytes and results of up to ``max_size`` values."""
-
-    kernel: str
-    arch: int
-    itemsize: int
-    max_size: int
-    tile: Tile
-
+from weft.kernels.common.product_tiles import Row, Tile
 
 # 512 x 1280, 2048 x 640, and up to 8192 x 640: the layers of Stable Diffusion 1 and XL, which memory bounds. Of a
 # result 640 wide, tiles of 256 would waste a sixth
@@ -47,31 +14,31 @@ SMALL, MEDIUM, LARGE = 700_000, 1_400_000, 5_300_000
 
 TABLE: tuple[Row, ...] = (
     # rows times columns of the result: the base product, with or without concepts, in either form
-    Row("project", 80, 2, SMALL, Tile(64, 64, 64, 4, 3)),
-    Row("project", 80, 2, MEDIUM, Tile(64, 128, 32, 8, 4)),
-    Row("project", 80, 2, ANY_SIZE, Tile(128, 128, 32, 8, 4)),
-    Row("project", 80, 4, ANY_SIZE, Tile(64, 64, 16, 8, 2)),
-    Row("project", 86, 2, SMALL, Tile(64, 64, 32, 4, 3)),
-    Row("project", 86, 2, MEDIUM, Tile(64, 128, 32, 8, 3)),
-    Row("project", 86, 2, ANY_SIZE, Tile(128, 128, 32, 8, 3)),
-    Row("project", 86, 4, ANY_SIZE, Tile(64, 64, 16, 8, 2)),
-    Row("project", 90, 2, SMALL, Tile(64, 64, 64, 4, 4)),
-    Row("project", 90, 2, MEDIUM, Tile(64, 128, 64, 4, 4)),
-    Row("project", 90, 2, LARGE, Tile(128, 128, 64, 8, 4)),
-    Row("project", 90, 2, ANY_SIZE, Tile(128, 256, 64, 8, 3)),
-    Row("project", 90, 4, ANY_SIZE, Tile(64, 64, 16, 8, 2)),
+    Row("project", 80, 2, Tile(64, 64, 64, 4, 3), SMALL),
+    Row("project", 80, 2, Tile(64, 128, 32, 8, 4), MEDIUM),
+    Row("project", 80, 2, Tile(128, 128, 32, 8, 4)),
+    Row("project", 80, 4, Tile(64, 64, 16, 8, 2)),
+    Row("project", 86, 2, Tile(64, 64, 32, 4, 3), SMALL),
+    Row("project", 86, 2, Tile(64, 128, 32, 8, 3), MEDIUM),
+    Row("project", 86, 2, Tile(128, 128, 32, 8, 3)),
+    Row("project", 86, 4, Tile(64, 64, 16, 8, 2)),
+    Row("project", 90, 2, Tile(64, 64, 64, 4, 4), SMALL),
+    Row("project", 90, 2, Tile(64, 128, 64, 4, 4), MEDIUM),
+    Row("project", 90, 2, Tile(128, 128, 64, 8, 4), LARGE),
+    Row("project", 90, 2, Tile(128, 256, 64, 8, 3)),
+    Row("project", 90, 4, Tile(64, 64, 16, 8, 2)),
     # rows times ranks: x A^T * G. Few programs, long sums
-    Row("shrink", 80, 2, ANY_SIZE, Tile(32, 64, 64, 4, 4)),
-    Row("shrink", 80, 4, ANY_SIZE, Tile(32, 32, 32, 4, 2)),
-    Row("shrink", 86, 2, ANY_SIZE, Tile(32, 64, 64, 4, 3)),
-    Row("shrink", 86, 4, ANY_SIZE, Tile(32, 32, 32, 4, 2)),
-    Row("shrink", 90, 2, ANY_SIZE, Tile(32, 64, 64, 4, 4)),
-    Row("shrink", 90, 4, ANY_SIZE, Tile(32, 32, 32, 4, 2)),
+    Row("shrink", 80, 2, Tile(32, 64, 64, 4, 4)),
+    Row("shrink", 80, 4, Tile(32, 32, 32, 4, 2)),
+    Row("shrink", 86, 2, Tile(32, 64, 64, 4, 3)),
+    Row("shrink", 86, 4, Tile(32, 32, 32, 4, 2)),
+    Row("shrink", 90, 2, Tile(32, 64, 64, 4, 4)),
+    Row("shrink", 90, 4, Tile(32, 32, 32, 4, 2)),
     # p times q: gradients of matrices, summed over rows
-    Row("outer", 80, 2, ANY_SIZE, Tile(64, 64, 32, 4, 4)),
-    Row("outer", 80, 4, ANY_SIZE, Tile(32, 64, 16, 4, 2)),
-    Row("outer", 86, 2, ANY_SIZE, Tile(64, 64, 32, 4, 3)),
-    Row("outer", 86, 4, ANY_SIZE, Tile(32, 64, 16, 4, 2)),
-    Row("outer", 90, 2, ANY_SIZE, Tile(64, 64, 64, 4, 3)),
-    Row("outer", 90, 4, ANY_SIZE, Tile(32, 64, 16, 4, 2)),
+    Row("outer", 80, 2, Tile(64, 64, 32, 4, 4)),
+    Row("outer", 80, 4, Tile(32, 64, 16, 4, 2)),
+    Row("outer", 86, 2, Tile(64, 64, 32, 4, 3)),
+    Row("outer", 86, 4, Tile(32, 64, 16, 4, 2)),
+    Row("outer", 90, 2, Tile(64, 64, 64, 4, 3)),
+    Row("outer", 90, 4, Tile(32, 64, 16, 4, 2)),
 )

@@ -10,10 +10,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from weft.kernels.common.arguments import strides
 from weft.kernels.common.device import run
+from weft.kernels.common.grids import ceil_div
 
-from .host import as_pairs, as_targets, memory_order, strides
-from .launch import BLOCK, NUM_WARPS, ceil_div, choose_columns
+from .host import as_pairs, as_targets, memory_order
+from .launch import BLOCK, NUM_WARPS, choose_columns
 
 
 @triton.jit

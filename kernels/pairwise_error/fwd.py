@@ -9,9 +9,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from weft.kernels.common.arguments import strides
 from weft.kernels.common.device import run
 
-from .host import as_pairs, as_targets, memory_order, strides
+from .host import as_pairs, as_targets, memory_order
 from .launch import BLOCK, NUM_WARPS, choose_parts
 
 

@@ -19,9 +19,3 @@ def as_pairs(pred: Tensor, order: list[int]) -> Tensor:
 def as_targets(target: Tensor, order: list[int]) -> Tensor:
     """[R, n] of [R, ...], likewise; ``order`` counts the axes of ``pred``."""
     return target.permute(0, *(axis - 1 for axis in order)).flatten(1)
-
-
-def strides(name: str, x: Tensor | None, axes: str) -> dict[str, int]:
-    """The strides of ``x`` by the names that kernels have for them; zeros where it is absent."""
-    values = (0,) * len(axes) if x is None else x.stride()
-    return {f"stride_{name}_{axis}": value for axis, value in zip(axes, values, strict=True)}

@@ -5,16 +5,13 @@ They read everything once and compute next to nothing, so one shape of program s
 
 from __future__ import annotations
 
+from weft.kernels.common.grids import ceil_div
+
 # values a program takes at a time, and the warps that hold them: 8 a thread
 BLOCK = 1024
 NUM_WARPS = 4
 # eight programs for each of the 132 processors of an H100 keep enough loads in flight
 WANTED_PROGRAMS = 1056
-
-
-def ceil_div(length: int, block: int) -> int:
-    """Blocks that cover ``length``."""
-    return -(-length // block)
 
 
 def choose_parts(pairs: int, values: int) -> tuple[int, int]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from weft.kernels.common.grids import power_of_two
+
 # the objects that protect or cover a cell are the bits of one int32
 MAX_OBJECTS = 31
 # cells of the padded grid that one program keeps in registers: 64 x 64
@@ -24,7 +26,7 @@ class SearchLaunch:
 
 def choose_search_launch(height: int, width: int, candidates: int) -> SearchLaunch:
     """The launch for a grid of ``height`` x ``width`` cells and so many windows."""
-    block_h, block_w, block_p = (1 << (length - 1).bit_length() for length in (height, width, candidates))
+    block_h, block_w, block_p = (power_of_two(length, 1) for length in (height, width, candidates))
     # 16 values a thread, each 8 bytes, leave room for what is reckoned with them
     return SearchLaunch(block_h, block_w, min(block_p, BLOCK_CANDIDATES), min(max(block_h * block_w // 512, 4), 8))
 
@@ -54,7 +56,7 @@ class GateLaunch:
 def choose_gate_launch(cells: int, concepts: int) -> GateLaunch:
     """The launches for so many maps of so many cells."""
     # never less than a warp holds
-    block_map = max(1 << (cells - 1).bit_length(), 64)
-    block_k = 1 << (concepts - 1).bit_length()
+    block_map = power_of_two(cells, 64)
+    block_k = power_of_two(concepts, 1)
     # 8 values a thread, among them all concepts of a cell
     return GateLaunch(block_map, min(max(block_map // 512, 1), 32), 1024 // block_k, block_k, 4)

@@ -81,8 +81,8 @@ def call_attention() -> AttentionCall:
 @pytest.fixture
 def small_lowrank_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles of 16 or 32 in the interpreter, so that a small shape has many; the loop over Cin runs more than once."""
+    from weft.kernels.common.product_tiles import Tile
     from weft.kernels.lowrank_linear.host import Call
-    from weft.kernels.lowrank_linear.launch_table import Tile
 
     tiles = {
         "project": Tile(32, 32, 16, 4, 1),

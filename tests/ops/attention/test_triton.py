@@ -24,6 +24,7 @@ from weft.kernels.attention import launch
 from weft.kernels.attention.fwd import Forward, attention_fwd
 from weft.kernels.attention.host import Call
 from weft.kernels.attention.reference import attention_reference
+from weft.kernels.common import grids
 from weft.ops import attention
 from weft.ops.attention.op import ATTENTION
 from weft.testing import (
@@ -154,7 +155,7 @@ def test_each_way_of_reading_the_tables(monkeypatch, lookup, seqlen_k):
 
 
 def test_programs_that_do_several_tiles_in_turn(monkeypatch):
-    monkeypatch.setattr(launch, "MIN_PROGRAMS", 1)
+    monkeypatch.setattr(grids, "MIN_PROGRAMS", 1)
     case = replace(EDITED, heads=1, seqlen_q=75, head_dim=8, seqlen_k=33, dtype=torch.float16)
     many = Tiles(monkeypatch, block_q=16, most_tiles=3)
     found = assert_accurate(drawn(case))

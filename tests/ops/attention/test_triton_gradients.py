@@ -12,11 +12,11 @@ from torch import Tensor
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from weft.kernels.attention import launch
 from weft.kernels.attention.bwd import attention_bwd
 from weft.kernels.attention.fwd import attention_fwd
 from weft.kernels.attention.host import Call
 from weft.kernels.attention.reference import attention_reference
+from weft.kernels.common import grids
 from weft.ops import attention
 from weft.ops.attention.op import ATTENTION
 from weft.testing import (
@@ -176,7 +176,7 @@ def test_one_part_and_many_parts_of_a_sum_agree(monkeypatch):
     inputs = drawn(replace(EDITED, seqlen_q=40))
     at = arriving(inputs)
     cut = backward(inputs, at)
-    monkeypatch.setattr(launch, "MIN_PROGRAMS", 1)
+    monkeypatch.setattr(grids, "MIN_PROGRAMS", 1)
     for name, whole in backward(inputs, at).items():
         torch.testing.assert_close(cut[name], whole, rtol=1e-5, atol=1e-5, msg=f"d{name} differs")
 

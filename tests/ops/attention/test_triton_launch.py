@@ -6,6 +6,7 @@ import pytest
 
 from weft.kernels.attention import launch
 from weft.kernels.attention.launch_table import TABLE, Row, Tile
+from weft.kernels.common import grids
 
 ARCHS = (80, 86, 89, 90, 100, 120)
 KERNELS = ("fwd_short", "fwd_long", "bwd_q", "bwd_kv", "bwd_tables")
@@ -25,7 +26,7 @@ def test_head_widths_are_covered_by_two_powers_of_two(head_dim, first, second):
 @pytest.mark.parametrize("head_dim", range(1, 257))
 def test_no_cover_costs_more_than_one_power_of_two(head_dim):
     parts = launch.split_head_dim(head_dim)
-    assert head_dim <= parts.first + parts.second <= launch.power_of_two(head_dim)
+    assert head_dim <= parts.first + parts.second <= grids.power_of_two(head_dim)
     for width in (parts.first, parts.second):
         assert width == 0 or (width >= 16 and width & (width - 1) == 0)
     # the first part is full, so that only the second needs a mask
@@ -61,9 +62,9 @@ def test_short_lengths_cut_the_tile():
 
 def test_an_architecture_without_rows_takes_those_of_its_stand_in(monkeypatch):
     own = Row("bwd_kv", 89, 2, 64, Tile(16, 16, 4, 1))
-    monkeypatch.setattr(launch, "TABLE", (*(row for row in TABLE if row.arch in launch.COMPLETE_ARCHS), own))
+    monkeypatch.setattr(launch, "TABLE", (*(row for row in TABLE if row.arch in grids.COMPLETE_ARCHS), own))
     launch.use_rows(())
-    for arch, stand_in in launch.STAND_INS.items():
+    for arch, stand_in in grids.STAND_INS.items():
         assert launch.choose_tile("bwd_kv", arch, 2, 128, 4096, 4096) == launch.choose_tile(
             "bwd_kv", stand_in, 2, 128, 4096, 4096
         )
@@ -127,8 +128,8 @@ def test_gathered_tiles_are_not_buffered():
 def test_programs_stay_many():
     assert launch.choose_tiles_per_program(tiles=64, groups=2, most=4) == 1
     assert launch.choose_tiles_per_program(tiles=64, groups=20, most=4) == 4
-    assert launch.choose_splits(programs=20, tiles=64) == 14
-    assert launch.choose_splits(programs=20, tiles=3) == 3
-    assert launch.choose_splits(programs=5000, tiles=64) == 1
+    assert grids.choose_splits(programs=20, steps=64) == 14
+    assert grids.choose_splits(programs=20, steps=3) == 3
+    assert grids.choose_splits(programs=5000, steps=64) == 1
     # no program at all asks for no part
-    assert launch.choose_splits(programs=0, tiles=0) == 1
+    assert grids.choose_splits(programs=0, steps=0) == 1

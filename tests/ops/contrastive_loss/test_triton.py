@@ -17,9 +17,11 @@ from torch import Tensor
 
 pytest.importorskip("triton", reason="triton is not installed")
 
+from weft.kernels.common import grids
+from weft.kernels.common.product_tiles import Tile
 from weft.kernels.contrastive_loss import launch
 from weft.kernels.contrastive_loss.host import Call
-from weft.kernels.contrastive_loss.launch_table import TABLE, Tile
+from weft.kernels.contrastive_loss.launch_table import TABLE
 from weft.ops import Columns, contrastive_loss
 from weft.ops.contrastive_loss.op import CONTRASTIVE_LOSS
 from weft.testing import (
@@ -50,7 +52,7 @@ def shrink(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(Call, "tile", lambda call, kernel, rows, columns: Tile(16, 32, 16, 4, 1))
         # no multiple of a tile: a last one reaches into the next band
         patch.setattr(launch, "BAND", 40)
-        patch.setattr(launch, "WANTED_PROGRAMS", 4)
+        patch.setattr(grids, "MIN_PROGRAMS", 4)
         launch.choose_parts.cache_clear()
 
 
@@ -264,10 +266,10 @@ def test_parts_cover_all_tiles_and_none_is_empty(monkeypatch, row_tiles, column_
     monkeypatch.undo()
     launch.choose_parts.cache_clear()
     rows, columns = launch.choose_parts(row_tiles, column_tiles)
-    parts = [launch.ceil_div(tiles, each) for tiles, each in ((row_tiles, rows), (column_tiles, columns))]
+    parts = [grids.ceil_div(tiles, each) for tiles, each in ((row_tiles, rows), (column_tiles, columns))]
     assert (parts[0] - 1) * rows < row_tiles <= parts[0] * rows
     assert (parts[1] - 1) * columns < column_tiles <= parts[1] * columns
     # memory of their statistics: a small number of sets a line, whatever the size
     if min(row_tiles, column_tiles) >= 16:
         assert max(parts) <= 20
-    assert parts[0] * parts[1] <= 2 * launch.WANTED_PROGRAMS
+    assert parts[0] * parts[1] <= 2 * grids.MIN_PROGRAMS

@@ -18,7 +18,7 @@ from torch import Tensor
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from weft.kernels.lowrank_linear import launch
+from weft.kernels.common import grids
 from weft.kernels.lowrank_linear.fwd import shrink
 from weft.kernels.lowrank_linear.host import Call
 from weft.ops import lowrank_linear
@@ -119,7 +119,7 @@ def test_the_tiles_of_the_table(monkeypatch, form):
 @each_form
 def test_several_tiles_of_columns_a_program(monkeypatch, take, form):
     """On a given base one program makes x A^T for all its columns."""
-    monkeypatch.setattr(launch, "MIN_PROGRAMS", 1)
+    monkeypatch.setattr(grids, "MIN_PROGRAMS", 1)
     take(form)
     check(drawn(replace(CASE, weight="base", residual="image")))
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from weft.kernels.lowrank_linear import launch
+from weft.kernels.common import grids
 from weft.kernels.lowrank_linear.host import Call
 from weft.ops import lowrank_linear
 from weft.testing import (
@@ -36,7 +36,7 @@ each_form = pytest.mark.parametrize("form", FORMS)
 def few_programs(small_lowrank_tiles: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Few parts of a sum, so that there are few programs, but more than one."""
     if DEVICE == "cpu":
-        monkeypatch.setattr(launch, "MIN_PROGRAMS", 6)
+        monkeypatch.setattr(grids, "MIN_PROGRAMS", 6)
 
 
 def call(inputs: LowrankInputs) -> Tensor:
@@ -95,7 +95,7 @@ def test_one_gradient_at_a_time(take, form, name):
 
 def test_the_tiles_of_the_table(monkeypatch):
     monkeypatch.undo()
-    monkeypatch.setattr(launch, "MIN_PROGRAMS", 6)
+    monkeypatch.setattr(grids, "MIN_PROGRAMS", 6)
     check(replace(CASE, width_in=72, width_out=72))
 
 
@@ -103,7 +103,7 @@ def test_one_part_and_many_parts_of_a_sum_agree(monkeypatch):
     inputs = make_lowrank_inputs(CASE, 0, DEVICE)
     dy = arriving_gradient(inputs)
     cut = lowrank_gradients(inputs, call, dy)
-    monkeypatch.setattr(launch, "MIN_PROGRAMS", 1)
+    monkeypatch.setattr(grids, "MIN_PROGRAMS", 1)
     for name, gradient in lowrank_gradients(inputs, call, dy).items():
         torch.testing.assert_close(gradient, cut[name], rtol=1e-5, atol=1e-5)
 

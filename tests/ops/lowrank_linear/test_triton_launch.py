@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from weft.kernels.common import grids
+from weft.kernels.common.product_tiles import ANY_SIZE
 from weft.kernels.lowrank_linear import launch
-from weft.kernels.lowrank_linear.launch_table import ANY_SIZE, TABLE
+from weft.kernels.lowrank_linear.launch_table import TABLE
 
 ARCHS = (80, 86, 89, 90, 100, 120)
 # rows, Cin, Cout of layers that real models have
@@ -36,8 +38,8 @@ def test_every_device_has_a_tile_for_every_size(arch, itemsize, kernel):
     for rows, _, columns in [*LAYERS.values(), (1, 1, 1), (2**20, 2**14, 2**14)]:
         tile = launch.choose_tile(kernel, arch, itemsize, rows, columns)
         sizes = (tile.block_m, tile.block_n, tile.block_k)
-        assert all(size >= launch.MIN_BLOCK and size & (size - 1) == 0 for size in sizes)
-        assert tile.block_m < 2 * max(rows, launch.MIN_BLOCK) and tile.block_n < 2 * max(columns, launch.MIN_BLOCK)
+        assert all(size >= grids.MIN_BLOCK and size & (size - 1) == 0 for size in sizes)
+        assert tile.block_m < 2 * max(rows, grids.MIN_BLOCK) and tile.block_n < 2 * max(columns, grids.MIN_BLOCK)
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -87,10 +89,10 @@ def test_more_ranks_never_lead_back_to_recomputing(layer):
 
 
 def test_splits_fill_the_device_and_no_more():
-    assert launch.choose_splits(5, 128) == 53
-    assert launch.choose_splits(300, 128) == 1
-    assert launch.choose_splits(1, 3) == 3
-    assert launch.choose_splits(0, 1) == 1
+    assert grids.choose_splits(5, 128) == 53
+    assert grids.choose_splits(300, 128) == 1
+    assert grids.choose_splits(1, 3) == 3
+    assert grids.choose_splits(0, 1) == 1
 
 
 def test_tiles_in_turn_leave_enough_programs():

@@ -13,6 +13,7 @@ from torch import Tensor
 
 pytest.importorskip("triton", reason="triton is not installed")
 
+from weft.kernels.common.grids import ceil_div
 from weft.kernels.pairwise_error import bwd, fwd, launch
 from weft.ops import pairwise_error
 from weft.ops.pairwise_error.op import PAIRWISE_ERROR
@@ -147,4 +148,4 @@ def test_programs_cover_all_columns(monkeypatch, rows, columns, values):
     monkeypatch.undo()
     each = launch.choose_columns(rows, columns, values)
     assert 1 <= each <= columns
-    assert launch.ceil_div(columns, each) <= launch.WANTED_PROGRAMS
+    assert ceil_div(columns, each) <= launch.WANTED_PROGRAMS

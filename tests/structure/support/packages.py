@@ -78,7 +78,11 @@ PARTS = {
         only="torch",
     ),
     "launch": _part(
-        r"kernels/\w+/launch\w*\.py", "launch choices as data", "kernels/<op>/launch*.py", weft="op/launch", only=""
+        r"kernels/(\w+/launch\w*|common/(grids|product_tiles))\.py",
+        "launch choices as data",
+        "kernels/<op>/launch*.py",
+        weft="op/launch kernels.common.grids kernels.common.product_tiles",
+        only="",
     ),
     "kernel packages": _part(r"(kernels/\w+|python/weft/kernels)/__init__\.py", only=""),
     # what measures a device checks each tile against the definition
