@@ -34,4 +34,4 @@ def kept_on_device(make: Callable[P, Kept]) -> Callable[P, Kept]:
                     raise RuntimeError(first_call(make.__name__))
         return make(*arguments, **named)
 
-    return kept
+    return kept  # type: ignore[return-value]  # lru_cache has no ParamSpec
