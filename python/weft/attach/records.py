@@ -245,17 +245,17 @@ class BaseModel:
 
     def mismatch(self, layers: Mapping[str, int], text_width: int, is_convolution: bool) -> str | None:
         """Why factors for ``layers`` (name -> width) do not fit this model; None when they do."""
-        mine = {info.name: info for info in self.projections}
-        if not mine:
+        own = {info.name: info for info in self.projections}
+        if not own:
             return "its blocks do not end in a projection, as those of a UNet do"
         if text_width != self.text_width:
             return f"it was trained with text of width {text_width}; this model's is {self.text_width}"
         for name, width in layers.items():
-            if name not in mine:
+            if name not in own:
                 return f"it has factors for {name}, which this model has not"
-            if width != mine[name].width:
-                return f"{name} has width {width} there and {mine[name].width} here"
-            if is_convolution != mine[name].is_convolution:
+            if width != own[name].width:
+                return f"{name} has width {width} there and {own[name].width} here"
+            if is_convolution != own[name].is_convolution:
                 forms = ("a linear layer", "a 1x1 convolution")
                 return f"{name} is {forms[is_convolution]} there and {forms[not is_convolution]} here"
         return None

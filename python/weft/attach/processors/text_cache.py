@@ -32,7 +32,7 @@ class _Entry:
             self.text() is text
             and self.stamp == stamp
             and len(self.weights) == len(weights)
-            and all(mine is theirs for mine, theirs in zip(self.weights, weights, strict=True))
+            and all(kept is given for kept, given in zip(self.weights, weights, strict=True))
             # made under inference_mode, they could not serve autograd later
             and (torch.is_inference_mode_enabled() or not self.key.is_inference())
         )

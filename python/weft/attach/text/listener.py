@@ -88,18 +88,18 @@ class PromptListener:
         # in this order: an SDXL refiner has the second tokenizer only, and encodes `prompt` with it
         for (reader, tokenizer), first in zip(self._host.tokenizers(), self._host.family.readers, strict=False):
             start = pipeline.tokenizer_max_length if reader.follows else 0
-            room = arguments["max_sequence_length"] if reader.follows else None
+            max_length = arguments["max_sequence_length"] if reader.follows else None
             texts = _listed(arguments.get(first.prompt) or prompts)
-            per_tokenizer.append([self._tokenized(text, tokenizer, start, room) for text in texts])
+            per_tokenizer.append([self._tokenized(text, tokenizer, start, max_length) for text in texts])
         return tuple(zip(*per_tokenizer, strict=True))
 
-    def _tokenized(self, text: str, tokenizer: Any, start: int, room: int | None) -> TokenizedText:
+    def _tokenized(self, text: str, tokenizer: Any, start: int, max_length: int | None) -> TokenizedText:
         convert = getattr(self._pipeline, "maybe_convert_prompt", None)
 
         def spell_out(phrase: str) -> str:
             return phrase if convert is None else convert(phrase, tokenizer)
 
-        return TokenizedText(spell_out(text), tokenizer, spell_out, start, room)
+        return TokenizedText(spell_out(text), tokenizer, spell_out, start, max_length)
 
     def _texts_of(self, embeddings: Tensor) -> Texts | None:
         """The texts of embeddings that this listener saw being made."""

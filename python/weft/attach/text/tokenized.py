@@ -25,14 +25,14 @@ class TokenizedText:
         tokenizer: The tokenizer.
         spell_out: Does to a phrase what was done to the text.
         start: Position of the first of its tokens in the conditioning: 0 but for T5, whose tokens come after CLIP's.
-        room: How many tokens its encoder sees; None for as many as the tokenizer says.
+        max_length: How many tokens its encoder sees; None for as many as the tokenizer says.
     """
 
     text: str
     tokenizer: Any
     spell_out: Callable[[str], str]
     start: int = 0
-    room: int | None = None
+    max_length: int | None = None
 
     def positions(self, phrase: str) -> list[tuple[int, ...]]:
         """Positions in the conditioning of every occurrence of ``phrase``, seen by the encoder or not."""
@@ -86,16 +86,16 @@ class TokenizedText:
     @property
     def limit(self) -> int:
         """First position that the text encoder never sees: the end token takes the last one."""
-        return self.start + self._room - 1
+        return self.start + self._length_limit - 1
 
     @property
     def length(self) -> int:
         """Tokens that the text encoder sees before padding, start and end token included."""
-        return min(len(self._ids(self.text, special=True)), self._room)
+        return min(len(self._ids(self.text, special=True)), self._length_limit)
 
     @property
-    def _room(self) -> int:
-        return int(self.tokenizer.model_max_length) if self.room is None else self.room
+    def _length_limit(self) -> int:
+        return int(self.tokenizer.model_max_length) if self.max_length is None else self.max_length
 
     def _ids(self, text: str, special: bool) -> list[int]:
         # cut off nowhere, so that a word beyond the limit can be told from a missing one; verbose=False keeps the
