@@ -54,9 +54,9 @@ def test_the_second_caption_is_another_of_the_same_picture(batches: PairBatches)
     seen = set()
     for samples in range(0, 80, 4):
         batch = ViewBatches(batches, config(), Flow())(samples)
-        second = [[number_of(second)] for _, second in said_by(batch, batches.pipe)]
+        second = [[number_of(second)] for _, second in said_by(batch, batches.host.pipeline)]
         assert Views(*batch[-len(Views._fields) :]).captions.tolist() == second
-        for (first, second), number in zip(said_by(batch, batches.pipe), batch[6][:, 1], strict=True):
+        for (first, second), number in zip(said_by(batch, batches.host.pipeline), batch[6][:, 1], strict=True):
             texts = next(texts for texts in TEXTS if first in texts)
             assert number_of(first) == number and second in texts
             assert (first == second) == (len(texts) == 1)
