@@ -74,6 +74,13 @@ sanitize: $(VENV)/.dependencies  ## random calls of the native code under ASan, 
 chips: setup  ## the numeric tests as on every weaker processor that this one can stand for: ARGS="--chip avx2"
 	$(BIN)/python tests/chips.py $(ARGS) -n 2
 
+compat:  ## import, attach and one test an op with the oldest supported versions: Python 3.10, torch 2.6, diffusers 0.35
+	python3.10 -m venv .venv-compat
+	.venv-compat/bin/python -m pip install -q -c constraints-oldest.txt torch 'setuptools>=77' pybind11 ninja
+	WEFT_CUDA=0 .venv-compat/bin/python -m pip install -q -c constraints-oldest.txt --no-build-isolation -e . \
+		pytest hypothesis triton peft
+	.venv-compat/bin/python -m pytest -q tests/compat
+
 golden: setup  ## store missing rows of the golden record and list changed ones; ARGS="--only NAME" rewrites a row
 	$(BIN)/python tests/golden/record.py $(ARGS)
 

@@ -95,6 +95,7 @@ def test_top_level_holds_nothing_else() -> None:
         "build_native.py",
         "pyproject.toml",
         "constraints.txt",
+        "constraints-oldest.txt",
     }
     allowed |= {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "MANIFEST.in"}
     made = {"build", "dist", "runs", "demo", "__pycache__"}  # by tools, and ignored by git

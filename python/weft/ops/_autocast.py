@@ -45,6 +45,12 @@ CASTS: Mapping[str, Mapping[str, Cast]] = {
 }
 
 
+# asked once: torch.compile of torch 2.6 cannot look into the question
+_DEVICES = frozenset(
+    name for name in ("cpu", "cuda", "hpu", "mps", "mtia", "xpu") if torch.amp.is_autocast_available(name)
+)
+
+
 def follows_autocast(op: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Cast the arguments of a public function as ``CASTS`` says for ``op``; nothing inside it is cast again."""
     casts = CASTS[op]
@@ -86,7 +92,7 @@ def without_autocast(function: Callable[P, R]) -> Callable[P, R]:
 def autocast_dtype(device: str) -> torch.dtype | None:
     """The dtype of the block of autocast in force for a type of device; None outside of such a block."""
     # of a device that autocast does not know, "meta" say, torch refuses to answer
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    if device in _DEVICES and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
     return None
 
