@@ -14,11 +14,28 @@ from weft import _env
 
 OLDEST_TRITON = (3, 2)
 OLDEST_ARCH = (8, 0)
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+# the interpreter reckons with bf16 as if it were an integer
+_INTERPRETED_DTYPES = (torch.float32, torch.float16)
 
 
 def is_interpreted(x: Tensor, *rest: Any) -> bool:
     """Whether a call would run in Triton's interpreter: on the CPU, to check kernels, thousands of times slower."""
     return x.device.type == "cpu" and _env.triton_is_interpreted()
+
+
+def refuse_tensor(name: str, x: Tensor) -> list[str]:
+    """Why the kernels cannot take a tensor of this device and dtype; empty if they can."""
+    reasons = []
+    interpreted = is_interpreted(x)
+    if x.device.type != "cuda" and not interpreted:
+        reasons.append(f"needs CUDA tensors; {name} is on {x.device}")
+    dtypes = _INTERPRETED_DTYPES if interpreted else _DTYPES
+    if x.dtype not in dtypes:
+        names = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        where = " under Triton's interpreter" if interpreted else ""
+        reasons.append(f"needs {names}{where}; {name} is {x.dtype}")
+    return reasons
 
 
 def refuse_machine(device: torch.device) -> list[str]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from weft import _env
-from weft.ops._triton import is_interpreted, refuse_machine
+from weft.ops._triton import refuse_machine, refuse_tensor
 
 # read-out columns that one launch keeps in registers; kernels/attention/launch.py has the reason
 MAX_COLUMNS = 128
@@ -28,15 +27,7 @@ def refuse(
     *rest: Tensor | None,
 ) -> list[str]:
     """Why the Triton kernels cannot take a call; empty if they can."""
-    reasons = []
-    interpreted = is_interpreted(q)
-    if q.device.type != "cuda" and not interpreted:
-        reasons.append(f"needs CUDA tensors; q is on {q.device}")
-    dtypes = (torch.float32, torch.float16) if interpreted else (torch.float32, torch.float16, torch.bfloat16)
-    if q.dtype not in dtypes:
-        names = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
-        where = " under Triton's interpreter" if interpreted else ""
-        reasons.append(f"needs {names}{where}; q is {q.dtype}")
+    reasons = refuse_tensor("q", q)
     if q.shape[-1] > MAX_HEAD_WIDTH:
         reasons.append(f"needs D <= {MAX_HEAD_WIDTH}; D is {q.shape[-1]}")
     if readout is not None and readout.shape[2] > MAX_COLUMNS:

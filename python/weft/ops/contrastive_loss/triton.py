@@ -9,7 +9,7 @@ from torch import Tensor
 
 from weft.kernels.contrastive_loss.reference import MAX, SUM, Segment, directions_of, pair_weights
 from weft.kernels.contrastive_loss.reference_bwd import Wanted
-from weft.ops._triton import is_interpreted, refuse_machine
+from weft.ops._triton import refuse_machine, refuse_tensor
 
 if TYPE_CHECKING:
     from weft.kernels.contrastive_loss.bwd import Factors
@@ -22,16 +22,7 @@ HELD_SCALE = 2.0**14
 
 def refuse(rows: Tensor) -> list[str]:
     """Why the Triton kernels cannot take a call; empty if they can."""
-    reasons = []
-    interpreted = is_interpreted(rows)
-    if rows.device.type != "cuda" and not interpreted:
-        reasons.append(f"needs CUDA tensors; rows is on {rows.device}")
-    dtypes = (torch.float32, torch.float16) if interpreted else (torch.float32, torch.float16, torch.bfloat16)
-    if rows.dtype not in dtypes:
-        names = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
-        where = " under Triton's interpreter" if interpreted else ""
-        reasons.append(f"needs {names}{where}; rows is {rows.dtype}")
-    return reasons or refuse_machine(rows.device)
+    return refuse_tensor("rows", rows) or refuse_machine(rows.device)
 
 
 def contrastive_loss_fwd_triton(rows: Tensor, segments: list[Segment]) -> list[Tensor]:

@@ -4,25 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from weft.kernels.lowrank_linear.reference_bwd import Wanted
-from weft.ops._triton import is_interpreted, refuse_machine
+from weft.ops._triton import refuse_machine, refuse_tensor
 
 
 def refuse(x: Tensor, *rest: Any) -> list[str]:
     """Why the Triton kernels cannot take a call; empty if they can."""
-    reasons = []
-    interpreted = is_interpreted(x)
-    if x.device.type != "cuda" and not interpreted:
-        reasons.append(f"needs CUDA tensors; x is on {x.device}")
-    dtypes = (torch.float32, torch.float16) if interpreted else (torch.float32, torch.float16, torch.bfloat16)
-    if x.dtype not in dtypes:
-        names = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
-        where = " under Triton's interpreter" if interpreted else ""
-        reasons.append(f"needs {names}{where}; x is {x.dtype}")
-    return reasons or refuse_machine(x.device)
+    return refuse_tensor("x", x) or refuse_machine(x.device)
 
 
 def lowrank_linear_fwd_triton(x: Tensor, *rest: Any) -> Tensor:

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from weft.ops._triton import is_interpreted, refuse_machine
+from weft.ops._triton import refuse_machine, refuse_tensor
 
 
 def refuse(pred: Tensor) -> list[str]:
     """Why the Triton kernels cannot take a call; empty if they can."""
-    reasons = []
-    interpreted = is_interpreted(pred)
-    if pred.device.type != "cuda" and not interpreted:
-        reasons.append(f"needs CUDA tensors; pred is on {pred.device}")
-    dtypes = (torch.float32, torch.float16) if interpreted else (torch.float32, torch.float16, torch.bfloat16)
-    if pred.dtype not in dtypes:
-        names = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
-        where = " under Triton's interpreter" if interpreted else ""
-        reasons.append(f"needs {names}{where}; pred is {pred.dtype}")
-    return reasons or refuse_machine(pred.device)
+    return refuse_tensor("pred", pred) or refuse_machine(pred.device)
 
 
 def pairwise_error_fwd_triton(pred: Tensor, target: Tensor) -> Tensor:

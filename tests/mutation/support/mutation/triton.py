@@ -213,7 +213,7 @@ FAULTS = [
             "at = flags_ptr + tiles + start // BLOCK_R",
         ),
         ("dropped check", 'gates |= {"gate_ptr": None, "concept_ptr": None}', "pass"),
-        ("size", "BLOCK_R=launch.power_of_two(call.rank) if shrunk is None", "BLOCK_R=16 if shrunk is None"),
+        ("size", "BLOCK_R=power_of_two(call.rank) if shrunk is None", "BLOCK_R=16 if shrunk is None"),
         ("index", "columns = (column_tile * TILES + tile) * BLOCK_N", "columns = (column_tile + tile) * BLOCK_N"),
         (
             "wrong value",
