@@ -173,10 +173,12 @@ def img2img(folder: Path) -> StableDiffusionImg2ImgPipeline:
 
 
 def inpaint(folder: Path) -> StableDiffusionInpaintPipeline:
+    torch.manual_seed(0)
     return sd1(folder, StableDiffusionInpaintPipeline, unet=unet(in_channels=9))
 
 
 def controlnet(folder: Path) -> StableDiffusionControlNetPipeline:
+    torch.manual_seed(0)
     model = unet()
     net = ControlNetModel.from_unet(model, conditioning_embedding_out_channels=(8, 16)).eval()
     torch.nn.init.normal_(net.controlnet_mid_block.weight, std=0.1)  # it starts at zero, which would test nothing
