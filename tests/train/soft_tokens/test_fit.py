@@ -296,7 +296,8 @@ def test_the_released_layout_trains(tmp_path: Path) -> None:
     assert soft.tokens.shape == (2, 64) and soft.offsets is None
     assert soft.blocks == ("down_blocks", "mid_block") and soft.tokens.norm(dim=1).max() < 1
     soft = fitted(tiny.sd1(tmp_path / "sd1"), {"layout": "released", "time_buckets": 0})
-    assert soft.offsets is None and torch.equal(soft.tokens[0], soft.tokens[3])
+    assert soft.offsets is None
+    torch.testing.assert_close(soft.tokens[0], soft.tokens[3], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["sd1", "sd2", "sdxl"])
@@ -316,10 +317,10 @@ def test_learns_and_leaves_the_model_as_it_was(kind: str, tmp_path: Path) -> Non
 
 
 def test_released_copies_stay_one_token(tmp_path: Path) -> None:
-    """Equal tokens have equal gradients for ever; ours begin apart."""
+    """Equal tokens have equal gradients for ever, but for rounding; ours begin apart."""
     pipe = tiny.sd1(tmp_path)
     copies, ours = fitted(pipe, {"init": "copies"}), fitted(pipe)
-    assert all(torch.equal(token, copies.tokens[0]) for token in copies.tokens)
+    torch.testing.assert_close(copies.tokens, copies.tokens[:1].expand_as(copies.tokens), atol=1e-4, rtol=0)
     assert_differs(ours.tokens[0], ours.tokens[1])
 
 
