@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 TABLE_NAMES = ("alpha", "beta", "gamma", "delta")
-LAYOUTS = ("contiguous", "fused", "head_major", "sequence_major", "sliced", "expanded")
+LAYOUTS = ("contiguous", "fused", "head_major", "sequence_major", "sliced", "expanded", "mixed")
 READOUTS = ("none", "one_hot", "dense", "ones", "zero")
 # what memory that nobody initialised may hold; the last overflows 16 bits, and a logit in 32
 HOSTILE = (float("nan"), float("inf"), -float("inf"), 1e30)
@@ -30,6 +30,7 @@ class AttentionCase:
             "sequence_major"  stored [N, B, H, D]
             "sliced"          rows of D inside wider rows whose other values are NaN; rows begin at odd addresses
             "expanded"        k and v of one sample, expanded over the batch with stride 0
+            "mixed"           q contiguous, k as "head_major", v as "sequence_major": no two have the same strides
         tables: Which tables there are; () for no edit.
         query_labels: Lq, number of query labels; None for no label tensor.
         key_labels: Lk, number of key labels; "own" for one a key; None for no label tensor.
@@ -281,6 +282,7 @@ _LAYOUT_MAKERS: dict[str, Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tenso
     "sequence_major": lambda q, k, v: (_stored(q, 0, 1), _stored(k, 0, 1), _stored(v, 0, 1)),
     "sliced": lambda q, k, v: (_sliced(q), _sliced(k), _sliced(v)),
     "expanded": lambda q, k, v: (q, k[:1].expand_as(k), v[:1].expand_as(v)),
+    "mixed": lambda q, k, v: (q, _stored(k, 1, 2), _stored(v, 0, 1)),
 }
 
 
