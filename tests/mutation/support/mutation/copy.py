@@ -110,6 +110,9 @@ class Copy:
             "HF_HUB_OFFLINE": "1",
             "WEFT_CUDA": "0",
             "CXXFLAGS": "-O1",
+            # copies share what they compile
+            "CCACHE_BASEDIR": str(self.path),
+            "CCACHE_NOHASHDIR": "1",
         }
         if ccache := shutil.which("ccache"):
             # under a compiler's name it stands in for that compiler, also for tests that compile

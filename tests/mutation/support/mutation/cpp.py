@@ -15,7 +15,7 @@ FAULTS = [
         ATTENTION,
         ("index", "group_ = task % plan.groups;", "group_ = task / plan.groups % plan.groups;"),
         ("index", "first_row_ = tile % plan.tiles * shape_.rows;", "first_row_ = tile % plan.tiles;"),
-        ("off by one", "attend(head, head + 1 < end);", "attend(head, head + 1 <= end);"),
+        ("index", "sample_ = tile / plan.tiles;", "sample_ = tile % plan.tiles;"),
         ("wrong branch", "if (shape_.key_blocks == 1) expand_edit(0);", "if (shape_.key_blocks > 1) expand_edit(0);"),
         ("wrong branch", "plan_.mode == EditMode::kRange && shape_.key_blocks > 1;", "false;"),
         ("sign", "factor_ = p_.scale < 0 ? -p_.scale : p_.scale;", "factor_ = p_.scale;"),
@@ -27,7 +27,11 @@ FAULTS = [
             "p_.query_labels[sample_ * p_.query_labels_batch + first_row_ + row]",
             "p_.query_labels[sample_ * p_.query_labels_batch + row]",
         ),
-        ("off by one", "const int64_t written = round_up(keys, kLanes);", "const int64_t written = keys + kLanes;"),
+        (
+            "stride",
+            "shape_.block, shape_.block};",
+            "shape_.block, plan_.keys_padded};",
+        ),
         (
             "wrong value",
             "const float* decay = block ? scratch_.stats.decay : nullptr;",
@@ -61,7 +65,7 @@ FAULTS = [
         ("mask", "x = select(first(static_cast<int>(count - i)), x, splat(-kInfinity));", ""),
         ("wrong value", "add(mul(load(rows.sum + r), decay), load(rows.block_sum + r))", "load(rows.block_sum + r)"),
         ("dropped check", "select(above(largest, splat(-kInfinity)), largest, splat(0.0f));", "largest;"),
-        ("wrong branch", "if (sizeof(Weight) != sizeof(float) && keep_fp32)", "if (!keep_fp32)"),
+        ("wrong value", "sum = add(sum, w);", "sum = w;"),
     ),
     *faults(
         "csrc/attention/edit_row.h",
@@ -78,8 +82,8 @@ FAULTS = [
     *faults(
         "csrc/attention/pack.h",
         ATTENTION,
-        ("mask", "if (padding && padding[key]) continue;", ""),
-        ("off by one", "const bool absent = key + i >= p.Nk", "const bool absent = key + i > p.Nk"),
+        ("stride", "(shape.depth * shape.block) + key", "(shape.depth * kLanes) + key"),
+        ("mask", "key + i >= p.Nk || (padding && padding[key + i]);", "key + i >= p.Nk;"),
         ("stride", "token * strides.token + head * strides.head;", "token * strides.token + head * strides.token;"),
     ),
     *faults(
