@@ -11,6 +11,7 @@ from collections import Counter
 
 import pytest
 from mutation import FAULTS, KINDS, ROOT, Fault
+from mutation.report import read_results, score
 
 ALL = [fault for faults in FAULTS.values() for fault in faults]
 WORDS_OF_K = {"and", "or", "not"}
@@ -43,3 +44,7 @@ def test_there_are_faults_of_every_language_and_kind() -> None:
     assert min(map(len, FAULTS.values())) >= 20
     kinds = Counter(fault.kind for fault in ALL)
     assert min(kinds[kind] for kind in KINDS) >= 3
+
+
+def test_nearly_all_were_found() -> None:
+    assert score(read_results()) >= 0.95
