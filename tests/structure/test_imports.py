@@ -46,6 +46,14 @@ def test_the_command_line_is_light() -> None:
     assert not (HEAVY - {"tyro"}) & set(loaded)
 
 
+@pytest.mark.parametrize("fit", ["residual", "soft_tokens", "task_prompts", "gan", "distribution", "core", "shapes"])
+def test_configurations_are_plain_data(fit: str) -> None:
+    module = "weft.shapes.fitting.config" if fit == "shapes" else f"weft.train.{fit}.config"
+    loaded = python(f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))")
+    assert module in loaded
+    assert not (HEAVY - {"tyro"}) & set(loaded)
+
+
 def test_ops_and_attach_start_no_gpu_and_no_triton() -> None:
     code = """
         import json, sys, torch, weft

@@ -137,7 +137,7 @@ PARTS = {
         "the loop, the data, one package a `fit_*`",
         "python/weft/train",
         weft="FOUNDATION ops attach methods _files _device",
-        guarded="accelerate diffusers transformers peft",
+        guarded="accelerate diffusers transformers peft tyro",
     ),
     "shapes": _part(
         r"python/weft/shapes/.*",

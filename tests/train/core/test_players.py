@@ -14,10 +14,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from weft.train.core import Player, Turn
 from weft.train.core.checkpoint import load_checkpoint
 from weft.train.core.config import LoopConfig
 from weft.train.core.loop import fit
-from weft.train.core.players import Player, Turn
 from weft.train.core.stopping import Diverged, Interrupted
 
 CONFIG = LoopConfig(steps=7, learning_rate=0.1, batch_size=4, average_decay=0.5, checkpoint_every=3, log_every=1)

@@ -16,14 +16,8 @@ from torch import Tensor
 
 from weft.ops import contrastive_loss as contrastive_op
 from weft.testing import assert_differs
-from weft.train.distribution.losses import (
-    FakeToFake,
-    FakeToReal,
-    check_losses,
-    distribution_loss,
-    features_of,
-    losses_named,
-)
+from weft.train.distribution.kinds import FakeToFake, FakeToReal, check_losses, losses_named
+from weft.train.distribution.losses import distribution_loss, features_of
 
 BOTH = losses_named("f2f,f2r")
 F2F, F2R = BOTH

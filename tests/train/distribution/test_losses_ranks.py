@@ -10,7 +10,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from weft.train.distribution.losses import distribution_loss, losses_named
+from weft.train.distribution.kinds import losses_named
+from weft.train.distribution.losses import distribution_loss
 
 WORLD = 2
 EACH = 4  # pictures of a rank

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from weft.train.distribution.losses import FakeToFake, FakeToReal
+from weft.train.distribution.kinds import FakeToFake, FakeToReal
 from weft.train.distribution.negatives import linked, with_negatives
 from weft.train.gan.batches import GanBatch, GanBatches
 from weft.train.gan.fit import objective_of

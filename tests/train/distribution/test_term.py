@@ -27,10 +27,11 @@ from weft.train.core.stopping import Diverged, Interrupted
 from weft.train.diffusion.latents import frozen, training_scheduler
 from weft.train.diffusion.noising import noising_of
 from weft.train.distribution.config import DistributionConfig
-from weft.train.distribution.losses import FakeToReal, distribution_loss, losses_named
+from weft.train.distribution.kinds import FakeToReal, losses_named
+from weft.train.distribution.losses import distribution_loss
 from weft.train.distribution.term import DistributionTerm
 from weft.train.distribution.views import Views
-from weft.train.residual.fit import ResidualConfig, fit_residual
+from weft.train.residual import ResidualConfig, fit_residual
 from weft.train.soft_tokens.bank import TrainedTokens
 from weft.train.soft_tokens.config import SoftTokensConfig
 from weft.train.soft_tokens.fit import fit_soft_tokens

@@ -28,7 +28,7 @@ def found(folder: Path, rows: slice) -> dict[str, Tensor]:
     from weft.train.diffusion.latents import frozen
     from weft.train.diffusion.noising import noising_of
     from weft.train.distribution.config import DistributionConfig
-    from weft.train.distribution.losses import losses_named
+    from weft.train.distribution.kinds import losses_named
     from weft.train.distribution.term import distribution_term
     from weft.train.distribution.views import Views
     from weft.train.soft_tokens.bank import TrainedTokens
@@ -77,7 +77,7 @@ def learnt(folder: Path, what: str) -> list[Tensor]:
         fit_residual,
         fit_soft_tokens,
     )
-    from weft.train.distribution.losses import losses_named
+    from weft.train.distribution.kinds import losses_named
 
     captions = (
         ("a red circle", "circle"),

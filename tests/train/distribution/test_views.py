@@ -16,7 +16,7 @@ from weft.testing import assert_differs
 from weft.train.diffusion.latents import Latents, latent_batches
 from weft.train.diffusion.noising import Flow
 from weft.train.distribution.config import DistributionConfig
-from weft.train.distribution.losses import losses_named
+from weft.train.distribution.kinds import losses_named
 from weft.train.distribution.views import ConceptBatches, ViewBatches, Views
 from weft.train.encoded.batches import PairBatches
 from weft.train.pictures.pairs import Pair, number_of

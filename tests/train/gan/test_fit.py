@@ -20,7 +20,7 @@ from torch import Tensor
 from weft.testing import assert_differs
 from weft.train import Diverged, GanConfig, Generator, Interrupted, fit_gan
 from weft.train.core.checkpoint import load_checkpoint
-from weft.train.distribution.losses import FakeToFake, FakeToReal
+from weft.train.distribution.kinds import FakeToFake, FakeToReal
 from weft.train.gan.config import MATCHING, RECIPES
 from weft.train.gan.objective import GanObjective
 from weft.train.gan.pretrained import load_text

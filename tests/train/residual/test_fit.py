@@ -23,7 +23,7 @@ from weft.attach.projections import GatedProjection, GatedProjections
 from weft.testing import assert_differs
 from weft.train.core.config import LoopConfig
 from weft.train.diffusion.latents import denoising_target, training_scheduler
-from weft.train.residual.fit import ResidualConfig, fit_residual
+from weft.train.residual import ResidualConfig, fit_residual
 from weft.train.residual.objective import ResidualObjective
 
 CONFIG = ResidualConfig(

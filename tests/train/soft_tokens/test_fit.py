@@ -32,6 +32,7 @@ from weft.train.soft_tokens.contrast import ContrastObjective
 from weft.train.soft_tokens.fit import fit_soft_tokens
 from weft.train.soft_tokens.frozen_denoiser import FrozenDenoiser
 from weft.train.soft_tokens.layout import layout_of
+from weft.train.soft_tokens.prepared import laid_out, make_objective
 
 CONFIG = SoftTokensConfig(
     loop=LoopConfig(steps=4, learning_rate=1e-2, batch_size=2, checkpoint_every=2),
@@ -208,9 +209,9 @@ def test_every_option_of_the_contrast(direction: str, wrong: int, rows_at_once: 
         config = replace(CONFIG, direction=direction, learn_logit=True, rows_at_once=rows_at_once)
         denoiser, layout = (
             FrozenDenoiser(resolve(pipe), control, noising_of(resolve(pipe))),
-            config.laid_out(resolve(pipe), who="test"),
+            laid_out(config, resolve(pipe), who="test"),
         )
-        objective: Any = config.make_objective(denoiser, soft, Accelerator(cpu=True), layout)
+        objective: Any = make_objective(config, denoiser, soft, Accelerator(cpu=True), layout)
         more = (closer.states.view(4, 2, *closer.states.shape[1:]), pooled.view(4, 2, 0), torch.tensor(counts))
         with weft.attach(pipe, control):
             found = objective(*given.values(), *(more if wrong else ()))
@@ -234,9 +235,9 @@ def test_both_directions_with_given_constants(rows_at_once: int | None, tmp_path
             config = replace(CONFIG, direction="both", learn_logit=learn_logit, rows_at_once=rows_at_once)
             denoiser, layout = (
                 FrozenDenoiser(resolve(pipe), control, noising_of(resolve(pipe))),
-                config.laid_out(resolve(pipe), who="test"),
+                laid_out(config, resolve(pipe), who="test"),
             )
-            objective: Any = config.make_objective(denoiser, soft, Accelerator(cpu=True), layout)
+            objective: Any = make_objective(config, denoiser, soft, Accelerator(cpu=True), layout)
             with weft.attach(pipe, control):
                 objective(*given.values())["loss"].backward()
             found.append(objective.bank.tokens.grad)

@@ -30,6 +30,7 @@ from weft.train.soft_tokens.config import SoftTokensConfig
 from weft.train.soft_tokens.fit import fit_soft_tokens
 from weft.train.soft_tokens.frozen_denoiser import FrozenDenoiser
 from weft.train.soft_tokens.layout import layout_of
+from weft.train.soft_tokens.prepared import laid_out, make_objective
 
 CAPTIONS = ("a red circle", "a blue square", "a green ball", "a red square")
 BLOCKS = ("transformer_blocks.0", "transformer_blocks.1")
@@ -100,8 +101,8 @@ def test_the_loss_is_that_of_a_pass_for_every_pair(rows_at_once: int | None, shi
         control = TrainedTokens(soft.blocks, soft.space)
         config = replace(CONFIG, rows_at_once=rows_at_once, logit_width=2.0, denoising_weight=0.5)
         denoiser = FrozenDenoiser(resolve(pipe), control, noising_of(resolve(pipe), shifted=shifted))
-        layout = config.laid_out(resolve(pipe), who="test")
-        objective = config.make_objective(denoiser, soft, Accelerator(cpu=True), layout)
+        layout = laid_out(config, resolve(pipe), who="test")
+        objective = make_objective(config, denoiser, soft, Accelerator(cpu=True), layout)
         with weft.attach(pipe, control):
             found = objective(*given.values())
             found["loss"].backward()

@@ -22,8 +22,9 @@ from weft.methods.powerpaint.recipes import NAMES
 from weft.testing import assert_differs
 from weft.train.core.config import LoopConfig
 from weft.train.diffusion.latents import min_snr_weight, training_scheduler
+from weft.train.task_prompts.config import TaskPromptsConfig
 from weft.train.task_prompts.examples import Examples, MaskedBatches, Said
-from weft.train.task_prompts.fit import ADAPTER, TaskPromptsConfig, fit_task_prompts, starting_vectors
+from weft.train.task_prompts.fit import ADAPTER, fit_task_prompts, starting_vectors
 from weft.train.task_prompts.mixture import Mixture
 from weft.train.task_prompts.objective import TaskPromptsObjective
 from weft.train.task_prompts.unet import inpainting_pipeline, widened

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Literal
 
 import torch
 from accelerate import Accelerator
 
-Precision = Literal["auto", "no", "fp16", "bf16"]
+from weft.train.core.config import Precision
 
 
 def make_accelerator(

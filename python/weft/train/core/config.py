@@ -1,30 +1,54 @@
-"""The numbers of a training loop: how long, how fast, and what it keeps."""
+"""The numbers of a training loop and of a fit, as plain data that the command line reads too.
+
+The docstring of a field is its line of help; a comment above it is for who reads the code.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
+
+from weft.methods.sampling import OPEN, Sampling
+
+Precision = Literal["auto", "no", "fp16", "bf16"]
 
 
 @dataclass(frozen=True)
 class LoopConfig:
     """How long and how fast. A step is one update of the parameters."""
 
-    steps: int  # of the whole run, decay included
+    steps: int
+    """Updates of the whole run, the decay included."""
     learning_rate: float
-    batch_size: int = 4  # samples of one forward pass on one process
-    accumulation: int = 1  # forward passes a step
-    warmup_steps: int = 0  # of the learning rate, from zero; then it stays on a plateau
-    decay_steps: int = 0  # of the learning rate at the end, to zero
-    decay_from: int | None = None  # step at which the decay begins, moving the run's end; None: decay_steps before it
+    """Learning rate of AdamW after the warm-up."""
+    batch_size: int = 4
+    """Samples of one forward pass on one device."""
+    accumulation: int = 1
+    """Forward passes of one step."""
+    warmup_steps: int = 0
+    """Steps over which the learning rate rises from zero."""
+    decay_steps: int = 0
+    """Steps at the end over which the learning rate falls to zero."""
+    decay_from: int | None = None
+    """Step at which the decay begins, which moves the end of the run; as late as possible if not given."""
     betas: tuple[float, float] = (0.9, 0.999)
+    """Betas of AdamW."""
     weight_decay: float = 1e-2
-    max_grad_norm: float | None = None  # None: gradients are not clipped
-    average_decay: float = 0.0  # of a moving average of the parameters, a step; 0: there is none
-    max_skipped: int = 0  # steps that may be left out because their loss or gradients are not finite
-    fused: bool = False  # one pass over the parameters a step: a third of the time on a CPU, with other rounding
-    checkpoint_every: int = 50  # steps
-    log_every: int = 10  # steps
+    """Weight decay of AdamW."""
+    max_grad_norm: float | None = None
+    """Gradients are clipped to this norm; not at all if not given."""
+    average_decay: float = 0.0
+    """Decay per step of a moving average of what is trained, which is the result then; 0 for none."""
+    max_skipped: int = 0
+    """Steps that may be left out because their loss or gradients are not finite."""
+    # a third of the time of an update on a CPU
+    fused: bool = False
+    """Update all parameters in one pass, which is faster on a CPU and rounds differently."""
+    checkpoint_every: int = 50
+    """Steps between checkpoints."""
+    log_every: int = 10
+    """Steps between rows of the log."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulation", "checkpoint_every", "log_every"):
@@ -62,3 +86,56 @@ class LoopConfig:
         warmup = min(1.0, (step + 1) / max(self.warmup_steps, 1))
         decayed = min(max(step - self.decay_start, 0) / max(self.decay_steps, 1), 1.0)
         return (plateau or self.learning_rate) * warmup * (1.0 - math.sqrt(decayed))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """What every fit on a diffusion pipeline has."""
+
+    resolution: int | None = None
+    """Pixels of a side; the model's own if not given."""
+    seed: int = 0
+    """Seed of the start, the noise and the order."""
+    precision: Precision = "auto"
+    """Precision of computing; auto is bf16 or fp16 on a GPU. What is trained stays float32."""
+    gradient_checkpointing: bool = False
+    """Less memory, more time."""
+    validate_every: int | None = None
+    """Steps between validation pictures, which go to the run's folder; none if not given."""
+    validation_steps: int = 25
+    """Sampler steps of a validation picture."""
+    sampling: Sampling = OPEN
+    """How pictures are best drawn with the result, which its file keeps; sampler and steps are those of validation
+    pictures where nothing is given."""
+    tensorboard: bool = False
+    """Write a log that tensorboard reads to the run's folder."""
+
+
+@dataclass(frozen=True)
+class Player:
+    """Parameters that one optimizer trains, and its numbers.
+
+    Attributes:
+        learning_rate: On the plateau; None for the loop's own.
+        averaged: Whether the loop's moving average follows them.
+    """
+
+    betas: tuple[float, float]
+    learning_rate: float | None = None
+    weight_decay: float = 0.0
+    averaged: bool = True
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One loss and one update within a step of the loop.
+
+    Attributes:
+        name: What the objective's forward is called with, before the batch.
+        player: Whose parameters it updates; a player may have several turns.
+        every: Steps from one such turn to the next.
+    """
+
+    name: str
+    player: str
+    every: int = 1

@@ -13,39 +13,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from weft.train.core.config import LoopConfig
+from weft.train.core.config import LoopConfig, Player, Turn
 
 ALONE = ""  # the name of the player, and of the turn, of an objective that declares none
-
-
-@dataclass(frozen=True)
-class Player:
-    """Parameters that one optimizer trains, and its numbers.
-
-    Attributes:
-        learning_rate: On the plateau; None for the loop's own.
-        averaged: Whether the loop's moving average follows them.
-    """
-
-    betas: tuple[float, float]
-    learning_rate: float | None = None
-    weight_decay: float = 0.0
-    averaged: bool = True
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One loss and one update within a step of the loop.
-
-    Attributes:
-        name: What the objective's forward is called with, before the batch.
-        player: Whose parameters it updates; a player may have several turns.
-        every: Steps from one such turn to the next.
-    """
-
-    name: str
-    player: str
-    every: int = 1
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,41 +1,46 @@
-"""The numbers of the distribution-sensitive losses as a term of a fit on a diffusion model."""
+"""The numbers of the distribution-sensitive losses as a term of a fit, as plain data that the command line reads too.
+
+Losses without ``features`` of their own look through the frozen denoiser (``DenoiserFeatures``), the others at
+decoded pictures. Pictures of a batch with a caption in common, whichever view it is of, are not told from one
+another, unless a loss has ``class_mask`` False. Where all have the same captions, as in ``fit_residual``, no
+caption says so, and different pictures are told from one another.
+
+Measure whether it helps before relying on it. Soft tokens of the embedded model, 200 steps of 8 pictures through
+x0, bound all objects in 92.6 % of pictures with both losses, in 87.9 % without (difference 4.7 [0.1, 9.3] points)
+and in 92.2 % without tokens at all; 4 wordings under one noise agreed no more often than without the losses, at
+about 2.5 times the cost of a step; a chain of four steps costs 5.9 times
+(``benchmarks.efficacy.distribution_losses``).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from weft.train.distribution.losses import FakeToFake, Features, Loss, Pairing, check_losses
+import tyro
+
+from weft.train.distribution.kinds import FakeToFake, Features, Loss, Pairing, check_losses
 
 Through = Literal["x0", "chain"]
 
 
 @dataclass(frozen=True)
 class DistributionConfig:
-    """What is added to the objective of a fit; nothing without ``losses``.
+    """What is added to the objective of a fit; nothing without losses."""
 
-    Losses without ``features`` of their own look through the frozen denoiser (``DenoiserFeatures``), the others at
-    decoded pictures. Pictures of a batch with a caption in common, whichever view it is of, are not told from one
-    another, unless a loss has ``class_mask`` False. Where all have the same captions, as in ``fit_residual``, no
-    caption says so, and different pictures are told from one another.
-
-    Measure whether it helps before relying on it. Soft tokens of the embedded model, 200 steps of 8 pictures through
-    x0, bound all objects in 92.6 % of pictures with both losses, in 87.9 % without (difference 4.7 [0.1, 9.3] points)
-    and in 92.2 % without tokens at all; 4 wordings under one noise agreed no more often than without the losses, at
-    about 2.5 times the cost of a step; a chain of four steps costs 5.9 times
-    (``benchmarks.efficacy.distribution_losses``).
-    """
-
-    losses: tuple[Loss, ...] = ()
-    # of all of them, beside the objective: each counts this times a weight of its own, 0.06 and 0.3 unless told
-    # otherwise. With this the gradient of fake-to-real at the start is about as large as that of soft tokens'
-    # objective on the embedded model
-    weight: float = 0.3
-    # what generates: "x0", the clean pictures predicted from noisy ones; "chain", a short chain from noise alone
+    losses: Annotated[tuple[Loss, ...], tyro.conf.Suppress] = ()  # the command line has names, as ``NamedLosses``
+    # each counts this times a weight of its own, 0.06 and 0.3 by default. With this the gradient of fake-to-real at
+    # the start is about as large as that of soft tokens' objective on the embedded model
+    weight: Annotated[float, tyro.conf.arg(name="losses_weight")] = 0.3
+    """Weight of all --losses: f2f counts this times --f2f-weight beside the objective, f2r this times --f2r-weight."""
     through: Through = "x0"
-    # x0: noise between these shares of the schedule. With less the picture shows through, with more it is a guess
-    times: tuple[float, float] = (0.4, 0.9)
-    chain_steps: int = 4  # chain: DDIM steps, all with gradients, without guidance
+    """What --losses compare: x0, clean pictures predicted from noisy ones; chain, pictures drawn from noise alone."""
+    # with less the picture shows through, with more it is a guess
+    times: Annotated[tuple[float, float], tyro.conf.arg(name="losses_times")] = (0.4, 0.9)
+    """With --through x0: noise is drawn between these two shares of the schedule."""
+    # DDIM steps, all with gradients, without guidance
+    chain_steps: int = 4
+    """With --through chain: passes of the model for a picture; more are slower, but need no more memory."""
 
     @property
     def pairing(self) -> Pairing | None:

@@ -7,10 +7,8 @@ denoiser's state.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,151 +17,7 @@ from weft.ops import Columns
 from weft.ops.contrastive_loss import contrastive_loss_parts
 from weft.train.distribution import columns as batch
 from weft.train.distribution.columns import Compared, Ids
-
-# pictures [B, 3, h, w] in [-1, 1] -> features [B, D]
-Features = Callable[[Tensor], Tensor]
-Pairing = Literal["two_captions", "two_noises"]
-
-
-@dataclass(frozen=True)
-class FakeToFake:
-    """Two generated views of one thing are told from the other generated pictures (NT-Xent).
-
-        L = -1/2N sum_a log( exp(s_a,pos(a)) / sum_{b != a} exp(s_ab) ),   s = cosine / temperature
-
-    Over all 2N views: positives in the denominator, a view itself left out. Alone it rewards a generator that ignores
-    the caption, and pictures of one caption that differ less: it wants ``FakeToReal`` or another loss that matches
-    text beside it, and a measure of diversity.
-
-    Attributes:
-        pairing: What the second view is, to whoever generates: the same noise with another caption of the same
-            picture, or the same caption with another noise. The loss is the same.
-        features: What looks at the pictures, frozen; None leaves it to the caller.
-        temperature: Above 0.
-        weight: In the sum of losses; 0 logs without an influence.
-        class_mask: Whether pairs of one class are left out of the negatives: True must be given ``classes``, False
-            passes over them, None masks where they are given.
-
-    Source:
-        NT-Xent of SimCLR (arXiv:2002.05709, equation 1); between two generated views as in arXiv:2107.02423, whose
-        temperature and weight these are. arXiv:2312.10854 names the loss; its equations are not public.
-    """
-
-    pairing: Pairing = "two_captions"
-    features: Features | None = None
-    temperature: float = 0.5
-    weight: float = 0.2
-    class_mask: bool | None = None
-
-    name = "f2f"
-
-    def __post_init__(self) -> None:
-        if self.pairing not in ("two_captions", "two_noises"):
-            raise ValueError(f"FakeToFake: `pairing` must be 'two_captions' or 'two_noises'; got {self.pairing!r}")
-        _check_numbers(self)
-
-
-@dataclass(frozen=True)
-class FakeToReal:
-    """Each generated picture is told the real one of its caption from the other real ones (InfoNCE).
-
-        L = 1/2 [ mean_i -log softmax_j(s_ij)_i + mean_j -log softmax_i(s_ij)_j ],   s = cosine / temperature
-
-    Real features are detached. With two generated views a real picture has two positives, and the loss is the mean
-    over them (SupCon's L_out).
-
-    Attributes:
-        features: What looks at the pictures, frozen; None leaves it to the caller.
-        temperature: Above 0.
-        weight: In the sum of losses. XMC-GAN adds the two directions, which are averaged here: its 1 is 2 here.
-        symmetric: Whether real pictures look for their generated ones, too; otherwise the first term is all.
-        class_mask: As of ``FakeToFake``.
-
-    Source:
-        InfoNCE (arXiv:1807.03748); of generated against real features as in XMC-GAN (arXiv:2101.04702), whose
-        temperature this is. arXiv:2312.10854 names the loss; its equations are not public.
-    """
-
-    features: Features | None = None
-    temperature: float = 0.1
-    weight: float = 1.0
-    symmetric: bool = True
-    class_mask: bool | None = None
-
-    name = "f2r"
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.symmetric, bool):
-            raise TypeError(f"FakeToReal: `symmetric` must be True or False; got {self.symmetric!r}")
-        _check_numbers(self)
-
-
-Loss = FakeToFake | FakeToReal
-
-
-def losses_named(
-    names: str,
-    *,
-    features: Features | None = None,
-    pairing: Pairing = "two_captions",
-    f2f_weight: float = FakeToFake.weight,
-    f2f_temperature: float = FakeToFake.temperature,
-    f2r_weight: float = FakeToReal.weight,
-    f2r_temperature: float = FakeToReal.temperature,
-    symmetric: bool = True,
-    class_mask: bool | None = None,
-) -> tuple[Loss, ...]:
-    """The losses of a text such as "f2f,f2r"; "none" or nothing is none.
-
-    Args:
-        names: "f2f" and "f2r", commas between.
-        features, class_mask: Of both.
-        pairing: Of fake-to-fake.
-        symmetric: Of fake-to-real.
-
-    Raises:
-        ValueError: An unknown name, or one twice.
-    """
-    said = [name.strip() for name in names.split(",")]
-    if said in ([""], ["none"]):
-        return ()
-    made: dict[str, Loss] = {
-        "f2f": FakeToFake(pairing, features, f2f_temperature, f2f_weight, class_mask),
-        "f2r": FakeToReal(features, f2r_temperature, f2r_weight, symmetric, class_mask),
-    }
-    for name in said:
-        if name not in made:
-            raise ValueError(
-                f"losses_named: `names` must be 'none', or f2f and f2r with a comma between; got {names!r}, of which "
-                f"{name!r} is unknown"
-            )
-    if len(set(said)) < len(said):
-        raise ValueError(f"losses_named: `names` must have each loss once; got {names!r}")
-    return tuple(made[name] for name in said)
-
-
-def check_losses(losses: Any, *, who: str, name: str = "losses") -> None:
-    """Refuse what is not a sequence of losses, at most one of each kind.
-
-    Args:
-        who: For messages.
-        name: Of the argument, for messages.
-
-    Raises:
-        TypeError: Something else than a sequence, or in it something else than ``FakeToFake`` and ``FakeToReal``.
-        ValueError: Two of a kind.
-    """
-    wanted = f"{who}: `{name}` must hold FakeToFake and FakeToReal"
-    if isinstance(losses, str):
-        raise TypeError(f"{wanted}; got {losses!r}; make them by losses_named({losses!r})")
-    if not isinstance(losses, Sequence):
-        raise TypeError(f"{wanted}; got {type(losses).__name__}; pass a tuple of them")
-    for loss in losses:
-        if not isinstance(loss, FakeToFake | FakeToReal):
-            raise TypeError(f"{wanted}; got {type(loss).__name__}; make them by losses_named('f2f,f2r')")
-    names = [loss.name for loss in losses]
-    if len(set(names)) < len(names):
-        raise ValueError(f"{who}: `{name}` must have each kind once; got {names}; leave all but one of a kind out")
+from weft.train.distribution.kinds import FakeToFake, FakeToReal, Features, Loss, check_losses
 
 
 def features_of(
@@ -316,19 +170,3 @@ def _checked(losses: Any, first: Any, second: Any, real: Any, classes: Any) -> l
 
 
 _NEEDS = {"second": "features of the other view of each row", "real": "features of real pictures"}
-
-
-def _check_numbers(loss: Loss) -> None:
-    who = type(loss).__name__
-    for name, least in (("temperature", "above 0"), ("weight", "at least 0")):
-        value = getattr(loss, name)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise TypeError(f"{who}: `{name}` must be a number; got {type(value).__name__}")
-        if not 0 <= value < math.inf or (name == "temperature" and value == 0):
-            raise ValueError(f"{who}: `{name}` must be {least} and finite; got {value}")
-    if loss.class_mask not in (None, True, False):
-        raise TypeError(f"{who}: `class_mask` must be True, False or None; got {loss.class_mask!r}")
-    if loss.features is not None and not callable(loss.features):
-        raise TypeError(
-            f"{who}: `features` must be callable, from pictures to [N, D], or None; got {type(loss.features).__name__}"
-        )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from weft.train.distribution.losses import Loss
+from weft.train.distribution.kinds import Loss
 
 
 def linked(numbers: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ from weft.attach import Host, TextStates
 from weft.train.diffusion import Denoise, Noising, ShortChain
 from weft.train.distribution.config import DistributionConfig
 from weft.train.distribution.features import DecodedPictures, DenoiserFeatures
-from weft.train.distribution.losses import Features, Loss, distribution_loss, features_of
+from weft.train.distribution.kinds import Features, Loss
+from weft.train.distribution.losses import distribution_loss, features_of
 from weft.train.distribution.negatives import linked, with_negatives
 from weft.train.distribution.views import Views
 

@@ -13,7 +13,7 @@ from weft.attach import TextStates
 from weft.train.core import shuffled, torch_generator
 from weft.train.diffusion import Noising
 from weft.train.distribution.config import DistributionConfig
-from weft.train.distribution.losses import Pairing
+from weft.train.distribution.kinds import Pairing
 from weft.train.encoded import PairBatches, pooled_of
 from weft.train.pictures import Pair, number_of
 

@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from weft import ops
-from weft.train.gan.blocks import SLOPE, ConditionalNorm, Gated, conv3, doublings, smallest_side, twice
+from weft.train.gan.blocks import SLOPE, ConditionalNorm, Gated, conv3, twice
 from weft.train.gan.drawn import Drawn, Text
 from weft.train.gan.ranks import BatchNorm
+from weft.train.gan.sizes import doublings, smallest_side
 
 
 class Augmentation(nn.Module):

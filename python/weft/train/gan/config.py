@@ -1,23 +1,47 @@
-"""The numbers of a GAN: its design, its size, what it is taught by and for how long."""
+"""The numbers of a GAN, its design, size, losses and length, as plain data that the command line reads too."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
+from tyro.constructors import PrimitiveConstructorSpec
 
 from weft.train.core import LoopConfig, Player, Precision, Turn
-from weft.train.distribution import FakeToFake, FakeToReal, Features, Pairing, check_losses, losses_named
-from weft.train.gan.blocks import doublings, is_reached
-from weft.train.gan.matching import Gammas
-from weft.train.gan.objective import DISCRIMINATOR, GENERATOR, PENALTY, Weights
+from weft.train.distribution import Features, NamedLosses, check_losses
+from weft.train.gan.sizes import doublings, is_reached
 
 WHO = "fit_gan"
+DISCRIMINATOR, PENALTY, GENERATOR = "discriminator", "penalty", "generator"  # turns; the first and last are players
 Baseline = Literal["ssa", "attn"]
 Size = Literal["cpu", "published"]
 # what doubling a map of 4 to 7 pixels reaches
 RESOLUTIONS = tuple(side for side in range(64, 257) if is_reached(side))
+
+
+@dataclass(frozen=True)
+class Gammas:
+    """How sharply words and regions attend, words are summed, and pairs are told apart; of the published model."""
+
+    attention: float = 4.0
+    words: float = 5.0
+    pairs: float = 10.0
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Of what is added to the generator's adversarial loss.
+
+    Attributes:
+        words, sentences: Of the matching model's two losses.
+        divergence: Of an augmented condition from a normal one.
+    """
+
+    words: float
+    sentences: float
+    divergence: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -106,6 +130,15 @@ class MatchingRecipe:
         )
 
 
+# how the command line reads where features come from: by name; the Python API takes a callable, too
+SOURCE = PrimitiveConstructorSpec[Any](
+    nargs=1,
+    metavar="{matching,discriminator}",
+    instance_from_str=lambda given: given[0],
+    is_instance=lambda given: True,
+    str_from_instance=lambda given: [str(given)],
+    choices=("matching", "discriminator"),
+)
 RECIPES: dict[tuple[Baseline, Size], Recipe] = {
     ("ssa", "published"): Recipe(64, 64, 100, 1e-4, 4e-4, (0.0, 0.9), Weights(0.05, 0.05), penalty_every=1),
     ("attn", "published"): Recipe(32, 64, 100, 2e-4, 2e-4, (0.5, 0.999), Weights(5.0, 5.0)),
@@ -124,41 +157,59 @@ MATCHING: dict[Size, MatchingRecipe] = {
 
 
 @dataclass(frozen=True)
-class GanConfig:
+class GanConfig(NamedLosses):
     """Every number of ``fit_gan``."""
 
-    baseline: Baseline = "ssa"  # SSA-GAN's design, or AttnGAN's
-    losses: str | FakeToFake | FakeToReal | Sequence[FakeToFake | FakeToReal] = "none"  # "f2f", "f2r", "f2f,f2r"
-    size: Size = "cpu"  # of the networks: "cpu" learns the shapes world on one core, "published" is as published
-    resolution: int = 64  # pixels, 64 to 256: multiples of 16 up to 128, of 32 from there on
-    recipe: Recipe | None = None  # None: that of ``RECIPES`` for baseline and size
-    matching: MatchingRecipe | None = None  # None: that of ``MATCHING`` for the size
-    matching_folder: str | Path | None = None  # of a matching model that is already trained; None trains one first
-    steps: int = 1500  # seven minutes of one core for ssa, four for attn; losses over views take up to twice that
-    batch_size: int = 16  # pictures of one forward pass on one process; published: ssa 24, attn 20
-    accumulation: int = 1  # passes a step
-    decay_steps: int = 0  # of the learning rates at the end, to zero
-    average_decay: float = 0.999  # of the generator's moving average, a step
-    max_skipped: int = 0  # steps that may be left out because their loss or gradients are not finite
-    pairing: Pairing = "two_captions"  # what the second view of f2f is
-    features: Literal["matching", "discriminator"] | Features = "matching"  # what f2f and f2r look with
-    f2f_weight: float = 0.2
-    f2f_temperature: float = 0.5
-    f2r_weight: float = 1.0
-    f2r_temperature: float = 0.1
-    symmetric: bool = True  # whether real pictures look for their generated ones in f2r, too
-    class_mask: bool | None = None  # whether pictures of one class are no negatives; None: where classes are known
-    both_views: bool = True  # whether the second view, too, plays against the discriminator
-    length: int = 18  # words of a caption that are read
-    split: str = "train"  # of CUB and COCO
-    crop: bool = False  # a random square of a picture somewhat larger, each time
-    flip: bool = False  # mirror images too; wrong where captions tell left from right
+    baseline: Baseline = "ssa"
+    """SSA-GAN's design, or AttnGAN's."""
+    size: Size = "cpu"
+    """Size of the networks: cpu learns the shapes world on one core."""
+    resolution: int = 64
+    """Pixels, 64 to 256: multiples of 16 up to 128, of 32 from there on."""
+    # None: that of ``RECIPES`` for baseline and size
+    recipe: Annotated[Recipe | None, tyro.conf.Suppress] = None
+    # None: that of ``MATCHING`` for the size
+    matching: Annotated[MatchingRecipe | None, tyro.conf.Suppress] = None
+    matching_folder: str | Path | None = None
+    """Folder `matching` of a run that has trained a matching model; one is trained first if not given."""
+    # seven minutes of one core for ssa, four for attn; losses over views take up to twice that
+    steps: int = 1500
+    """Updates of the generator."""
+    # published: ssa 24, attn 20
+    batch_size: int = 16
+    """Pictures on one device in one step."""
+    accumulation: int = 1
+    """Passes of one step."""
+    decay_steps: int = 0
+    """Steps at the end over which the learning rates fall to zero."""
+    average_decay: float = 0.999
+    """Decay per step of the generator's moving average, which is what is written; 0 for none."""
+    max_skipped: int = 0
+    """Steps that may be left out because their loss or gradients are not finite."""
+    features: Annotated[Literal["matching", "discriminator"] | Features, SOURCE] = "matching"
+    """What f2f and f2r look at pictures with."""
+    both_views: bool = True
+    """Whether the discriminator sees the second picture, too."""
+    length: int = 18
+    """Words of a caption that are read (tokens, with --text)."""
+    split: str = "train"
+    """With CUB and COCO: train or test; train2014 or val2014."""
+    crop: bool = False
+    """A random square of a somewhat larger picture, each time another."""
+    flip: bool = False
+    """Mirror images too; wrong where captions tell left from right."""
     seed: int = 0
-    precision: Precision = "auto"  # compute; parameters stay fp32. auto: bf16 or fp16 on a GPU, none on a CPU
-    sample_every: int | None = None  # steps between grids of samples in folder/samples
-    checkpoint_every: int = 250  # steps
-    log_every: int = 10  # steps
-    tensorboard: bool = False  # logs to folder/tensorboard
+    """Seed of the start, the noise and the order."""
+    precision: Precision = "auto"
+    """Precision of computing; auto is bf16 or fp16 on a GPU. What is trained stays float32."""
+    sample_every: int | None = None
+    """Steps between grids of samples, which go to the run's folder; none if not given."""
+    checkpoint_every: int = 250
+    """Steps between checkpoints."""
+    log_every: int = 10
+    """Steps between rows of the log."""
+    tensorboard: bool = False
+    """Write a log that tensorboard reads to the run's folder."""
 
     @property
     def chosen(self) -> Recipe:
@@ -207,23 +258,6 @@ class GanConfig:
         every = self.chosen.penalty_every
         penalty = () if every is None else (Turn(PENALTY, DISCRIMINATOR, every),)
         return (Turn(DISCRIMINATOR, DISCRIMINATOR), *penalty, Turn(GENERATOR, GENERATOR))
-
-    def chosen_losses(self) -> tuple[FakeToFake | FakeToReal, ...]:
-        """The losses over views."""
-        if isinstance(self.losses, FakeToFake | FakeToReal):
-            return (self.losses,)
-        if not isinstance(self.losses, str):
-            return tuple(self.losses)
-        return losses_named(
-            self.losses,
-            pairing=self.pairing,
-            f2f_weight=self.f2f_weight,
-            f2f_temperature=self.f2f_temperature,
-            f2r_weight=self.f2r_weight,
-            f2r_temperature=self.f2r_temperature,
-            symmetric=self.symmetric,
-            class_mask=self.class_mask,
-        )
 
     def check(self, folder: Path | None) -> None:
         """Refuse what cannot be trained, before anything is read.

@@ -13,12 +13,12 @@ from weft.train.core import digest_of_weights, fit, make_accelerator
 from weft.train.distribution import FakeToFake
 from weft.train.gan.attn import AttnDiscriminator
 from weft.train.gan.batches import GanBatch, GanBatches
-from weft.train.gan.config import GanConfig
+from weft.train.gan.config import GENERATOR, GanConfig
 from weft.train.gan.games import AttnGame, Game, SsaGame
 from weft.train.gan.generator import Generator, averaged, network_of
 from weft.train.gan.matching import Matching
 from weft.train.gan.matching_stage import matching_stage
-from weft.train.gan.objective import GENERATOR, GanObjective
+from weft.train.gan.objective import GanObjective
 from weft.train.gan.pictures import read_pictures
 from weft.train.gan.samples import sampling
 from weft.train.gan.ssa import SsaDiscriminator

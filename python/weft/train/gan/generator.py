@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from weft._files import whole_file, whole_folder
 from weft.train.gan.attn import AttnGenerator
-from weft.train.gan.config import Baseline, Recipe
-from weft.train.gan.objective import Weights
+from weft.train.gan.config import Baseline, Recipe, Weights
 from weft.train.gan.ranks import BatchNorm
 from weft.train.gan.ssa import SsaGenerator
 from weft.train.gan.text import Pretrained, Recurrent, Vocabulary

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from weft.train.core import digest_of_weights
 from weft.train.gan.batches import GanBatch
+from weft.train.gan.config import Gammas
 from weft.train.gan.drawn import Text
 from weft.train.gan.matching_losses import sentence_loss, words_loss
 from weft.train.gan.ranks import of_all
@@ -20,15 +20,6 @@ class Seen(NamedTuple):
 
     regions: Tensor
     codes: Tensor
-
-
-@dataclass(frozen=True)
-class Gammas:
-    """How sharply words and regions attend, words are summed, and pairs are told apart; of the published model."""
-
-    attention: float = 4.0
-    words: float = 5.0
-    pairs: float = 10.0
 
 
 class Matching(nn.Module):

@@ -16,9 +16,9 @@ from torch import nn
 from weft._files import whole_file
 from weft.train.core import fit
 from weft.train.gan.batches import GanBatches
-from weft.train.gan.config import MatchingRecipe
+from weft.train.gan.config import Gammas, MatchingRecipe
 from weft.train.gan.image_encoder import PretrainedImages, SmallImageEncoder
-from weft.train.gan.matching import Gammas, Matching, MatchingObjective
+from weft.train.gan.matching import Matching, MatchingObjective
 from weft.train.gan.pictures import Pictures
 from weft.train.gan.pretrained import GivenEncoders
 from weft.train.gan.text import Pretrained, Recurrent, Vocabulary

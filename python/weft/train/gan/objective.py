@@ -12,27 +12,13 @@ from torch import Tensor, nn
 from weft.train.core import Player, Turn
 from weft.train.distribution import FakeToFake, FakeToReal, distribution_loss, linked, with_negatives
 from weft.train.gan.batches import GanBatch
+from weft.train.gan.config import DISCRIMINATOR, PENALTY, Weights
 from weft.train.gan.drawn import Drawn, Text
 from weft.train.gan.games import Game
 from weft.train.gan.matching import Matching, Seen
 from weft.train.gan.ranks import of_all
 
-DISCRIMINATOR, PENALTY, GENERATOR = "discriminator", "penalty", "generator"
 Features = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Of what is added to the generator's adversarial loss.
-
-    Attributes:
-        words, sentences: Of the matching model's two losses.
-        divergence: Of an augmented condition from a normal one.
-    """
-
-    words: float
-    sentences: float
-    divergence: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weft.train.gan.blocks import SLOPE, ConditionalNorm, conv1, conv3, doublings, smallest_side, twice
+from weft.train.gan.blocks import SLOPE, ConditionalNorm, conv1, conv3, twice
 from weft.train.gan.drawn import Drawn, Text
 from weft.train.gan.ranks import BatchNorm
+from weft.train.gan.sizes import doublings, smallest_side
 
 WIDTHS = (8, 8, 8, 8, 4, 2, 1)  # of the blocks of a generator of 256 pixels; smaller ones take the last of these
 DISCRIMINATOR_WIDTHS = (1, 2, 4, 8, 16, 16, 16)  # of its first convolution, and after each halving

@@ -1,3 +1,3 @@
-from .fit import CAPTION as CAPTION
-from .fit import ResidualConfig as ResidualConfig
+from .config import CAPTION as CAPTION
+from .config import ResidualConfig as ResidualConfig
 from .fit import fit_residual as fit_residual

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,7 @@ from accelerate import Accelerator
 
 from weft.attach import GatedProjections, base_model, resolve
 from weft.methods.residuals import Residual
-from weft.methods.sampling import OPEN, Sampling
-from weft.train.core import LoopConfig, Precision, fit, make_accelerator, sampling_of, validation
+from weft.train.core import fit, make_accelerator, sampling_of, validation
 from weft.train.diffusion import (
     check_denoiser,
     check_words,
@@ -21,46 +19,10 @@ from weft.train.diffusion import (
     noising_of,
     training_scheduler,
 )
-from weft.train.distribution import ConceptBatches, DistributionConfig, distribution_term
+from weft.train.distribution import ConceptBatches, distribution_term
 from weft.train.pictures import digest_of_views, read_images, views
-from weft.train.residual.objective import Init, ResidualObjective
-
-CAPTION = "a photo of a {identifier} {class_word}"
-PARAPHRASES = (
-    "a picture of the {identifier} {class_word}",
-    "a {identifier} {class_word}",
-    "a good photo of the {identifier} {class_word}",
-    "an image of one {identifier} {class_word}",
-)
-
-
-@dataclass(frozen=True)
-class ResidualConfig:
-    """Every number of ``fit_residual``; the defaults are the paper's, or what it leaves open (see ``init``)."""
-
-    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=150, learning_rate=1e-3, batch_size=4))
-    rank_share: float = 0.05  # rank of a layer, as a share of its width
-    # "lora": up zero, down N(0, 1 / width), so that training begins at the base model; "random": both N(0, 0.01^2),
-    # for the paper says only that its matrices start random. On the embedded model both end alike: six pictures of a
-    # two-coloured circle, three seeds, loss on sixteen others 0.056 and 0.057, where the base model has 0.151
-    init: Init = "lora"
-    caption: str = CAPTION
-    # fake-to-fake and fake-to-real of what the model generates, beside the denoising loss; none unless it names losses
-    distribution: DistributionConfig = field(default_factory=DistributionConfig)
-    paraphrases: tuple[str, ...] = PARAPHRASES  # of the caption: second captions of fake-to-fake
-    resolution: int | None = None  # pixels; None: the model's own
-    crops: int = 1  # squares of each picture: its centre, and random ones
-    flip: bool = False  # mirror images too
-    seed: int = 0
-    precision: Precision = "auto"  # compute; factors stay fp32. auto: bf16 or fp16 on a GPU, none on a CPU
-    gradient_checkpointing: bool = False
-    validate_every: int | None = None  # steps; pictures go to folder/validation
-    validation_prompts: tuple[str, ...] = ()  # with {identifier} and {class_word}; none: the caption
-    validation_steps: int = 25  # of the sampler
-    # how pictures are best drawn with the result, which its file keeps; sampler and steps are those of validation
-    # pictures where this names none
-    sampling: Sampling = OPEN
-    tensorboard: bool = False  # logs to folder/tensorboard
+from weft.train.residual.config import ResidualConfig
+from weft.train.residual.objective import ResidualObjective
 
 
 def fit_residual(
@@ -110,7 +72,7 @@ def fit_residual(
     """
     config = config or ResidualConfig()
     folder = None if folder is None else Path(folder)
-    _check(config, folder)
+    config.check(folder)
     host = resolve(pipe)
     base = base_model(host, base_name)
     check_denoiser(host, who="fit_residual")
@@ -202,24 +164,3 @@ def _filled(text: str, words: dict[str, str]) -> str:
     for name, word in words.items():
         text = text.replace("{" + name + "}", word)
     return text
-
-
-def _check(config: ResidualConfig, folder: Path | None) -> None:
-    if config.crops < 1:
-        raise ValueError(f"fit_residual: `crops` must be at least 1; got {config.crops}")
-    if not 0 < config.rank_share <= 1:
-        raise ValueError(f"fit_residual: `rank_share` must be above 0 and at most 1; got {config.rank_share}")
-    config.distribution.check(config.loop.batch_size, who="fit_residual")
-    if config.distribution.pairing == "two_captions" and not config.paraphrases:
-        raise ValueError(
-            "fit_residual: fake-to-fake of two captions needs `paraphrases` of the caption; got none; choose "
-            "pairing='two_noises' to do without"
-        )
-    if config.init not in ("lora", "random"):
-        raise ValueError(f"fit_residual: `init` must be 'lora' or 'random'; got {config.init!r}")
-    if config.resolution is not None and (config.resolution < 8 or config.resolution % 8):
-        raise ValueError(f"fit_residual: `resolution` must be a multiple of 8 pixels; got {config.resolution}")
-    if config.validate_every is not None and config.validate_every < 1:
-        raise ValueError(f"fit_residual: `validate_every` must be at least 1; got {config.validate_every}")
-    if folder is None and (config.validate_every is not None or config.tensorboard):
-        raise ValueError("fit_residual: validation pictures and tensorboard logs need `folder`; got None")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,7 @@ from weft.train.core import torch_generator
 from weft.train.diffusion import denoising_target, differentiated
 from weft.train.distribution import DistributionTerm, Views
 from weft.train.encoded import pooled_of
-
-Init = Literal["lora", "random"]
+from weft.train.residual.config import Init
 
 RANDOM_STD = 0.01  # of both factors where neither starts at zero
 

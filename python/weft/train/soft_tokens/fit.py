@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from weft.train.soft_tokens.early_stopping import EarlyStopping
 from weft.train.soft_tokens.frozen_denoiser import FrozenDenoiser
 from weft.train.soft_tokens.layout import TokenLayout
 from weft.train.soft_tokens.objective import SoftTokensObjective
+from weft.train.soft_tokens.prepared import laid_out, make_objective
 
 WHO = "fit_soft_tokens"
 
@@ -90,7 +91,7 @@ def fit_soft_tokens(
     base = base_model(host, base_name)
     check_denoiser(host, who=WHO)
     size = picture_size(host, config.resolution, who=WHO)
-    layout = config.laid_out(host, who=WHO)
+    layout = laid_out(config, host, who=WHO)
     noising = noising_of(host, shifted=config.shifted_time)
     found = read_pairs(
         pairs,
@@ -112,7 +113,8 @@ def fit_soft_tokens(
         "base_model": base.name,
         "pairs": digest_of_pairs(found),
         "resolution": size,
-        **config.identity(layout),
+        **asdict(layout),
+        **config.identity(),
     }
     check_run("soft tokens", folder, resume, identity)
     control = TrainedTokens(layout.blocks, layout.space)
@@ -145,7 +147,7 @@ def fit_soft_tokens(
     trained, held = (batches.part(sorted(part)) for part in (order[held_out:], order[:held_out]))
     with weft.attach(pipe, control), frozen(host.denoiser, config.gradient_checkpointing):
         denoiser = FrozenDenoiser(host, control, noising)
-        objective = config.make_objective(denoiser, start, accelerator, layout)
+        objective = make_objective(config, denoiser, start, accelerator, layout)
         objective.term = distribution_term(
             host,
             config.distribution,

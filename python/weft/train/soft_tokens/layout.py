@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 
 from weft.attach import Host
 from weft.methods.soft_tokens import SoftTokens, Space
 from weft.train.core import torch_generator
-
-Init = Literal["start", "copies", "normal"]
-Layout = Literal["default", "released"]
+from weft.train.soft_tokens.config import Init, Layout
 
 SPREAD = 0.02  # standard deviation of what is drawn at the start
 JOINT_BLOCKS = 5  # of the blocks of a joint model, the first

@@ -1,5 +1,8 @@
+from .config import RATES as RATES
+from .config import WEIGHT_DECAY as WEIGHT_DECAY
+from .config import TaskPromptsConfig as TaskPromptsConfig
+from .config import Trained as Trained
 from .fit import ADAPTER as ADAPTER
-from .fit import TaskPromptsConfig as TaskPromptsConfig
 from .fit import fit_task_prompts as fit_task_prompts
 from .masks import Hole as Hole
 from .masks import box as box

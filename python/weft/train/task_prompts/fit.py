@@ -4,68 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 
 from weft.attach import base_model, embeddings_of, find_projections, resolve, token_limit
 from weft.methods.inpainting import check_host
-from weft.methods.powerpaint import COUNT, NAMES, PromptName, TaskPrompts, Vectors
-from weft.methods.sampling import OPEN, Sampling
-from weft.train.core import LoopConfig, Precision, fit, make_accelerator, sampling_of, torch_generator
+from weft.methods.powerpaint import NAMES, PromptName, TaskPrompts, Vectors
+from weft.train.core import fit, make_accelerator, sampling_of, torch_generator
 from weft.train.diffusion import frozen, picture_size, training_scheduler
+from weft.train.task_prompts.config import TaskPromptsConfig, Trained
 from weft.train.task_prompts.examples import Examples, MaskedBatches
-from weft.train.task_prompts.mixture import Mixture
 from weft.train.task_prompts.objective import TaskPromptsObjective
 from weft.train.task_prompts.pictures import digest, read_masked_pictures
 from weft.train.task_prompts.validation import task_validation
 
-Trained = Literal["prompts", "unet", "lora", "residuals"]
-
 ADAPTER = "task_prompts"  # name of the factors among the UNet's adapters
 # layers that get factors: the projections of the attention, or those that end its blocks
 ADAPTED: dict[Trained, tuple[str, ...]] = {"lora": ("to_q", "to_k", "to_v", "to_out.0"), "residuals": ("proj_out",)}
-
-
-@dataclass(frozen=True)
-class TaskPromptsConfig:
-    """Every number of ``fit_task_prompts``; the defaults teach the prompts alone to a model that inpaints already."""
-
-    loop: LoopConfig = field(
-        default_factory=lambda: LoopConfig(
-            steps=5000, learning_rate=1e-3, batch_size=4, weight_decay=0.0, checkpoint_every=250
-        )
-    )
-    # "prompts": 3 x 10 vectors; "unet": them and every weight of the UNet, as published (learning rate 1e-5, decay
-    # 1e-2, clipped at 1, 500 steps of warm-up, 25 000 steps of 1024 pictures); "lora": them, the first convolution,
-    # and factors for the attention's projections; "residuals": the same with factors for ``proj_out`` alone, as those
-    # of ``fit_residual``. Weights, gradients and AdamW's state of the UNet take 12.8 GiB for
-    # the whole of Stable Diffusion 1.5 and 38.3 GiB for XL's, beside activations; with LoRA of rank 16 on half
-    # precision 1.6 and 5.1 GiB (counted, not measured): a card of 24 GB takes all of 1.5, and LoRA of XL
-    trains: Trained = "prompts"
-    prompt_learning_rate: float = 1e-3  # of the vectors, whatever the rest learns at
-    count: int = COUNT  # vectors of a prompt
-    init_word: str = "a"
-    init_std: float = 0.02  # of the noise on it, so that vectors differ from the start; published: 0
-    mixture: Mixture = field(default_factory=Mixture)
-    lora_rank: int = 16
-    rank_share: float = 0.05  # rank of a residual's layer, as a share of its width
-    offset_noise: float = 0.0  # of whole channels: the colour of a hole then comes from around it, not from noise
-    timestep_power: float = 1.0  # below one favours high noise, where holes get their colour, see ``MaskedBatches``
-    snr_gamma: float = 0.0  # min-SNR weighting; 0 weighs all timesteps alike, as published
-    resolution: int | None = None  # pixels; None: the model's own
-    seed: int = 0
-    precision: Precision = "auto"  # compute; what is trained stays fp32. auto: bf16 or fp16 on a GPU, none on a CPU
-    gradient_checkpointing: bool = False
-    validate_every: int | None = None  # steps; sheets of the five tasks go to folder/validation
-    validation_steps: int = 25  # of the sampler
-    # how pictures are best drawn with the result, which its file keeps; sampler and steps are those of validation
-    # pictures where this names none
-    sampling: Sampling = OPEN
-    tensorboard: bool = False  # logs to folder/tensorboard
 
 
 def fit_task_prompts(
@@ -112,8 +71,9 @@ def fit_task_prompts(
     config = config or TaskPromptsConfig()
     folder = None if folder is None else Path(folder)
     check_host(pipe, who="fit_task_prompts")
-    _check(config, folder, pipe)
+    config.check(folder)
     host = resolve(pipe)
+    token_limit(pipe, config.count)
     base = base_model(host, base_name)
     found = read_masked_pictures(pictures, who="fit_task_prompts")
     size = picture_size(host, config.resolution, who="fit_task_prompts")
@@ -255,29 +215,3 @@ def _take(objective: TaskPromptsObjective, average: dict[str, torch.Tensor]) -> 
     for name, parameter in objective.named_parameters():
         if name in average:
             parameter.copy_(average[name])
-
-
-def _check(config: TaskPromptsConfig, folder: Path | None, pipe: Any) -> None:
-    if config.trains not in get_args(Trained):
-        known = ", ".join(map(repr, get_args(Trained)))
-        raise ValueError(f"fit_task_prompts: `trains` must be one of {known}; got {config.trains!r}")
-    if not 0 < config.rank_share <= 1:
-        raise ValueError(f"fit_task_prompts: `rank_share` must be above 0 and at most 1; got {config.rank_share}")
-    for name in ("count", "lora_rank"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"fit_task_prompts: `{name}` must be at least 1; got {getattr(config, name)}")
-    for name in ("offset_noise", "snr_gamma"):
-        if not getattr(config, name) >= 0:
-            raise ValueError(f"fit_task_prompts: `{name}` must be at least 0; got {getattr(config, name)}")
-    if not config.timestep_power > 0:
-        raise ValueError(f"fit_task_prompts: `timestep_power` must be above 0; got {config.timestep_power}")
-    if not config.prompt_learning_rate > 0 or config.init_std < 0:
-        raise ValueError(
-            "fit_task_prompts: `prompt_learning_rate` must be above 0 and `init_std` not below it; got "
-            f"{config.prompt_learning_rate} and {config.init_std}"
-        )
-    if config.validate_every is not None and config.validate_every < 1:
-        raise ValueError(f"fit_task_prompts: `validate_every` must be at least 1; got {config.validate_every}")
-    if folder is None and (config.tensorboard or config.validate_every is not None):
-        raise ValueError("fit_task_prompts: validation pictures and tensorboard logs need `folder`; got None")
-    token_limit(pipe, config.count)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
+
+import tyro
 
 Kind = Literal["image", "outpaint", "context", "object", "shape"]
 
@@ -16,32 +18,30 @@ class Mixture:
     """How often a sample is of which kind, and what is left out of its text.
 
     The defaults are those of the released training code for an inpainting UNet.
-
-    Attributes:
-        shares: Kind -> share. "image" is all hole, with the caption; a picture without known objects takes part in
-            "image", "outpaint" and "context" alone.
-        context_caption: Share of "context" with the caption.
-        caption_dropout: Share of "object" and "shape" whose text is empty beside the task prompt.
-        dropout: Share of the others that have neither text nor task prompt, for guidance. Holes of objects always
-            have their task prompt, or a model learns to make objects of nothing.
-        spares_objects: A random hole in "context" and "outpaint" should leave something of every object that it
-            touches, or the context prompt learns to make objects; hidden ones are cut out only where no such hole
-            was found.
-        borrowed: Share of "context" whose hole has the box or the outline of an object of another picture. Without,
-            a model may tell tasks by the looks of holes, and need no prompts.
-        worded: Share of "context" and "outpaint" without a caption that have the words of the removal's recipe
-            instead: what is said later is then what was learnt, for models to which they mean nothing.
     """
 
-    shares: Mapping[Kind, float] = field(
+    # "image" is all hole, with the caption; a picture without known objects takes part in "image", "outpaint" and
+    # "context" alone. A mapping of the Python API, which the command line leaves out
+    shares: Annotated[Mapping[Kind, float], tyro.conf.Suppress] = field(
         default_factory=lambda: {"image": 0.1, "outpaint": 0.1, "context": 0.2, "object": 0.3, "shape": 0.3}
     )
     context_caption: float = 0.2
+    """Share of random holes with the caption."""
     caption_dropout: float = 0.3
+    """Share of holes of objects whose text is empty beside the task prompt."""
+    # holes of objects always have their task prompt, or a model learns to make objects of nothing
     dropout: float = 0.1
+    """Share of the others that have neither text nor task prompt, for guidance."""
+    # or the context prompt learns to make objects; hidden ones are cut out only where no such hole was found
     spares_objects: bool = False
+    """Random holes leave something of every object, so that the context prompt does not learn to make any."""
+    # without, a model may tell tasks by the looks of holes, and need no prompts
     borrowed: float = 0.0
+    """Share of random holes with the box or the outline of an object of another picture: tasks must then be told by
+    their prompts, not by the looks of holes."""
+    # what is said later is then what was learnt, for models to which the words mean nothing
     worded: float = 0.0
+    """Share of empty captions of random holes that are the words which removal says beside its prompt."""
 
     def __post_init__(self) -> None:
         known = get_args(Kind)
