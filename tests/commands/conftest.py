@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+
+sys.path.append(str(Path(__file__).parent / "support"))
 
 
 @pytest.fixture

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from records import changed
 
 import weft
 from weft import cli, shapes
@@ -35,8 +35,8 @@ def photos(tmp_path: Path) -> Path:
 
 
 def options(photos: Path, **changes: Any) -> TrainResidual:
-    standard = TrainResidual(photos, "circle", out=photos.parent / "two.safetensors", steps=3, batch_size=1)
-    return replace(standard, **changes)
+    standard = TrainResidual(images=photos, class_word="circle", out=photos.parent / "two.safetensors")
+    return changed(standard, **{"steps": 3, "batch_size": 1, **changes})
 
 
 def test_writes_a_residual_that_stock_diffusers_reads(photos: Path) -> None:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image, ImageDraw
+from records import changed
 from transformers import ViTConfig, ViTModel
 
 import weft
 from weft import cli
-from weft.commands.distribution import DistributionOptions, distribution_of
-from weft.commands.train_gan import TrainGan
+from weft.commands.distribution import NamedLossesAndFeatures, with_losses
+from weft.commands.train_residual import TrainResidual
 from weft.train.distribution.config import DistributionConfig
-from weft.train.distribution.losses import FakeToFake, FakeToReal, losses_named
+from weft.train.distribution.kinds import FakeToFake, FakeToReal
 
 pytestmark = pytest.mark.usefixtures("quiet_machine")
 
@@ -73,29 +73,19 @@ def test_a_folder_gives_the_features(pairs: Path) -> None:
     assert identity["distribution"]["losses"][0]["features"] == str(folder)
 
 
-def test_every_option_says_something() -> None:
-    """The defaults are the configuration's; each other value reaches it."""
-    assert distribution_of(DistributionOptions(), who="train") == DistributionConfig()
-    both = distribution_of(DistributionOptions("f2f,f2r"), who="train")
-    assert both == DistributionConfig(losses_named("f2f,f2r"))
-    given = {"losses": "f2f,f2r", "losses_weight": 2.0, "pairing": "two_noises", "through": "chain", "chain_steps": 7}
-    given |= {"f2f_weight": 0.7, "f2f_temperature": 0.4, "f2r_weight": 0.8, "f2r_temperature": 0.3, "symmetric": False}
-    assert {*given, "features"} == {field.name for field in fields(DistributionOptions)}
+def test_names_become_losses() -> None:
+    """Each number reaches the loss that it is of."""
+    term = DistributionConfig(weight=2.0, through="chain", chain_steps=7)
+    given = {"losses": "f2f,f2r", "pairing": "two_noises", "symmetric": False, "class_mask": False}
+    given |= {"f2f_weight": 0.7, "f2f_temperature": 0.4, "f2r_weight": 0.8, "f2r_temperature": 0.3}
+    assert {*given, "features"} == {field.name for field in fields(NamedLossesAndFeatures)}
     losses = (
-        FakeToFake("two_noises", temperature=0.4, weight=0.7),
-        FakeToReal(temperature=0.3, weight=0.8, symmetric=False),
+        FakeToFake("two_noises", temperature=0.4, weight=0.7, class_mask=False),
+        FakeToReal(temperature=0.3, weight=0.8, symmetric=False, class_mask=False),
     )
-    made = distribution_of(DistributionOptions(**given), who="train")  # type: ignore[arg-type]
-    assert made == DistributionConfig(losses, 2.0, through="chain", chain_steps=7)
-
-
-def test_a_gan_has_the_same_options() -> None:
-    """Those of the losses, that is: by the same names, with the same defaults."""
-    mine, theirs = ({field.name: field.default for field in fields(of)} for of in (DistributionOptions, TrainGan))
-    shared = mine.keys() & theirs.keys() - {"features"}
-    assert {f"{name}_{number}" for name in ("f2f", "f2r") for number in ("weight", "temperature")} < shared
-    assert {"losses", "pairing"} < shared
-    assert {name: mine[name] for name in shared} == {name: theirs[name] for name in shared}
+    named = NamedLossesAndFeatures(**given)  # type: ignore[arg-type]
+    assert with_losses(term, named, who="train") == replace(term, losses=losses)
+    assert with_losses(DistributionConfig(), NamedLossesAndFeatures(), who="train") == DistributionConfig()
 
 
 @pytest.mark.parametrize(
@@ -115,8 +105,9 @@ def test_a_gan_has_the_same_options() -> None:
     ],
 )
 def test_what_nothing_reads_is_refused(given: dict[str, Any], message: str) -> None:
+    options = changed(TrainResidual(images=Path("photos"), class_word="circle"), **given)
     with pytest.raises(ValueError, match=f"train residual: {message}"):
-        distribution_of(DistributionOptions(**given), who="train residual")
+        with_losses(options.config.distribution, options.named, who="train residual")
 
 
 @pytest.mark.parametrize(
@@ -142,18 +133,3 @@ def test_mistakes_are_told_in_a_line(
     with pytest.raises(SystemExit):
         cli.main(["train", "soft-tokens", "--pairs", str(pairs), *out, "--batch-size", "2", *arguments])
     assert message in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("what", ["soft-tokens", "residual"])
-def test_the_help_has_whole_sentences(
-    what: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Where the terminal is wide enough, a row ends with a default, or is an option with its help in the next row."""
-    monkeypatch.setenv("COLUMNS", "400")
-    with pytest.raises(SystemExit):
-        cli.main(["train", what, "--help"])
-    rows = [row.strip("│ ") for row in capsys.readouterr().out.splitlines()]
-    first = next(number for number, row in enumerate(rows, 1) if row.startswith("-h, --help"))
-    options = [row for row in rows[first:] if re.search(r"\w", row)]
-    assert any(row.startswith("--f2f-temperature FLOAT") for row in options)
-    assert not [row for row in options if not row.endswith(")") and not re.fullmatch(r"-\S+( \S+)*", row)]

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
 from PIL import Image, ImageDraw
+from records import changed
 
 import weft
 from weft import cli, shapes
 from weft.commands.train_soft_tokens import TrainSoftTokens, train_soft_tokens
 from weft.testing import assert_differs
+from weft.train import DistributionConfig, SoftTokensConfig
+from weft.train.distribution import FakeToFake
 
 pytestmark = pytest.mark.usefixtures("quiet_machine")
 
@@ -35,9 +38,8 @@ def pairs(tmp_path: Path) -> Path:
 
 def options(pairs: Path, **changes: object) -> TrainSoftTokens:
     out = pairs.parent / "out" / "soft.safetensors"
-    return TrainSoftTokens(
-        **{"pairs": pairs, "out": out, "steps": 2, "batch_size": 3, "negatives": 2, "rows_at_once": 1, **changes}
-    )
+    standard = {"steps": 2, "batch_size": 3, "negatives": 2, "rows_at_once": 1}
+    return changed(TrainSoftTokens(pairs=pairs, out=out), **{**standard, **changes})
 
 
 def test_trains_and_writes_what_can_be_attached(pairs: Path) -> None:
@@ -56,32 +58,9 @@ def test_trains_and_writes_what_can_be_attached(pairs: Path) -> None:
         assert_differs(draw(), stock)  # type: ignore[arg-type]
 
 
-def test_every_option_reaches_the_configuration(pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each that the configuration has by the same name, given another value than its own."""
-    from weft.train.soft_tokens.config import SoftTokensConfig
-
-    other = {"layout": "released", "blocks": ("up_blocks",), "time_buckets": 7, "init": "normal", "tokens": 2}
-    other |= {
-        "objective": "contrast",
-        "direction": "both",
-        "learn_logit": True,
-        "denoising_weight": 0.5,
-        "negatives": 1,
-    }
-    other |= {"gamma_plus": 0.5, "gamma_minus": 0.1, "sharpness": 9.0, "wrong_captions": 1, "text_length": 9}
-    other |= {
-        "shared_noise": False,
-        "most_missing": 0.5,
-        "shared_time": False,
-        "shifted_time": True,
-        "resolution": 72,
-        "seed": 5,
-        "precision": "bf16",
-    }
-    other |= {"gradient_checkpointing": True, "held_out": 0.25, "measure_every": 4, "patience": 8, "tensorboard": True}
-    other |= {"validate_every": 3, "validation_prompts": ("a square",), "rows_at_once": 2}
-    shared = {field.name for field in fields(TrainSoftTokens)} & {field.name for field in fields(SoftTokensConfig)}
-    assert other.keys() == shared
+def test_the_configuration_that_is_parsed_is_the_one_that_is_trained(
+    pairs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     taken: list[SoftTokensConfig] = []
 
     def take(pipe: object, pairs: object, *, config: SoftTokensConfig, **rest: object) -> None:
@@ -90,9 +69,11 @@ def test_every_option_reaches_the_configuration(pairs: Path, monkeypatch: pytest
 
     monkeypatch.setattr("weft.train.soft_tokens.fit_soft_tokens", take)
     monkeypatch.setattr("weft.train.core.make_accelerator", lambda *args, **options: Accelerator(cpu=True))
+    given = options(pairs, losses="f2f", f2f_weight=0.7, layout="released", seed=5)
     with pytest.raises(KeyboardInterrupt):
-        train_soft_tokens(options(pairs, **other))
-    assert {name: getattr(taken[0], name) for name in other} == other
+        train_soft_tokens(given)
+    distribution = DistributionConfig((FakeToFake(weight=0.7),))
+    assert taken == [replace(given.config, distribution=distribution)]
 
 
 @pytest.mark.parametrize("objective", ["contrast", "agsm"])

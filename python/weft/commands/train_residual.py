@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 import weft
-from weft.commands.distribution import DistributionOptions, distribution_of
+from weft.commands.distribution import NamedLossesAndFeatures, with_losses
 from weft.commands.loading import EMBEDDED
-from weft.commands.training import RunOptions, check_out, config_of, prepare
+from weft.commands.training import RunOptions, check_out, prepare
+from weft.train.residual import ResidualConfig
 
-Strings = Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT [TEXT ...]")]
 
-
-@dataclass(frozen=True)
-class _Residual:
-    """What is learnt, from what, and how."""
+@dataclass(frozen=True, kw_only=True)
+class TrainResidual(RunOptions):
+    """Teach a frozen model one object from a few pictures (Personalized Residuals); the file is a LoRA as well."""
 
     images: Path
     """Folder with pictures of the object; four to eight are plenty."""
@@ -30,45 +29,21 @@ class _Residual:
     """The file to write."""
     model: str = EMBEDDED
     """'embedded', a diffusers folder, or a model id (Stable Diffusion 1.x, 2.x, XL)."""
-    steps: int = 150
-    """Updates of the factors."""
-    learning_rate: float = 1e-3
-    """Of AdamW."""
-    batch_size: int = 4
-    """Pictures in one pass on one device; with --losses 2 at least, for they are told from one another."""
-    accumulation: int = 1
-    """Passes per update."""
-    init: Literal["lora", "random"] = "lora"
-    """lora begins at the base model; random does not."""
-    crops: int = 1
-    """Squares of each picture: its centre, and random ones."""
-    flip: bool = False
-    """Mirror images too."""
-    checkpoint_every: int = 50
-    """Steps between checkpoints."""
-    validation_prompts: Strings = ()
-    """What the pictures of --validate-every show; write {identifier} and {class_word} for the object."""
     half: bool = False
     """Store float16, half the size."""
-
-
-@dataclass(frozen=True)
-class TrainResidual(RunOptions, DistributionOptions, _Residual):
-    """Teach a frozen model one object from a few pictures (Personalized Residuals); the file is a LoRA as well."""
+    config: Annotated[ResidualConfig, tyro.conf.OmitArgPrefixes] = field(default_factory=ResidualConfig)
+    named: Annotated[NamedLossesAndFeatures, tyro.conf.OmitArgPrefixes] = field(default_factory=NamedLossesAndFeatures)
 
 
 def train_residual(options: TrainResidual) -> str:
     """Carry out ``weft train residual``."""
     import torch
 
-    from weft.train.core import LoopConfig
     from weft.train.pictures import read_images
-    from weft.train.residual import ResidualConfig, fit_residual
+    from weft.train.residual import fit_residual
 
     check_out(options.out, who="train residual")
-    loop = config_of(LoopConfig, options)
-    distribution = distribution_of(options, who="train residual")
-    config = config_of(ResidualConfig, options, loop=loop, distribution=distribution)
+    distribution = with_losses(options.config.distribution, options.named, who="train residual")
     images = read_images(options.images)
     made = prepare(options, who="train residual")
     residual = fit_residual(
@@ -76,7 +51,7 @@ def train_residual(options: TrainResidual) -> str:
         images,
         options.class_word,
         options.identifier,
-        config=config,
+        config=replace(options.config, distribution=distribution),
         folder=made.run,
         resume=options.resume,
         accelerator=made.accelerator,

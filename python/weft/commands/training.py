@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from weft._device import choose_device, choose_dtype
 from weft._files import output_folder
 from weft.commands.loading import load_pipeline
 from weft.commands.numbers import check_numbers
+from weft.train.core import FitConfig
 
 if TYPE_CHECKING:
     import torch
 
-    from weft.train.core import Precision
-
-T = TypeVar("T")
 Load: TypeAlias = "Callable[[str, torch.dtype, torch.device], Any]"  # as ``loading.load_pipeline``
 
 # of the frozen model, by the precision that it computes in
@@ -36,31 +34,17 @@ class Options(Protocol):
     @property
     def device(self) -> str: ...
     @property
-    def precision(self) -> Precision: ...
-    @property
-    def tensorboard(self) -> bool: ...
+    def config(self) -> FitConfig: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """Options of every run; a command puts its own before them: ``class Train(RunOptions, Own)``."""
+    """Options of every run beside its configuration."""
 
     run: Path | None = None
     """Folder for checkpoints, log and validation pictures; beside --out if not given."""
     resume: bool = False
     """Go on from the last checkpoint of the run."""
-    resolution: int | None = None
-    """Pixels; the model's own if not given."""
-    seed: int = 0
-    """Of the start, the noise and the order."""
-    validate_every: int | None = None
-    """Steps between validation pictures; none if not given."""
-    tensorboard: bool = False
-    """Log to a folder that tensorboard reads."""
-    precision: Literal["auto", "no", "fp16", "bf16"] = "auto"
-    """Of computing; auto is bf16 or fp16 on a GPU. What is trained stays float32."""
-    gradient_checkpointing: bool = False
-    """Less memory, more time."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:1; under `accelerate launch` each process takes its own."""
 
@@ -78,12 +62,6 @@ class Prepared:
     run: Path
     accelerator: Any
     pipe: Any
-
-
-def config_of(kind: type[T], options: Any, **given: Any) -> T:
-    """A configuration of class ``kind``: what is ``given``, and what ``options`` has by the same name."""
-    shared = {field.name: getattr(options, field.name) for field in fields(kind) if hasattr(options, field.name)}  # type: ignore[arg-type]
-    return kind(**{**shared, **given})
 
 
 def check_out(out: Path, *, who: str) -> None:
@@ -104,12 +82,13 @@ def prepare(options: Options, *, who: str, load: Load = load_pipeline) -> Prepar
     """
     from weft.train.core import make_accelerator
 
-    check_numbers(options, who=who)
+    config = options.config
+    check_numbers(config, who=who)
     output_folder(options.out.parent, who=who)
     run = output_folder(options.run or options.out.with_suffix(".run"), who=who, option="--run")
     device = choose_device(options.device)
     # before the model: under `accelerate launch` it makes each process's GPU the current one
-    accelerator = make_accelerator(device, options.precision, run, tensorboard=options.tensorboard)
+    accelerator = make_accelerator(device, config.precision, run, tensorboard=config.tensorboard)
     pipe = load(options.model, choose_dtype(WEIGHTS_DTYPE[accelerator.mixed_precision], device), device)
     pipe.set_progress_bar_config(disable=True)
     return Prepared(run, accelerator, pipe)
