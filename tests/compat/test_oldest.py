@@ -1,4 +1,4 @@
-"""What must work with the oldest supported versions: import, every op, attaching. ``make compat`` runs it with those."""
+"""What must work with the oldest supported versions, which ``make compat`` installs: import, every op, attaching."""
 
 from __future__ import annotations
 
