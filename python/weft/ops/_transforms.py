@@ -58,7 +58,7 @@ def needs_operator(arguments: Sequence[Any]) -> bool:
 
     The operator machinery costs some 30 us a call, more than the whole kernel at the smallest layers.
     """
-    if torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_in_torch_dispatch_mode():
         return True
     tensors = [x for x in arguments if isinstance(x, Tensor)]
     if any(type(x) not in _PLAIN_TYPES for x in tensors):

@@ -194,4 +194,7 @@ def _of(gate: Tensor | None, samples: slice) -> Tensor | None:
 def _places(ranks: tuple[int, ...], concepts: tuple[int, ...]) -> Tensor:
     """Rows of the stacked factors that belong to ``concepts``."""
     starts = [sum(ranks[:k]) for k in concepts]
-    return torch.cat([torch.arange(start, start + ranks[k]) for start, k in zip(starts, concepts, strict=True)])
+    # on the CPU whatever the default device is at the first call: the result is kept
+    return torch.cat(
+        [torch.arange(start, start + ranks[k], device="cpu") for start, k in zip(starts, concepts, strict=True)]
+    )
