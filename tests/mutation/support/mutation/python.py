@@ -185,7 +185,7 @@ FAULTS = [
         ("wrong branch", "words if attn.context_pre_only else attn.to_add_out(words)", "attn.to_add_out(words)"),
     ),
     *faults(
-        "python/weft/attach/processors/passed_over.py",
+        "python/weft/attach/processors/plan.py",
         "tests/attach/processors/test_joint.py tests/attach/processors/test_extra_text.py",
         ("wrong value", 'identity = {"alpha": 1.0}', "identity = {}"),
         (
