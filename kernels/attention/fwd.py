@@ -27,13 +27,16 @@ from .tiles import (
     TOP_KEY,
     dot_fp32,
     edit_tile,
+    find_stray_keys,
     first_key,
     has_strays,
+    is_absent,
     keep_keys,
     load_key_rows,
     load_labels,
     load_readout,
     load_rows,
+    load_rows_where,
     locate,
     logits,
     only_finite,
@@ -138,19 +141,27 @@ def _attention_fwd_short_kernel(
         key_padding_ptr += sample * stride_key_padding_b
     keys = tl.arange(0, BLOCK_K)
     k0 = load_rows(k_ptr, keys, stride_k_n * ALIGN, Nk, 0, FIRST, D, FULL_K)
-    v0 = load_key_rows(v_ptr, keys, stride_v_n * ALIGN, Nk, key_padding_ptr, 0, FIRST, D, FULL_K)
+    # keys whose values are not finite are not loaded: rows that do not see them must not meet them in a product. To
+    # select after the load would keep V in registers
+    stray = 0
+    if delta_ptr is not None:
+        present = keys < Nk
+        if key_padding_ptr is not None:
+            present = ~is_absent(keys, Nk, key_padding_ptr)
+        finite = find_stray_keys(v_ptr, keys, stride_v_n * ALIGN, 1, Nk, D) == 0
+        stray = tl.max((present & ~finite).to(tl.int32))
+        present = present & finite
+        v0 = load_rows_where(v_ptr, keys, stride_v_n * ALIGN, present, 0, FIRST, D)
+    else:
+        v0 = load_key_rows(v_ptr, keys, stride_v_n * ALIGN, Nk, key_padding_ptr, 0, FIRST, D, FULL_K)
     k1, v1 = k0, v0
     if SECOND > 0:
         k1 = load_rows(k_ptr, keys, stride_k_n * ALIGN, Nk, FIRST, SECOND, D, FULL_K)
-        v1 = load_key_rows(v_ptr, keys, stride_v_n * ALIGN, Nk, key_padding_ptr, FIRST, SECOND, D, FULL_K)
-    # what is not finite in V and W is taken out: rows that do not see its key must not meet it in a product
-    stray, stray_w = 0, 0
-    if delta_ptr is not None:
-        stray = has_strays(v0)
-        v0 = only_finite(v0)
-        if SECOND > 0:
-            stray = tl.maximum(stray, has_strays(v1))
-            v1 = only_finite(v1)
+        if delta_ptr is not None:
+            v1 = load_rows_where(v_ptr, keys, stride_v_n * ALIGN, present, FIRST, SECOND, D)
+        else:
+            v1 = load_key_rows(v_ptr, keys, stride_v_n * ALIGN, Nk, key_padding_ptr, FIRST, SECOND, D, FULL_K)
+    stray_w = 0
     if readout_ptr is not None:
         readout_ptr += sample * stride_readout_b
         w = load_readout(readout_ptr, keys, stride_readout_k, stride_readout_m, Nk, M, BLOCK_M)
@@ -214,11 +225,7 @@ def _attention_fwd_short_kernel(
         factor = inverse
         if stray:
             # seldom, and then asked for again: marks that are kept would cost registers
-            of_key = load_key_rows(v_ptr, keys, stride_v_n * ALIGN, Nk, key_padding_ptr, 0, FIRST, D, FULL_K)
-            factor = spoil(factor, p, stray_rows(of_key))
-            if SECOND > 0:
-                of_key = load_key_rows(v_ptr, keys, stride_v_n * ALIGN, Nk, key_padding_ptr, FIRST, SECOND, D, FULL_K)
-                factor = spoil(factor, p, stray_rows(of_key))
+            factor = spoil(factor, p, find_stray_keys(v_ptr, keys, stride_v_n * ALIGN, 1, Nk, D))
         out = tl.dot(weights, v0, input_precision="ieee") * factor
         store_rows(out_ptr, queries, H * D, Nq, out, 0, FIRST, D)
         if SECOND > 0:
@@ -228,8 +235,8 @@ def _attention_fwd_short_kernel(
         if readout_ptr is not None:
             factor = inverse
             if stray_w:
-                of_key = load_readout(readout_ptr, keys, stride_readout_k, stride_readout_m, Nk, M, BLOCK_M)
-                factor = spoil(factor, p, stray_rows(of_key))
+                of_key = find_stray_keys(readout_ptr, keys, stride_readout_k, stride_readout_m, Nk, M)
+                factor = spoil(factor, p, of_key)
             reads = dot_fp32(p, w, tl.zeros([BLOCK_Q, BLOCK_M], tl.float32), PART) * factor
             columns = tl.arange(0, BLOCK_M)[None, :]
             tl.store(reads_ptr + row * M + columns, reads, mask=(queries[:, None] < Nq) & (columns < M))

@@ -76,12 +76,18 @@ def load_key_rows(
     if padding_ptr is None:
         x = load_rows(base, keys, stride, limit, FIRST, WIDTH, D, FULL)
     else:
-        columns = FIRST + tl.arange(0, WIDTH)
-        mask = ~is_absent(keys, limit, padding_ptr)[:, None]
-        if FIRST + WIDTH > D:
-            mask = mask & (columns[None, :] < D)
-        x = tl.load(base + keys.to(tl.int64)[:, None] * stride + columns[None, :], mask=mask, other=0.0)
+        x = load_rows_where(base, keys, stride, ~is_absent(keys, limit, padding_ptr), FIRST, WIDTH, D)
     return x
+
+
+@triton.jit
+def load_rows_where(base, rows, stride, kept, FIRST: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr):
+    """``load_rows`` with zeros in the rows that are not ``kept``. None of these is read, so no select follows."""
+    columns = FIRST + tl.arange(0, WIDTH)
+    mask = kept[:, None]
+    if FIRST + WIDTH > D:
+        mask = mask & (columns[None, :] < D)
+    return tl.load(base + rows.to(tl.int64)[:, None] * stride + columns[None, :], mask=mask, other=0.0)
 
 
 @triton.jit
@@ -128,8 +134,20 @@ def has_strays(x):
 
 @triton.jit
 def stray_rows(x):
-    """The rows of a tile that are not finite, 0 or 1, as [1, n]."""
-    return tl.max(tl.where(is_finite(x), 0, 1), axis=1)[None, :]
+    """The rows of a tile that are not finite, 0 or 1."""
+    return tl.max(tl.where(is_finite(x), 0, 1), axis=1)
+
+
+@triton.jit
+def find_stray_keys(base, keys, stride_key, stride_column, limit, width):
+    """``stray_rows`` of ``width`` columns in memory, a few at a time: for who has no registers for all of them."""
+    found = tl.zeros([keys.shape[0]], tl.int32)
+    for first in range(0, width, 16):
+        columns = first + tl.arange(0, 16)
+        at = base + keys.to(tl.int64)[:, None] * stride_key + columns.to(tl.int64)[None, :] * stride_column
+        x = tl.load(at, mask=(keys[:, None] < limit) & (columns[None, :] < width), other=0.0)
+        found = tl.maximum(found, stray_rows(x))
+    return found
 
 
 @triton.jit
@@ -138,7 +156,7 @@ def spoil(factor, p, strays):
 
     Those keys' values are zeros in the product, which would give a NaN also to rows whose share is 0.
     """
-    return tl.where(tl.sum(tl.where(strays > 0, p, 0.0), axis=1)[:, None] > 0.0, float("nan"), factor)
+    return tl.where(tl.sum(tl.where(strays[None, :] > 0, p, 0.0), axis=1)[:, None] > 0.0, float("nan"), factor)
 
 
 @triton.jit
