@@ -30,7 +30,6 @@ from .tiles import (
     find_stray_keys,
     first_key,
     has_strays,
-    is_absent,
     keep_keys,
     load_key_rows,
     load_labels,
@@ -40,6 +39,7 @@ from .tiles import (
     locate,
     logits,
     only_finite,
+    sort_keys,
     spoil,
     store_rows,
     stray_rows,
@@ -145,12 +145,8 @@ def _attention_fwd_short_kernel(
     # select after the load would keep V in registers
     stray = 0
     if delta_ptr is not None:
-        present = keys < Nk
-        if key_padding_ptr is not None:
-            present = ~is_absent(keys, Nk, key_padding_ptr)
-        finite = find_stray_keys(v_ptr, keys, stride_v_n * ALIGN, 1, Nk, D) == 0
-        stray = tl.max((present & ~finite).to(tl.int32))
-        present = present & finite
+        present, strays = sort_keys(v_ptr, keys, stride_v_n * ALIGN, Nk, key_padding_ptr, D)
+        stray = tl.max(strays)
         v0 = load_rows_where(v_ptr, keys, stride_v_n * ALIGN, present, 0, FIRST, D)
     else:
         v0 = load_key_rows(v_ptr, keys, stride_v_n * ALIGN, Nk, key_padding_ptr, 0, FIRST, D, FULL_K)
@@ -325,19 +321,19 @@ def _attend_keys(
         largest = new_largest
 
         weights = p.to(q0.dtype)
-        v0 = load_key_rows(v_ptr, keys, stride_v_n * ALIGN, Nk, key_padding_ptr, 0, FIRST, D, FULL_K)
         if SEEN_ONLY:
-            strays = stray_rows(v0)
-            v0 = only_finite(v0)
+            present, strays = sort_keys(v_ptr, keys, stride_v_n * ALIGN, Nk, key_padding_ptr, D)
+            spoilt = spoil(spoilt, p, strays)
+            v0 = load_rows_where(v_ptr, keys, stride_v_n * ALIGN, present, 0, FIRST, D)
+        else:
+            v0 = load_key_rows(v_ptr, keys, stride_v_n * ALIGN, Nk, key_padding_ptr, 0, FIRST, D, FULL_K)
         out0 = tl.dot(weights, v0, out0 * fade, input_precision="ieee")
         if SECOND > 0:
-            v1 = load_key_rows(v_ptr, keys, stride_v_n * ALIGN, Nk, key_padding_ptr, FIRST, SECOND, D, FULL_K)
             if SEEN_ONLY:
-                strays = tl.maximum(strays, stray_rows(v1))
-                v1 = only_finite(v1)
+                v1 = load_rows_where(v_ptr, keys, stride_v_n * ALIGN, present, FIRST, SECOND, D)
+            else:
+                v1 = load_key_rows(v_ptr, keys, stride_v_n * ALIGN, Nk, key_padding_ptr, FIRST, SECOND, D, FULL_K)
             out1 = tl.dot(weights, v1, out1 * fade, input_precision="ieee")
-        if SEEN_ONLY:
-            spoilt = spoil(spoilt, p, strays)
         if readout_ptr is not None:
             w = load_readout(readout_ptr, keys, stride_readout_k, stride_readout_m, Nk, M, BLOCK_M)
             w = without_padding(w, keys, Nk, key_padding_ptr)
@@ -470,6 +466,8 @@ def _attention_fwd_long_kernel(
         top = tl.where(top == float("-inf"), 0.0, top)
         bottom = tl.where(bottom == float("inf"), 0.0, bottom)
 
+    # fp32 products leave time for the careful way at once, but no registers for two loops
+    CAREFUL: tl.constexpr = (delta_ptr is not None) and (q0.dtype == tl.float32)
     largest, total, out0, out1, reads = _attend_keys(
         q0,
         q1,
@@ -504,9 +502,9 @@ def _attention_fwd_long_kernel(
         LOOKUP,
         LABELS,
         PART,
-        False,
+        CAREFUL,
     )
-    if delta_ptr is not None:
+    if (delta_ptr is not None) and (not CAREFUL):
         # the product gave rows a 0 * NaN, of a value or a row of W that they need not see: seldom, so all goes over
         # again. Rows whose P is not finite are what they are
         strays = has_strays(tl.where(total < float("inf"), out0, 0.0))

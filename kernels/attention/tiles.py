@@ -151,6 +151,16 @@ def find_stray_keys(base, keys, stride_key, stride_column, limit, width):
 
 
 @triton.jit
+def sort_keys(base, keys, stride, limit, padding_ptr, width):
+    """Which of ``keys`` have ``width`` finite values that may be loaded, and which are there but have not, 0 or 1."""
+    present = keys < limit
+    if padding_ptr is not None:
+        present = ~is_absent(keys, limit, padding_ptr)
+    finite = find_stray_keys(base, keys, stride, 1, limit, width) == 0
+    return present & finite, (present & ~finite).to(tl.int32)
+
+
+@triton.jit
 def spoil(factor, p, strays):
     """``factor`` of each row, NaN where the row has a share ``p`` in a key that ``strays`` marks.
 

@@ -114,8 +114,9 @@ def test_key_lengths(seqlen_k):
 @each_length
 @pytest.mark.parametrize("names", [("k",), ("v",), ("readout",)], ids="+".join)
 @pytest.mark.parametrize("head_dim", [24, 80])
-def test_rows_that_do_not_see_a_nan_are_spared_it(seqlen_k, names, head_dim):
-    inputs = drawn(replace(EDITED, heads=1, seqlen_k=seqlen_k, head_dim=head_dim, padding=0.0))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_rows_that_do_not_see_a_nan_are_spared_it(seqlen_k, names, head_dim, dtype):
+    inputs = drawn(replace(EDITED, heads=1, seqlen_k=seqlen_k, head_dim=head_dim, dtype=dtype, padding=0.0))
     poisoned, seeing = poison_for_some_rows(inputs, names)
     assert seeing.any() and not seeing.all()
     for name, found, expected in zip(("out", "maps"), forward(poisoned)[:2], forward(inputs)[:2], strict=True):
