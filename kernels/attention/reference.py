@@ -131,7 +131,8 @@ def attend(
         # the -inf entries are already out through `valid`; adding them would put NaN into the gradient
         edited = edited + tables["delta"].masked_fill(tables["delta"] == -torch.inf, 0.0)
 
-    # no finite fill: a valid key may have any finite logit. Rows without a valid key would be NaN, forward and backward
+    # no finite fill: a valid key may have any finite logit; but rows without a valid key would be NaN, and so their
+    # gradients
     filled = edited.masked_fill(~valid, -torch.inf).masked_fill(~valid.any(-1, keepdim=True), 0.0)
     probabilities = filled.softmax(-1).masked_fill(~valid, 0.0)
     return EditedRows(logits, valid, probabilities, tables, largest, smallest)

@@ -47,10 +47,13 @@ def is_transformed() -> bool:
     return forward_ad._current_level >= 0 or _is_in_functional_transform()
 
 
-# a compiler that traces a transform runs it: this is asked then, and the answer is part of the graph
-@torch.compiler.assume_constant_result  # type: ignore[no-untyped-call,untyped-decorator,unused-ignore]
 def _is_in_functional_transform() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+# a compiler that traces a transform runs it: this is asked then, and the answer is part of the graph. The mark is all
+# that torch.compiler.assume_constant_result makes, but that imports the compiler, and triton with it
+_is_in_functional_transform._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def needs_operator(arguments: Sequence[Any]) -> bool:
@@ -58,7 +61,7 @@ def needs_operator(arguments: Sequence[Any]) -> bool:
 
     The operator machinery costs some 30 us a call, more than the whole kernel at the smallest layers.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_in_torch_dispatch_mode():
+    if torch.compiler.is_compiling() or torch._C._is_tracing() or is_in_torch_dispatch_mode():
         return True
     tensors = [x for x in arguments if isinstance(x, Tensor)]
     if any(type(x) not in _PLAIN_TYPES for x in tensors):
