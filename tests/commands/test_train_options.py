@@ -121,3 +121,19 @@ def test_help_says_something_of_every_option(
         rows = [row.strip("│ ") for row in capsys.readouterr().out.splitlines()]
         bare = [row for before, row in pairwise(rows) if FLAGS_ALONE.fullmatch(before) and row.startswith("(default")]
         assert bare + [row for row in rows if re.match(r"--\S+( \S+)* +\(default", row)] == [], command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("residual --images x --class-word y --steps 0", "`steps` must be at least 1; got 0"),
+        ("soft-tokens --pairs x --learning-rate -1", "`learning_rate` must be above 0; got -1.0"),
+        ("task-prompts --pictures shapes --dropout 2", "`dropout` must be between 0 and 1; got 2.0"),
+    ],
+)
+def test_a_number_out_of_range_is_one_line(arguments: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["train", *arguments.split()])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("weft: error: ") and message in line

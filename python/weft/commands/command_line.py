@@ -8,6 +8,7 @@ from typing import Annotated, Any, Union
 
 import tyro
 
+from weft._checked import check_all, checked_later
 from weft.commands.bench import Bench
 from weft.commands.demo import Demo
 from weft.commands.evaluate import Evaluate
@@ -35,7 +36,10 @@ Command = Union[  # noqa: UP007 - tyro reads the annotations of a Union's member
 def parse(arguments: Sequence[str]) -> Any:
     """The command that ``arguments`` name, with its options; exits with help where they are none."""
     description = "Read, edit and localise text-to-image models. `weft --version` prints the version."
-    return tyro.cli(Command, prog="weft", args=arguments, description=description)
+    with checked_later():
+        command = tyro.cli(Command, prog="weft", args=arguments, description=description)
+    check_all(command)
+    return command
 
 
 def run(command: Doctor | Demo | Generate | Inpaint | Train | Evaluate | Bench) -> None:

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from weft._checked import Checked
+
 
 @dataclass(frozen=True)
-class Sampling:
+class Sampling(Checked):
     """A recommendation; None where there is none. What a user gives comes first.
 
     Attributes:
@@ -26,7 +28,7 @@ class Sampling:
     num_inference_steps: int | None = None
     sampler: str | None = None
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         if self.guidance_scale is not None and not math.isfinite(self.guidance_scale):
             raise ValueError(f"Sampling: `guidance_scale` must be finite; got {self.guidance_scale}")
         if self.num_inference_steps is not None and self.num_inference_steps < 1:

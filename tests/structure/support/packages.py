@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[3]
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 BEGIN, END = "<!-- packages: written by tests/structure/support/packages.py -->\n", "<!-- end of packages -->\n"
 
-FOUNDATION = frozenset({"_dispatch", "_env", "_errors", "_names", "_native_loader"})
+FOUNDATION = frozenset({"_checked", "_dispatch", "_env", "_errors", "_names", "_native_loader"})
 # third parties that only some parts may know; every other package is free to use
 GUARDED = frozenset({"accelerate", "diffusers", "peft", "transformers", "triton", "tyro"})
 # a diffusers model class in a method would tie a paper to a model; attach is there to untie them
@@ -98,7 +98,7 @@ PARTS = {
         only="torch triton",
     ),
     "foundation": _part(
-        r"python/weft/_(env|errors|names|native_loader|dispatch|files|device)\.py",
+        r"python/weft/_(checked|env|errors|names|native_loader|dispatch|files|device)\.py",
         "environment, errors, names, files, choice of a backend",
         "python/weft/_*.py",
         weft="FOUNDATION _native",

@@ -9,13 +9,14 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from weft._checked import Checked
 from weft.methods.sampling import OPEN, Sampling
 
 Precision = Literal["auto", "no", "fp16", "bf16"]
 
 
 @dataclass(frozen=True)
-class LoopConfig:
+class LoopConfig(Checked):
     """How long and how fast. A step is one update of the parameters."""
 
     steps: int
@@ -50,7 +51,7 @@ class LoopConfig:
     log_every: int = 10
     """Steps between rows of the log."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         for name in ("steps", "batch_size", "accumulation", "checkpoint_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train: `{name}` must be at least 1; got {getattr(self, name)}")

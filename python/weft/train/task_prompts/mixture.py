@@ -8,13 +8,15 @@ from typing import Annotated, Literal, get_args
 
 import tyro
 
+from weft._checked import Checked
+
 Kind = Literal["image", "outpaint", "context", "object", "shape"]
 
 OF_OBJECTS: tuple[Kind, ...] = ("object", "shape")
 
 
 @dataclass(frozen=True)
-class Mixture:
+class Mixture(Checked):
     """How often a sample is of which kind, and what is left out of its text.
 
     The defaults are those of the released training code for an inpainting UNet.
@@ -43,7 +45,7 @@ class Mixture:
     worded: float = 0.0
     """Share of empty captions of random holes that are the words which removal says beside its prompt."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         known = get_args(Kind)
         if not self.shares or set(self.shares) - set(known) or min(self.shares.values()) < 0:
             raise ValueError(
