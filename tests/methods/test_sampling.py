@@ -134,13 +134,12 @@ def test_tensors_that_share_memory_are_written(tmp_path: Path) -> None:
     assert torch.equal(again.tokens, soft.tokens) and torch.equal(again.offsets, soft.offsets)
 
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "inpainting.md"
 
 
-def test_the_example_of_the_readme_removes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_example_of_the_page_on_inpainting_removes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As it stands there: nothing is left in the hole, and the other tasks put there what they are asked for."""
-    section = README.read_text().split("## Tell an inpainting model what to do")[1]
-    example = section.split("```python\n")[1].split("```")[0]
+    example = PAGE.read_text().split("```python\n")[1].split("```")[0]
     monkeypatch.chdir(tmp_path)
     found: dict[str, Any] = {}
     torch.manual_seed(0)
