@@ -25,7 +25,7 @@ TINY = Case("tiny", "edit_maps", "fp32")
 @pytest.fixture
 def rig(clock, monkeypatch):
     # interpreted, Triton would take these calls, at a second each
-    monkeypatch.setattr(import_module("weft.ops.attention.triton"), "is_interpreted", lambda *arguments: False)
+    monkeypatch.setattr(import_module("weft.ops._triton"), "is_interpreted", lambda *arguments: False)
     return Rig(
         clock,
         Ceilings(copy_gb_s=3000.0, matmul_tflop_s=800.0),
