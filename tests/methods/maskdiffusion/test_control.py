@@ -42,7 +42,7 @@ class Recorder:
 
     def __init__(self, control: weft.MaskDiffusion) -> None:
         self.seen: list[tuple[int, LayerInfo, Any]] = []
-        request = control.request
+        request = control.request_layer
 
         def recording(layer: LayerInfo, step: Any) -> Any:
             made = request(layer, step)
@@ -50,7 +50,7 @@ class Recorder:
                 self.seen.append((step.index, layer, made))
             return made
 
-        control.request = recording  # type: ignore[method-assign]
+        control.request_layer = recording  # type: ignore[method-assign]
 
     def steps(self, cross: bool, of: str) -> list[int]:
         return sorted(

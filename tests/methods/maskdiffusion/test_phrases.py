@@ -290,7 +290,7 @@ def test_without_spacy(monkeypatch: pytest.MonkeyPatch) -> None:
     _phrases._spacy_pipeline.cache_clear()
     assert texts("a red circle", "auto") == ["a red circle"]
     with pytest.raises(
-        ImportError, match=r"parser 'spacy' needs spaCy; .* install weft\[nlp\], or use parser='rules'"
+        ImportError, match=r"parser 'spacy' needs spaCy; .* pip install spacy, or use parser='rules'"
     ):
         find_phrases("a red circle", "spacy")
 
