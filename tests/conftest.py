@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -20,6 +21,11 @@ HAS_GPU = torch.cuda.is_available()
 if not HAS_GPU:
     os.environ["TRITON_INTERPRET"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
+# kernels that inductor compiled for one vector width are wrong for another, and its cache does not tell them apart
+os.environ.setdefault(
+    "TORCHINDUCTOR_CACHE_DIR",
+    str(Path(tempfile.gettempdir()) / f"weft-inductor-{torch.__version__}-{torch.backends.cpu.get_cpu_capability()}"),
+)
 
 # `make test` draws the same examples every time, so that a change is judged by its own merits; `make fuzz` looks for
 # new failures. No deadlines: the first call of a kernel compiles it
