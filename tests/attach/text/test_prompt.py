@@ -160,3 +160,10 @@ def test_encode_prompt_keeps_its_signature(tmp_path: Path) -> None:
     with weft.attach(pipe):
         assert inspect.signature(pipe.encode_prompt) == stock
         assert pipe.encode_prompt.__doc__ == type(pipe).encode_prompt.__doc__
+
+
+@pytest.mark.parametrize("before", [12, 13, 14])
+def test_occurrences_end_where_the_prompt_is_cut_off(before: int, tmp_path: Path) -> None:
+    """A phrase of two tokens, whole or not at all: 15 of 16 positions hold words."""
+    occurrences = prompt_of("red " * before + "zebra", tmp_path).occurrences("zebra", 0)
+    assert occurrences == (((before + 1, before + 2),) if before + 2 < 15 else ())

@@ -158,3 +158,20 @@ def test_soft_edges_lie_between() -> None:
     assert gamma[0, 1:, FIRST_OBJECT + 1].tolist() == pytest.approx([0.5, 0.375, 0.25, 0.125, 0])  # type: ignore[index]
     assert alpha[0, 1:, FIRST_OBJECT + 1].tolist() == pytest.approx([0.5] * 5)  # type: ignore[index]
     assert alpha[0, 0].tolist() == [1.0] * 5  # type: ignore[index]
+
+
+@pytest.mark.parametrize("background", [0.0, 0.25])
+def test_the_background_gets_a_share_of_all_pushes_and_pulls(background: float) -> None:
+    whole, part = (
+        cross_edit(disjoint_labels(2, 1), Pull(HEAD), Pull(ATTRIBUTE), Pull(END), background=share)
+        for share in (1.0, background)
+    )
+    identity = {"alpha": 1.0, "beta": 0.0, "gamma": 0.0}
+    for scaled in (whole, part):
+        scaled.scale(0.6)
+    for name, neutral in identity.items():
+        (of_whole, of_part) = (getattr(scaled.edit, name)[0] for scaled in (whole, part))
+        assert torch.equal(of_part[BACKGROUND + 1 :], of_whole[BACKGROUND + 1 :])
+        expected = neutral + background * (of_whole[BACKGROUND] - neutral)
+        torch.testing.assert_close(of_part[BACKGROUND], expected, rtol=0, atol=1e-6)
+        assert not torch.allclose(of_whole[BACKGROUND], torch.full_like(expected, neutral)) or name == "beta"

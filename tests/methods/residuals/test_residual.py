@@ -250,3 +250,17 @@ def test_writing_where_there_is_no_folder_is_told(tmp_path: Path) -> None:
 def test_an_unknown_layout_is_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="must be 'kohya' or 'diffusers'; got 'a1111'"):
         residual_for(tiny.sd1(tmp_path)).save_lora(tmp_path / "ball.safetensors", "a1111")
+
+
+def test_a_rank_stabilised_lora_is_refused(tmp_path: Path) -> None:
+    """Its strength is alpha / sqrt(rank), which its tensors do not tell."""
+    from peft import LoraConfig
+
+    pipe = tiny.sd1(tmp_path)
+    pipe.unet.add_adapter(
+        LoraConfig(r=4, lora_alpha=2, use_rslora=True, target_modules=r".*attentions\.\d+\.proj_out")
+    )
+    pipe.unet.save_lora_adapter(tmp_path / "saved")
+    path = next((tmp_path / "saved").glob("*.safetensors"))
+    with pytest.raises(ValueError, match="rank-stabilised LoRA"):
+        weft.Residual.from_lora(path, pipe, "ball", "sks")
