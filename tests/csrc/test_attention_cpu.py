@@ -308,6 +308,27 @@ def test_refuses_before_it_touches_memory(changes, message):
         raw_call(q, k, k, q.clone(), maps, **changes)
 
 
+@pytest.mark.parametrize("place", range(4))
+def test_strides_of_every_operand_are_looked_at(place):
+    q, k, maps = torch.zeros(1, 4, 2, 8), torch.zeros(1, 5, 2, 8), torch.zeros(1, 4, 0)
+    strides = [x.stride() for x in (q, k, k, q)]
+    strides[place] = (*strides[place][:2], -8, 1)
+    with pytest.raises(ValueError, match=f"strides of `{('q', 'k', 'v', 'out')[place]}` must not be negative; got -8"):
+        raw_call(q, k, k, q.clone(), maps, strides=tuple(strides))
+
+
+@pytest.mark.parametrize("place", range(8))
+def test_batch_strides_of_every_table_are_looked_at(place):
+    names = ("alpha", "beta", "gamma", "delta", "readout", "query_labels", "key_labels", "key_padding")
+    q, k, maps = torch.zeros(2, 4, 2, 8), torch.zeros(2, 5, 2, 8), torch.zeros(2, 4, 3)
+    memory = torch.zeros(64, dtype=torch.int32)
+    tables = [(0, 0)] * 8
+    tables[4] = (memory.data_ptr(), 0)  # the columns of `maps` need one
+    tables[place] = (memory.data_ptr(), -1)
+    with pytest.raises(ValueError, match=f"batch stride of `{names[place]}` must be 0 or at least"):
+        raw_call(q, k, k, q.clone(), maps, tables=tuple(tables))
+
+
 @pytest.mark.parametrize("label", [-1, 4, 2**31 - 1])
 def test_names_the_label_out_of_range_and_its_place(label):
     inputs = make_attention_inputs(EDITED)
