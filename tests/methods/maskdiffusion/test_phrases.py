@@ -289,9 +289,7 @@ def test_without_spacy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "spacy", None)
     _phrases._spacy_pipeline.cache_clear()
     assert texts("a red circle", "auto") == ["a red circle"]
-    with pytest.raises(
-        ImportError, match=r"parser 'spacy' needs spaCy; .* pip install spacy, or use parser='rules'"
-    ):
+    with pytest.raises(ImportError, match=r"parser 'spacy' needs spaCy; .* pip install spacy, or use parser='rules'"):
         find_phrases("a red circle", "spacy")
 
 
