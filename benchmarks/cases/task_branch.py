@@ -161,7 +161,8 @@ def eager(painting: Painting) -> Call:
     with weft.attach(painting.pipe, branch):
         given = branch.removal(words="")
     size = (painting.image.height, painting.image.width)
-    plain = {name: value for name, value in given.items() if not name.endswith("task_embeds")}
+    plain = {name: value for name, value in given.items() if "task" not in name}
+    plain["guidance_scale"] = given["task_guidance_scale"]
 
     def run() -> Tensor:
         with in_plain_torch(painting, branch, given):

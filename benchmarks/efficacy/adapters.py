@@ -20,12 +20,11 @@ from torch.nn import functional as F
 
 import weft
 from weft._files import whole_file
-from weft.attach import resolve
+from weft.attach import TextStates, resolve
 from weft.shapes.concepts import Concept, references
 from weft.train import LoopConfig, ResidualConfig, fit_residual
 from weft.train.core import fit, make_accelerator
 from weft.train.diffusion import (
-    TextStates,
     denoising_target,
     encode_views,
     latent_batches,
