@@ -88,8 +88,11 @@ BUDGETS = {
         table=tuple(row.arch for row in TABLE),
     ),
     # next to nothing, but more where features are no whole number of steps and every relation of pairs is asked for
-    "contrastive_loss": Budget(("fwd", "bwd_pairs", "bwd_features"), (Stack(512, cases=("everything",)),
-Stack(40, cases=("nt_xent",), archs=(120,)),  # Triton 3.7 Stack(32))),
+    "contrastive_loss": Budget(
+        ("fwd", "bwd_pairs", "bwd_features"),
+        # 40 bytes on sm_120 with Triton 3.7
+        (Stack(512, cases=("everything",)), Stack(40, cases=("nt_xent",), archs=(120,)), Stack(32)),
+    ),
     # the widest tiles of Hopper and Blackwell hold 128 fp32 values a thread, and adding the residual needs a few
     # registers more than are left: a debt for a device to price
     "lowrank_linear": Budget(
