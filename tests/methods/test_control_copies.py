@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -100,6 +101,26 @@ def test_a_copy_acts_as_its_original(kind: str, copied: Callable[[Any], Any], pi
             with pytest.raises(ValueError, match=r"no image was made|nothing was read"):
                 _ = one.maps
         assert draw(pipe, inpainting, one) == picture
+        assert json.dumps(one.settings()) == json.dumps(original.settings()), "what is recorded beside a picture"
+
+
+@pytest.mark.parametrize(
+    ("kind", "captions"),
+    [
+        ("AttentionMaps", ["map: circle", "map: square"]),
+        ("MaskDiffusion", ["regions"]),
+        ("LocalizedResiduals", ["where: sks circle"]),
+        ("SoftTokens", []),
+    ],
+)
+def test_what_a_control_did_can_be_drawn(kind: str, captions: list[str], pipe: Any, inpainting: Any) -> None:
+    control, over = MAKERS[kind](pipe), Image.new("RGB", (48, 32), "gray")
+    drawn: dict[str, Image.Image] = {}
+    draw(pipe, inpainting, control, lambda: drawn.update(control.pictures(over)))
+    assert list(drawn) == captions
+    for picture in drawn.values():
+        least, most = picture.convert("L").getextrema()
+        assert least < most, "something is drawn over the grey"
 
 
 def test_results_can_be_copied(pipe: Any, inpainting: Any) -> None:

@@ -8,7 +8,7 @@ Python outside any compiled region, so a control may keep whatever state it like
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
@@ -23,6 +23,9 @@ from weft.attach.records import (
     ProjectionTerms,
     Step,
 )
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 class Control:
@@ -58,6 +61,18 @@ class Control:
         blank = object.__new__(type(self))
         blank.start_blank()
         return {**vars(self), **vars(blank)}
+
+    def settings(self) -> dict[str, Any]:
+        """What decides what this control does, for the record beside a picture."""
+        return {}
+
+    def pictures(self, over: Image.Image, index: int = 0) -> dict[str, Image.Image]:
+        """What this control did to image ``index`` of its last batch, drawn over that image, by caption."""
+        return {}
+
+    def recommended(self) -> dict[str, Any]:
+        """Arguments of the pipeline's call that what was trained is best drawn with; a user's own come before them."""
+        return {}
 
     def check_model(self, model: BaseModel) -> None:
         """Raise where this control was not made for the model; asked before ``attached``, once."""

@@ -1,20 +1,12 @@
-"""The methods that ``weft generate`` was asked for, as controls, and what a comparison shows of them."""
+"""The methods that ``weft generate`` was asked for, as controls."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
-
-from PIL import Image
 
 import weft
 
-if TYPE_CHECKING:
-    from weft.attach import Control
-
 Box = tuple[float, float, float, float]
-Column = tuple[str, Image.Image]
 
 
 def mask_diffusion(phrases: Sequence[str], boxes: dict[str, Box]) -> weft.MaskDiffusion:
@@ -55,26 +47,3 @@ def parse_boxes(texts: Sequence[str]) -> dict[str, Box]:
             )
         boxes[phrase] = (left, top, right, bottom)
     return boxes
-
-
-def columns(control: Control, image: Image.Image, index: int) -> list[Column]:
-    """What a comparison shows of ``control`` beside the picture drawn with it."""
-    if isinstance(control, weft.MaskDiffusion):
-        shown = [("regions", control.image(image, index))]
-        if control.regions is not None:  # they were found in maps
-            shown += [(f"map: {name}", control.maps.image(name, image, index)) for name in control.maps]
-        return shown
-    if isinstance(control, weft.SoftTokens):
-        return []
-    assert isinstance(control, weft.LocalizedResiduals)
-    return [(f"where: {phrase}", control.image(image, phrase, index)) for phrase in control.phrases]
-
-
-def settings_of(control: Control) -> dict[str, Any]:
-    """What decides what ``control`` does, for the record beside a picture."""
-    if isinstance(control, weft.MaskDiffusion):
-        return {"method": "MaskDiffusion", **dataclasses.asdict(control.settings)}
-    if isinstance(control, weft.SoftTokens):
-        return {"method": "SoftTokens", "tokens": len(control.tokens), "blocks": control.blocks}
-    assert isinstance(control, weft.LocalizedResiduals)
-    return {"method": "LocalizedResiduals", **control.settings}

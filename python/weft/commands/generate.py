@@ -17,7 +17,7 @@ from PIL import Image
 import weft
 from weft._device import choose_device, choose_dtype
 from weft._files import output_folder, whole_file
-from weft.commands.controls import columns, localized_residuals, mask_diffusion, parse_boxes, settings_of
+from weft.commands.controls import localized_residuals, mask_diffusion, parse_boxes
 from weft.commands.loading import EMBEDDED, load_pipeline, own_side
 from weft.commands.numbers import check_numbers
 from weft.commands.sheets import stack, strip
@@ -116,7 +116,7 @@ def generate(options: Generate) -> list[Generated]:
             seeds = [options.seed + i for i in range(options.images)]
             stem = f"{number:02d}-{_slug(prompt)}"
             asked = {**_call(options, prompt, seeds), **_size(options, pipe)}
-            call = {**_recommended(methods), **asked, **_text_length(methods)}
+            call = {**_recommended(methods), **asked}
             stock = pipe(**call, generator=_generators(seeds, device)).images if options.compare else []
             acting = [method for method in methods if _concerns(method, prompt)]
             with _added(attachment, acting):
@@ -157,7 +157,7 @@ def comparison(
     """A sheet with a row a picture: without the methods, with them, and what each did; of none, twice the same."""
     rows = []
     for index, (without, image) in enumerate(zip(stock, images, strict=True)):
-        shown = [column for method in methods for column in columns(method, image, index)]
+        shown = [column for method in methods for column in method.pictures(image, index).items()]
         drawn = " + ".join(type(method).__name__ for method in methods)
         rows.append([("stock", without), (drawn or "stock", image), *shown])
     return stack([strip(prompt, row) for row in rows])
@@ -194,7 +194,7 @@ def _flag(name: str) -> str:
 
 def _concerns(method: Control, prompt: str) -> bool:
     """Whether ``method`` has anything to do for ``prompt``: localized concepts only where one is named."""
-    if not isinstance(method, weft.LocalizedResiduals) or method.settings["localize"] != "attention":
+    if not isinstance(method, weft.LocalizedResiduals) or method.settings()["localize"] != "attention":
         return True
     named = any(residual.identifier in prompt for residual in method.residuals)
     if not named:
@@ -249,13 +249,8 @@ def _size(options: Generate, pipe: Any) -> dict[str, int]:
 
 
 def _recommended(methods: Sequence[Control]) -> dict[str, Any]:
-    """The guidance that what was trained recommends; the first that does."""
-    trained = [method for method in methods if isinstance(method, weft.SoftTokens)]
-    residuals = [one for method in methods if isinstance(method, weft.LocalizedResiduals) for one in method.residuals]
-    recommended = [one.sampling for one in residuals] + [one.sampling for one in trained]
-    scales = (one.guidance_scale for one in recommended)
-    scale = next((scale for scale in scales if scale is not None), None)
-    return {} if scale is None else {"guidance_scale": scale}
+    """Arguments of the pipeline that what was trained recommends; of several that differ, the first method's."""
+    return {name: value for method in reversed(methods) for name, value in method.recommended().items()}
 
 
 def _generators(seeds: list[int], device: torch.device) -> list[torch.Generator]:
@@ -263,12 +258,6 @@ def _generators(seeds: list[int], device: torch.device) -> list[torch.Generator]
     import torch
 
     return [torch.Generator(device).manual_seed(seed) for seed in seeds]
-
-
-def _text_length(methods: Sequence[Control]) -> dict[str, Any]:
-    """The argument for the length of the T5 text that soft tokens were trained beside; none where there is none."""
-    soft = next((method for method in methods if isinstance(method, weft.SoftTokens)), None)
-    return {} if soft is None or soft.text_length is None else {"max_sequence_length": soft.text_length}
 
 
 def _sidecar(options: Generate, methods: Sequence[Control], prompt: str, seed: int) -> dict[str, Any]:
@@ -279,7 +268,7 @@ def _sidecar(options: Generate, methods: Sequence[Control], prompt: str, seed: i
         "prompt": prompt,
         "seed": seed,
         "images": 1,
-        "methods": [settings_of(method) for method in methods],
+        "methods": [{"method": type(method).__name__, **method.settings()} for method in methods],
         "versions": {"weft": weft.__version__, "torch": torch.__version__},
     }
 

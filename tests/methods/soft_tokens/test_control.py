@@ -17,6 +17,7 @@ from torch import Tensor
 import weft
 from weft.attach import LayerInfo
 from weft.attach.processors.plan import WiderEdit
+from weft.methods.sampling import Sampling
 from weft.methods.soft_tokens.blocks import block_of
 from weft.ops import Edit
 from weft.testing import assert_differs
@@ -101,6 +102,18 @@ def test_every_block_may_have_its_own(tmp_path: Path) -> None:
     swapped = weft.SoftTokens(tokens, offsets, blocks[::-1])
     with weft.attach(pipe, swapped):
         assert np.abs(tiny.generate(pipe) - expected).max() > 1e-4
+
+
+def test_what_is_recorded_counts_the_tokens_of_a_block() -> None:
+    blocks = ("down_blocks", "mid_block")
+    for tokens in (torch.zeros(3, 32), torch.zeros(2, 3, 32)):
+        assert weft.SoftTokens(tokens, blocks=blocks).settings() == {"tokens": 3, "blocks": blocks}
+
+
+def test_what_is_recommended_leaves_out_what_is_open() -> None:
+    assert soft_tokens().recommended() == {}
+    one = soft_tokens(text_length=77, sampling=Sampling(guidance_scale=3.0))
+    assert one.recommended() == {"guidance_scale": 3.0, "max_sequence_length": 77}
 
 
 def test_a_block_that_the_model_has_not(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,9 @@ from weft.attach import Control, Generation, LayerInfo, LayerRequest, Step
 from weft.methods._call_text import call_text
 from weft.methods.attention_maps.layer_choice import LayerChoice, StepChoice
 from weft.methods.attention_maps.token_maps import Token, TokenMaps
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 AXES = ("layers", "steps")
 
@@ -100,6 +103,13 @@ class AttentionMaps(Control):
         if self._run is None:
             raise ValueError("AttentionMaps.maps: no image was made since attaching; call the pipeline first")
         return self._run.result(self.tokens, self.reduce)
+
+    def settings(self) -> dict[str, Any]:
+        return {"tokens": self.tokens, "reduce": self.reduce, "size": self._size, "missing": self._missing}
+
+    def pictures(self, over: Image.Image, index: int = 0) -> dict[str, Image.Image]:
+        maps = self.maps
+        return {f"map: {token}": maps.image(token, over, index) for token in maps}
 
     def attached(self, layers: tuple[LayerInfo, ...]) -> None:
         self._cross_layers = tuple(layer for layer in layers if layer.is_cross)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -75,13 +76,13 @@ class MaskDiffusion(Control):
         steps: float | int | None = None,
         parser: str = "auto",
     ) -> None:
-        self.settings = _checked_settings(mode)
+        self._settings = _checked_settings(mode)
         self._given_phrases = checked_phrases(phrases)
         self._boxes = checked_boxes(boxes, self._given_phrases)
         if isinstance(strength, bool) or not isinstance(strength, (int, float)) or not 0 <= strength <= 2:
             raise ValueError(f"MaskDiffusion: `strength` must be from 0 to 2; got {strength!r}")
         self._strength = float(strength)
-        self._steps = _checked_steps(self.settings.share if steps is None else steps)
+        self._steps = _checked_steps(self._settings.share if steps is None else steps)
         find_phrases("", parser)  # an unknown or missing parser is told now
         self._parser = parser
         self._mode = mode
@@ -124,7 +125,7 @@ class MaskDiffusion(Control):
         if run is None or run.finder.maps is None:
             raise ValueError(
                 "MaskDiffusion.maps: nothing was read; call the pipeline first, without boxes and with at least "
-                f"{self.settings.least_objects} objects"
+                f"{self._settings.least_objects} objects"
             )
         maps = run.finder.maps.float()
         names: Sequence[Token] = range(maps.shape[1])
@@ -151,6 +152,16 @@ class MaskDiffusion(Control):
         names = words[index].phrases[: len(words[index].spans)]
         return draw_regions(over, self._run.finder.masks()[index, : len(names)], names)
 
+    def settings(self) -> dict[str, Any]:
+        return asdict(self._settings)
+
+    def pictures(self, over: Image.Image, index: int = 0) -> dict[str, Image.Image]:
+        maps = {} if self.regions is None else self.maps  # boxes were given, not found in maps
+        return {
+            "regions": self.image(over, index),
+            **{f"map: {name}": self.maps.image(name, over, index) for name in maps},
+        }
+
     def attached(self, layers: tuple[LayerInfo, ...]) -> None:
         if not any(layer.is_cross for layer in layers):
             raise ValueError(
@@ -165,10 +176,10 @@ class MaskDiffusion(Control):
 
     def begin_generation(self, generation: Generation) -> None:
         self._run = None
-        words = find_words(generation, self._given_phrases, self._boxes, self._parser, self.settings.tail_from)
+        words = find_words(generation, self._given_phrases, self._boxes, self._parser, self._settings.tail_from)
         if self._boxes is None:
-            words = tuple(left_alone(one) if len(one.spans) < self.settings.least_objects else one for one in words)
-        self._run = Run(generation, words, self.settings, self._layers)
+            words = tuple(left_alone(one) if len(one.spans) < self._settings.least_objects else one for one in words)
+        self._run = Run(generation, words, self._settings, self._layers)
 
     def begin_step(self, step: Step) -> None:
         assert self._run is not None
@@ -178,14 +189,14 @@ class MaskDiffusion(Control):
                 "part of the schedule that `steps` names; raise it, or the strength of an image-to-image pipeline",
                 stacklevel=2,
             )
-        if step.index >= min(self.settings.cross_from, self.settings.self_from) and self._is_edited(step):
-            strength = self._strength * (step.timestep / _TIMESTEPS) ** self.settings.exponent
+        if step.index >= min(self._settings.cross_from, self._settings.self_from) and self._is_edited(step):
+            strength = self._strength * (step.timestep / _TIMESTEPS) ** self._settings.exponent
             self._run.scale(strength)
 
     def replace_text(self, text: Tensor, step: Step) -> Tensor:
         run = self._run
         assert run is not None
-        swap = self.settings.swap
+        swap = self._settings.swap
         if swap == "never" or run.objects == 0 or (swap == "edited" and not self._is_edited(step)):
             return text
         return run.replace_text(text, step)
@@ -195,9 +206,9 @@ class MaskDiffusion(Control):
         assert run is not None
         if run.objects == 0:
             return None
-        first = self.settings.cross_from if layer.is_cross else self.settings.self_from
+        first = self._settings.cross_from if layer.is_cross else self._settings.self_from
         edits = step.index >= first and self._is_edited(step)
-        reads = run.reads(layer) and step.index < self.settings.refreshes
+        reads = run.reads(layer) and step.index < self._settings.refreshes
         return run.request(layer, step, edits, reads) if edits or reads else None
 
     def read_maps(self, layer: LayerInfo, step: Step, maps: Tensor) -> None:

@@ -152,9 +152,7 @@ class LocalizedResiduals(Control):
             raise ValueError("LocalizedResiduals.masks: no image was made since attaching; call the pipeline first")
         return TokenMaps(dict(zip(self.phrases, shares, strict=True)))
 
-    @property
     def settings(self) -> dict[str, Any]:
-        """What decides what it does, for a record beside a picture."""
         where = "attention" if self._by_attention else "none" if self._regions is None else "regions"
         return {"concepts": self.phrases, "localize": where, "scale": self._strengths, **asdict(self._rules)}
 
@@ -171,6 +169,15 @@ class LocalizedResiduals(Control):
             KeyError, IndexError: No such concept or image.
         """
         return self.masks.image(phrase or self.phrases[0], over, index)
+
+    def pictures(self, over: Image.Image, index: int = 0) -> dict[str, Image.Image]:
+        return {f"where: {phrase}": self.image(over, phrase, index) for phrase in self.phrases}
+
+    def recommended(self) -> dict[str, Any]:
+        """The guidance of the first residual that recommends one."""
+        scales = (residual.sampling.guidance_scale for residual in self.residuals)
+        scale = next((scale for scale in scales if scale is not None), None)
+        return {} if scale is None else {"guidance_scale": scale}
 
     def check_model(self, model: BaseModel) -> None:
         for residual in self.residuals:

@@ -102,6 +102,14 @@ class SoftTokens(Control):
         """The tokens of every bucket: [buckets, m, C], or [buckets, L, m, C] where each block has its own."""
         return self.tokens[None] if self.offsets is None else self.tokens + self.offsets[..., None, :]
 
+    def settings(self) -> dict[str, Any]:
+        return {"tokens": self.tokens.shape[-2], "blocks": self.blocks}
+
+    def recommended(self) -> dict[str, Any]:
+        """The guidance, and the length of the T5 text, that they were trained beside; without what has no value."""
+        call = {"guidance_scale": self.sampling.guidance_scale, "max_sequence_length": self.text_length}
+        return {name: value for name, value in call.items() if value is not None}
+
     def save(self, path: str | Path, dtype: torch.dtype = torch.float32) -> None:
         """Write a safetensors file, whole or not at all.
 
