@@ -1,0 +1,13 @@
+"""Tokenizers of the text encoders of diffusers' pipelines, of their own classes, over a vocabulary that is made here.
+
+Each cuts text as the real one does (its normalizer, its cut before the pieces, its special tokens, its chat template);
+only the vocabulary is small: ``WORDS`` and the words a pipeline adds are one token each, any other text falls into
+pieces and bytes.
+"""
+
+from __future__ import annotations
+
+from .clip import clip
+from .t5 import t5
+
+__all__ = ["clip", "t5"]

@@ -1,0 +1,62 @@
+"""The tiny pipelines themselves: stock, repeatable, and with words that are found."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import TINY, TinyModel, encoded, positions
+from tiny_models.located import tokenizer
+from torch import nn
+
+MODELS = pytest.mark.parametrize("model", TINY.values(), ids=TINY)
+# tokens of three words: one is whole, one is a beginning and an ending, one falls into letters
+WORDS = {"circle": 1, "zebra": 2, "wug": 3}
+
+
+def modules(pipe: Any) -> list[nn.Module]:
+    return [part for part in pipe.components.values() if isinstance(part, nn.Module)]
+
+
+@MODELS
+def test_it_draws_the_same_image_again(model: TinyModel) -> None:
+    pipe = model.build()
+    image = model.generate(pipe)
+    assert image.isfinite().all()
+    assert image.std() > 0.02
+    assert torch.equal(model.generate(pipe), image)
+    assert torch.equal(model.generate(model.build()), image)
+
+
+@MODELS
+def test_the_prompt_shows_in_the_image(model: TinyModel) -> None:
+    pipe = model.build()
+    latents = {word: model.generate(pipe, f"a {word} ball", output_type="latent") for word in ("red", "blue")}
+    assert (latents["red"] - latents["blue"]).abs().max() > 1e-3
+
+
+@MODELS
+def test_it_is_small_and_no_weight_of_the_denoiser_is_zero(model: TinyModel) -> None:
+    pipe = model.build()
+    assert sum(weight.numel() for part in modules(pipe) for weight in part.parameters()) < 200_000
+    assert not any(part.training for part in modules(pipe))
+    assert all(weight.any() for weight in model.denoiser(pipe).parameters())
+
+
+@MODELS
+@pytest.mark.parametrize(("word", "count"), WORDS.items())
+def test_a_word_is_found_by_its_characters_and_by_decoding(model: TinyModel, word: str, count: int) -> None:
+    pipe, prompt = model.build(), f"a {word} on the ball"
+    ids, at = encoded(model, pipe, prompt)[0], positions(model, pipe, prompt, word)
+    assert len(at) == count
+    tokens, begin = tokenizer(model, pipe), prompt.index(word)
+    cut = tokens(prompt, add_special_tokens=False, return_offsets_mapping=True)
+    # the mark of a space, alone, has the characters of the letter behind it
+    inside = [
+        token
+        for token, (first, last) in zip(cut["input_ids"], cut["offset_mapping"], strict=True)
+        if first < begin + len(word) and last > begin and tokens.decode([token]).strip()
+    ]
+    dropped = model.text.dropped(pipe)
+    assert ids[[place + dropped for place in at]].tolist() == inside
