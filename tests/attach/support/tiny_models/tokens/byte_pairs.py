@@ -16,7 +16,7 @@ def alphabet() -> list[str]:
 
 
 def merges_of(words: Iterable[Sequence[str]]) -> Merges:
-    """Merges that make one token of the symbols of each word; later ones rank lower, so that earlier words stay whole."""
+    """Merges that make one token of each word's symbols; later ones rank lower, so that earlier words stay whole."""
     ranks: dict[tuple[str, str], int] = {}
     for word in words:
         while len(pieces := _pieces(word, ranks)) > 1:
