@@ -114,9 +114,9 @@ class Benchmark:
 
 
 OPS = {
-    "attention": "benchmarks.cases.attention",
-    "lowrank_linear": "benchmarks.cases.lowrank_linear",
-    "contrastive_loss": "benchmarks.cases.contrastive_loss",
+    "attention": "benchmarks.cases.attention.case",
+    "lowrank_linear": "benchmarks.cases.lowrank_linear.case",
+    "contrastive_loss": "benchmarks.cases.contrastive_loss.case",
     "pairwise_error": "benchmarks.cases.pairwise_error",
     "regions": "benchmarks.cases.regions",
     "maskdiffusion": "benchmarks.cases.maskdiffusion",

@@ -14,15 +14,13 @@ from pathlib import Path
 
 import tyro
 
-from benchmarks import figures, headline, tables
-from benchmarks.efficacy import (
-    distribution_losses_summary,
-    gan_losses_summary,
-    residuals_summary,
-    soft_tokens_summary,
-    summary,
-    task_prompts_readings,
-)
+from benchmarks.efficacy.distribution_losses import summary as distribution_losses_summary
+from benchmarks.efficacy.gan_losses import summary as gan_losses_summary
+from benchmarks.efficacy.maskdiffusion import summary
+from benchmarks.efficacy.residuals import summary as residuals_summary
+from benchmarks.efficacy.soft_tokens import summary as soft_tokens_summary
+from benchmarks.efficacy.task_prompts import readings as task_prompts_readings
+from benchmarks.reporting import figures, headline, tables
 
 
 def between_markers(text: str, parts: dict[str, str]) -> str:

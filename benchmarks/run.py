@@ -14,11 +14,12 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
-from benchmarks import memory, registry
-from benchmarks.circumstances import ROOT, circumstances, device_slug, month
+from benchmarks import registry
+from benchmarks.measuring import memory
+from benchmarks.measuring.circumstances import ROOT, circumstances, device_slug, month
+from benchmarks.measuring.timing import time_side_by_side
 from benchmarks.registry import Benchmark, Mode, Shape
-from benchmarks.tables import Table
-from benchmarks.timing import time_side_by_side
+from benchmarks.reporting.tables import Table
 
 
 @dataclass(frozen=True)

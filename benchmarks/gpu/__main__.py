@@ -17,11 +17,11 @@ from typing import Any
 import torch
 import tyro
 
-from benchmarks import figures, tables
-from benchmarks.circumstances import common, month
 from benchmarks.gpu import device, steps, summary
 from benchmarks.gpu.plan import OPS
 from benchmarks.gpu.stages import ROOT, Outcome, describe, run_all
+from benchmarks.measuring.circumstances import common, month
+from benchmarks.reporting import figures, tables
 
 
 @dataclass(frozen=True)

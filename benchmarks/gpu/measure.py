@@ -21,12 +21,12 @@ import torch
 import tyro
 
 from benchmarks import registry
-from benchmarks.circumstances import ROOT, common, month
 from benchmarks.gpu import ceilings, device
 from benchmarks.gpu.plan import PLAN, Case
 from benchmarks.gpu.timing import Clock, CudaClock, Prepared, count_sets, prepare, time_passes
+from benchmarks.measuring.circumstances import ROOT, common, month
 from benchmarks.registry import Benchmark, Call, Provider
-from benchmarks.tables import Table
+from benchmarks.reporting.tables import Table
 from weft import BackendUnavailableError
 
 Line = dict[str, Any]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from benchmarks import registry
-from benchmarks.cases.contrastive_loss_baselines import PEERS
+from benchmarks.cases.contrastive_loss.baselines import PEERS
 from benchmarks.registry import Benchmark, Mode, Provider, Shape
 
 OPS = ("attention", "lowrank_linear", "contrastive_loss", "pairwise_error")

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from benchmarks import figures, tables
 from benchmarks.gpu import plan, steps
 from benchmarks.gpu.stages import ROOT, Outcome
+from benchmarks.reporting import figures, tables
 
 Line = dict[str, Any]
 

@@ -20,7 +20,7 @@ def test_everybody_with_a_branch_at_every_step_finds_the_same() -> None:
 
 def test_error_and_its_share() -> None:
     from benchmarks import registry
-    from benchmarks.branch_reuse import measured, text
+    from benchmarks.measuring.branch_reuse import measured, text
 
     benchmark = registry.load("task_branch")
     (shape,) = registry.select("shape", benchmark.shapes, ("tiny",))

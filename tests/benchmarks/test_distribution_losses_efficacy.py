@@ -7,9 +7,9 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from benchmarks.efficacy.distribution_losses import TERMS, Options
-from benchmarks.efficacy.distribution_losses_summary import table
-from benchmarks.efficacy.distribution_losses_trials import BASE, MEASURES, TOKENS, Views, readings, wordings
+from benchmarks.efficacy.distribution_losses.experiment import TERMS, Options
+from benchmarks.efficacy.distribution_losses.summary import table
+from benchmarks.efficacy.distribution_losses.trials import BASE, MEASURES, TOKENS, Views, readings, wordings
 from weft.shapes.captions import Prompt, prompts
 from weft.shapes.rendering import render
 from weft.shapes.world import Scene, scene

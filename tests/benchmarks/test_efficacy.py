@@ -21,7 +21,7 @@ def verdicts(bound: list[bool], correct: list[bool] | None = None) -> Any:
 
 
 def test_difference_is_that_of_pairs() -> None:
-    from benchmarks.efficacy.summary import difference
+    from benchmarks.efficacy.maskdiffusion.summary import difference
 
     found = difference([True, True, True, False, True], [True, False, False, False])
     assert found["pairs"] == 4 and found["mean"] == 0.5
@@ -31,7 +31,7 @@ def test_difference_is_that_of_pairs() -> None:
 
 def test_trials_count_together_image_by_image() -> None:
     """An ablation of fewer images is compared with the base's verdicts of those same images."""
-    from benchmarks.efficacy.summary import summarise
+    from benchmarks.efficacy.maskdiffusion.summary import summarise
 
     found = {
         "base": {"two": verdicts([True, False, False, False]), "three": verdicts([False, True, True])},
@@ -74,7 +74,7 @@ def test_a_run_goes_on_where_it_stopped_and_forgets_what_is_too_much(tmp_path: P
 
 def test_verdicts_of_other_settings_are_not_taken_up() -> None:
     from benchmarks.efficacy.digest import digest
-    from benchmarks.efficacy.maskdiffusion import CLEAN, VARIANTS
+    from benchmarks.efficacy.maskdiffusion.experiment import CLEAN, VARIANTS
 
     digests = {digest(None if settings is None else asdict(settings)) for settings in VARIANTS.values()}
     assert len(digests) == len(VARIANTS)
@@ -83,7 +83,7 @@ def test_verdicts_of_other_settings_are_not_taken_up() -> None:
 
 def test_published_results_are_those_of_the_settings_in_force() -> None:
     """A table of other constants would describe a method that nobody gets."""
-    from benchmarks.efficacy.maskdiffusion import OUT, VARIANTS
+    from benchmarks.efficacy.maskdiffusion.experiment import OUT, VARIANTS
 
     record = json.loads(OUT.read_text())
     for name, settings in record["settings"].items():

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from benchmarks import figures, headline, tables
-from benchmarks.figures import FIGURES, KINDS, Figure, evaluate
 from benchmarks.gpu.plan import PLAN
+from benchmarks.reporting import figures, headline, tables
+from benchmarks.reporting.figures import FIGURES, KINDS, Figure, evaluate
 
 SIZES = {"B": 2, "H": 10, "Nq": 4096, "Nk": 77, "D": 64}
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.efficacy import gan_runs
-from benchmarks.efficacy.gan_losses import Options, Run, measure, runs_of
-from benchmarks.efficacy.gan_losses_picture import Picture, sheet
-from benchmarks.efficacy.gan_losses_summary import summarise, table
+from benchmarks.efficacy.gan_losses import runs as gan_runs
+from benchmarks.efficacy.gan_losses.experiment import Options, Run, measure, runs_of
+from benchmarks.efficacy.gan_losses.picture import Picture, sheet
+from benchmarks.efficacy.gan_losses.summary import summarise, table
 from weft.commands.sheets import CAPTION, TILE
 from weft.evaluation import Plan
 from weft.train.gan.config import RECIPES, GanConfig, MatchingRecipe

@@ -30,7 +30,7 @@ def test_stages_are_an_image_of_50_steps() -> None:
 
 def test_summary() -> None:
     from benchmarks.cases.maskdiffusion import COST, STAGES
-    from benchmarks.image_cost import summary, text
+    from benchmarks.measuring.image_cost import summary, text
 
     # every stock pass takes 2 s, the middle one of three images; weft adds 0.1 s and eager 0.5 s to each of the
     # first 15 passes, the default 0.1 s to each of the first 25, whatever the machine does meanwhile
@@ -70,7 +70,7 @@ def test_another_noise_is_refused() -> None:
 
 def test_some_ways() -> None:
     from benchmarks.cases.localized_residuals import COST
-    from benchmarks.image_cost import chosen
+    from benchmarks.measuring.image_cost import chosen
 
     assert chosen(COST, ()) is COST
     assert list(chosen(COST, ("peft",)).ways) == ["weft", "stock", "peft", "blend"]
@@ -84,12 +84,12 @@ def test_some_ways() -> None:
     ("method", "memory"), [("maskdiffusion", True), ("localized_residuals", False), ("soft_tokens", False)]
 )
 def test_a_tiny_image(method: str, memory: bool, tmp_path: Path) -> None:
-    from benchmarks.image_cost import COSTS
+    from benchmarks.measuring.image_cost import COSTS
 
     cost = COSTS[method]
     quickly = ["--method", method, "--shape", "tiny", "--images", "1", "--threads", "1", "--clock", "cpu", "--no-gate"]
     quickly += [] if memory else ["--no-memory"]  # a process for each way
-    command = [sys.executable, "-m", "benchmarks.image_cost", *quickly, "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "benchmarks.measuring.image_cost", *quickly, "--out", str(tmp_path)]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert f"less extra time than {cost.against}" in ran.stdout
@@ -97,7 +97,7 @@ def test_a_tiny_image(method: str, memory: bool, tmp_path: Path) -> None:
     (line,) = map(json.loads, path.read_text().splitlines())
     assert set(line["peak_bytes"]) == (set(cost.ways) if memory else set())
     assert all(len(samples) == 1 for by_way in line["seconds"].values() for samples in by_way.values())
-    assert f"benchmarks.image_cost --method {method}" in line["command"]
+    assert f"benchmarks.measuring.image_cost --method {method}" in line["command"]
 
 
 def test_xl_has_the_same_work(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks import report, tables
+from benchmarks import report
+from benchmarks.reporting import tables
 
 ROOT = Path(__file__).resolve().parents[2]
 

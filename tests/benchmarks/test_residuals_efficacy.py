@@ -40,7 +40,7 @@ def with_ball(image: np.ndarray, background: tuple[int, int, int] = GREY) -> np.
 
 
 def test_prompts_name_strangers_beside_the_concept_in_both_orders() -> None:
-    from benchmarks.efficacy.concept_trials import Trial
+    from benchmarks.efficacy.residuals.trials import Trial
 
     found = Trial("beside", 1, 20).prompts(BALL, 7)
     assert found == Trial("beside", 1, 40).prompts(BALL, 7)[:20] != Trial("beside", 1, 20).prompts(BALL, 8)
@@ -53,8 +53,8 @@ def test_prompts_name_strangers_beside_the_concept_in_both_orders() -> None:
 
 
 def preserved(image: np.ndarray) -> Any:
-    from benchmarks.efficacy.preservation import Seen
-    from benchmarks.efficacy.preservation import preserved as compare
+    from benchmarks.efficacy.residuals.preservation import Seen
+    from benchmarks.efficacy.residuals.preservation import preserved as compare
 
     return compare(Seen.of(PLAIN, BALL), Seen.of(image, BALL), BALL)
 
@@ -85,16 +85,16 @@ def test_what_changed_elsewhere_is_seen(image: np.ndarray, ground: bool, others:
 
 
 def test_without_other_objects_there_is_none_to_keep() -> None:
-    from benchmarks.efficacy.preservation import Seen
-    from benchmarks.efficacy.preservation import preserved as compare
+    from benchmarks.efficacy.residuals.preservation import Seen
+    from benchmarks.efficacy.residuals.preservation import preserved as compare
 
     alone = Seen.of(scene_of(item("circle", "red", 18, 44, 12)), BALL)
     assert compare(alone, Seen.of(render_concept(BALL, 18, 44, 12, GREY), BALL), BALL).others is None
 
 
 def test_boxes_hold_the_object_of_the_class() -> None:
-    from benchmarks.efficacy.concept_trials import class_boxes
-    from benchmarks.efficacy.preservation import Seen
+    from benchmarks.efficacy.residuals.preservation import Seen
+    from benchmarks.efficacy.residuals.trials import class_boxes
 
     lost = scene_of(item("star", "green", 48, 16))
     (left, top, right, bottom), everywhere = class_boxes([Seen.of(PLAIN, BALL), Seen.of(lost, BALL)], BALL)
@@ -115,7 +115,7 @@ class Painter:
 
 
 def test_pictures_that_are_kept_are_not_drawn_again(tmp_path: Path) -> None:
-    from benchmarks.efficacy.concept_trials import Taught, Trial, Variant, draw
+    from benchmarks.efficacy.residuals.trials import Taught, Trial, Variant, draw
     from benchmarks.efficacy.trials import Sampling
 
     taught, sampling = Taught(BALL, None, {}), Sampling(steps=1, batch=2)  # type: ignore[arg-type]
@@ -138,7 +138,7 @@ def test_a_lora_is_taught_and_the_model_given_back(tmp_path: Path, monkeypatch: 
     """Its numbers, and that it changes what is predicted while it is attached and no longer."""
     import torch
 
-    from benchmarks.efficacy import adapters
+    from benchmarks.efficacy.residuals import adapters
     from weft import shapes
 
     monkeypatch.setattr(adapters, "LOOP", replace(adapters.LOOP, steps=2, batch_size=1))
@@ -159,8 +159,8 @@ def test_a_lora_is_taught_and_the_model_given_back(tmp_path: Path, monkeypatch: 
 
 
 def test_readings_and_differences_are_those_of_pairs() -> None:
-    from benchmarks.efficacy.preservation import Seen
-    from benchmarks.efficacy.residuals_summary import MEASURES, readings, table
+    from benchmarks.efficacy.residuals.preservation import Seen
+    from benchmarks.efficacy.residuals.summary import MEASURES, readings, table
 
     prompts = [Prompt("a sks red circle and a green star", (BALL.pair, ("green", "star")))] * 2
     plain = [Seen.of(PLAIN, BALL)] * 2
@@ -193,7 +193,7 @@ def test_published_results_are_those_of_the_settings_in_force() -> None:
     """A table of other concepts or another training would describe something else."""
     from dataclasses import asdict
 
-    from benchmarks.efficacy.residuals import CONCEPTS, OUT, VARIANTS, training
+    from benchmarks.efficacy.residuals.experiment import CONCEPTS, OUT, VARIANTS, training
 
     record = json.loads(OUT.read_text())
     assert record["concepts"] == [str(concept) for concept in CONCEPTS]

@@ -30,7 +30,7 @@ CIRCLE, STAR = item("circle", "red", 18, 44), item("star", "green", 48, 16)
 
 
 def test_what_is_read_in_a_picture() -> None:
-    from benchmarks.efficacy.soft_tokens_summary import readings
+    from benchmarks.efficacy.soft_tokens.summary import readings
 
     images = [
         picture(CIRCLE, STAR),
@@ -46,7 +46,7 @@ def test_what_is_read_in_a_picture() -> None:
 
 
 def test_diversity_is_the_distance_between_pictures_of_a_prompt() -> None:
-    from benchmarks.efficacy.soft_tokens_summary import diversity
+    from benchmarks.efficacy.soft_tokens.summary import diversity
 
     black, white = np.zeros((64, 64, 3), np.uint8), np.full((64, 64, 3), 255, np.uint8)
     assert diversity(np.stack([black, black, white, white]), 2) == [0.0, 0.0]
@@ -54,14 +54,14 @@ def test_diversity_is_the_distance_between_pictures_of_a_prompt() -> None:
 
 
 def test_all_prompts_together_leave_out_those_of_several_pictures() -> None:
-    from benchmarks.efficacy.soft_tokens import together
+    from benchmarks.efficacy.soft_tokens.experiment import together
 
     found = together({"a": {"bound": [True]}, "b": {"bound": [False]}, "c": {"bound": [True], "diversity": [1.0]}})
     assert found == {"bound": [True, False]}
 
 
 def test_teaching_pairs_tell_what_is_drawn() -> None:
-    from benchmarks.efficacy import soft_tokens_training
+    from benchmarks.efficacy.soft_tokens import training as soft_tokens_training
 
     row, one = soft_tokens_training.pair(5), scene(soft_tokens_training.SEED, 5)
     assert np.array_equal(np.asarray(row["image"]), render(one))
@@ -72,7 +72,8 @@ def test_teaching_pairs_tell_what_is_drawn() -> None:
 
 
 def test_a_whole_run_is_kept_and_taken_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from benchmarks.efficacy import soft_tokens, soft_tokens_training
+    from benchmarks.efficacy.soft_tokens import experiment as soft_tokens
+    from benchmarks.efficacy.soft_tokens import training as soft_tokens_training
 
     loop = LoopConfig(steps=1, learning_rate=1e-2, batch_size=2)
     lesson = soft_tokens_training.Lesson("contrast", loop, 4)
@@ -107,14 +108,14 @@ def test_a_whole_run_is_kept_and_taken_up(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def soft_tokens_retrieval(groups: int, captions: int) -> object:
-    from benchmarks.efficacy.retrieval import Retrieval
+    from benchmarks.efficacy.soft_tokens.retrieval import Retrieval
 
     return Retrieval(groups=groups, captions=captions, times=(0.5,))
 
 
 @pytest.mark.parametrize("model", ["sd1", "sd3"])
 def test_a_denoiser_knows_its_own_caption_more_often_than_chance(model: str) -> None:
-    from benchmarks.efficacy.retrieval import Retrieval
+    from benchmarks.efficacy.soft_tokens.retrieval import Retrieval
     from weft.shapes.load import pipeline
 
     hits = Retrieval(groups=3, captions=4).hits(pipeline(model))  # type: ignore[call-overload]

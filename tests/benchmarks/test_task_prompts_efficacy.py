@@ -23,7 +23,7 @@ def picture(*items: SceneObject) -> np.ndarray:
 
 
 def a_case(**changes):
-    from benchmarks.efficacy.task_prompts_cases import Case
+    from benchmarks.efficacy.task_prompts.cases import Case
 
     hole = np.zeros((64, 64), bool)
     hole[30:58, 4:32] = True
@@ -33,7 +33,7 @@ def a_case(**changes):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_cases_hide_no_object_that_should_stay(task: str) -> None:
-    from benchmarks.efficacy.task_prompts_cases import case
+    from benchmarks.efficacy.task_prompts.cases import case
 
     for number in range(0, 60, 4):
         one = case(task, 5000, number)
@@ -47,7 +47,7 @@ def test_cases_hide_no_object_that_should_stay(task: str) -> None:
 
 
 def test_what_a_removal_is_read_as() -> None:
-    from benchmarks.efficacy.task_prompts_readings import readings
+    from benchmarks.efficacy.task_prompts.readings import readings
 
     wrong_colour = picture(STAR).copy()
     wrong_colour[30:58, 4:32] += 12
@@ -60,7 +60,7 @@ def test_what_a_removal_is_read_as() -> None:
 
 
 def test_what_an_insertion_is_read_as() -> None:
-    from benchmarks.efficacy.task_prompts_readings import readings
+    from benchmarks.efficacy.task_prompts.readings import readings
 
     blue = SceneObject("square", "blue", 18, 44, 10.0, COLOURS["blue"])
     elsewhere = SceneObject("square", "blue", 48, 44, 8.0, COLOURS["blue"])
@@ -72,7 +72,7 @@ def test_what_an_insertion_is_read_as() -> None:
 
 
 def test_how_closely_a_hole_is_filled() -> None:
-    from benchmarks.efficacy.task_prompts_readings import readings
+    from benchmarks.efficacy.task_prompts.readings import readings
 
     square = SceneObject("square", "blue", 18, 44, 17.0, COLOURS["blue"])
     hole = coverage("square", 18, 44, 17.0) > 0
@@ -86,7 +86,7 @@ def test_how_closely_a_hole_is_filled() -> None:
 
 
 def test_what_was_outside_of_an_extension() -> None:
-    from benchmarks.efficacy.task_prompts_readings import readings
+    from benchmarks.efficacy.task_prompts.readings import readings
 
     whole = picture(CIRCLE, STAR)
     hole = np.zeros((64, 64), bool)
@@ -98,7 +98,7 @@ def test_what_was_outside_of_an_extension() -> None:
 
 
 def test_a_run_measures_every_variant_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from benchmarks.efficacy import task_prompts as benchmark
+    from benchmarks.efficacy.task_prompts import experiment as benchmark
 
     options = benchmark.Options(tasks=("removal", "outpaint"), pictures=2, steps=2, kept=tmp_path)
     found = benchmark.measure(*benchmark.model(options), options)
@@ -113,7 +113,7 @@ def test_a_run_measures_every_variant_and_goes_on(tmp_path: Path, monkeypatch: p
 
 
 def test_the_table_has_a_part_a_task() -> None:
-    from benchmarks.efficacy.task_prompts_readings import MEASURES, readings, table
+    from benchmarks.efficacy.task_prompts.readings import MEASURES, readings, table
 
     images, cases = [picture(STAR), picture(CIRCLE, STAR)] * 2, [a_case()] * 4
     rows = {name: {"removal": readings(images, cases, "removal")} for name in ("learnt", "fixed words")}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks import registry
-from benchmarks.cases.contrastive_loss_problem import WORK
+from benchmarks.cases.contrastive_loss.problem import WORK
 
 LOSS = registry.load("contrastive_loss")
 ERRORS = registry.load("pairwise_error")

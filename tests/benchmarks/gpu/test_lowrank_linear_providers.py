@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from benchmarks import registry
-from benchmarks.cases.lowrank_linear import GATES_OPEN
-from benchmarks.cases.lowrank_linear_problem import WORK, GradientsOf
-from benchmarks.tables import Table
+from benchmarks.cases.lowrank_linear.case import GATES_OPEN
+from benchmarks.cases.lowrank_linear.problem import WORK, GradientsOf
+from benchmarks.reporting.tables import Table
 from weft.ops import lowrank_linear
 
 BENCHMARK = registry.load("lowrank_linear")

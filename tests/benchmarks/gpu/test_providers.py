@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from benchmarks import registry
-from benchmarks.cases.attention import LEFT_OUT, NO_RANGE
-from benchmarks.cases.attention_baselines_fused import flex, sdpa_by
-from benchmarks.cases.attention_problem import TABLES, WORK, GradientsOf
+from benchmarks.cases.attention.baselines_fused import flex, sdpa_by
+from benchmarks.cases.attention.case import LEFT_OUT, NO_RANGE
+from benchmarks.cases.attention.problem import TABLES, WORK, GradientsOf
 from benchmarks.gpu.plan import PLAN
 from benchmarks.registry import Provider
 from weft.kernels.attention.reference import attention_reference

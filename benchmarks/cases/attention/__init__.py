@@ -1,0 +1,1 @@
+"""The attention: its shapes, its problem, and everybody who can do it."""

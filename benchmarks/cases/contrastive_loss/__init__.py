@@ -1,0 +1,1 @@
+"""The contrastive loss: its problem, and everybody who can do it."""

@@ -1,0 +1,1 @@
+"""Whether fake-to-fake and fake-to-real make soft tokens better."""

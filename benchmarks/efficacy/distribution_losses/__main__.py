@@ -1,0 +1,3 @@
+from benchmarks.efficacy.distribution_losses.experiment import main
+
+main()

@@ -1,0 +1,1 @@
+"""What fake-to-fake and fake-to-real do to a GAN."""

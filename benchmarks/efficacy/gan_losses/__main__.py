@@ -1,0 +1,3 @@
+from benchmarks.efficacy.gan_losses.experiment import main
+
+main()

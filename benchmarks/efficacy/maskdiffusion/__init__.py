@@ -1,0 +1,1 @@
+"""Whether all objects are there, each in its colour, with MaskDiffusion and without."""

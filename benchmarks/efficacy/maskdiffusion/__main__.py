@@ -1,0 +1,3 @@
+from benchmarks.efficacy.maskdiffusion.experiment import main
+
+main()

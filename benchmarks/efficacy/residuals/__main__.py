@@ -1,0 +1,3 @@
+from benchmarks.efficacy.residuals.experiment import main
+
+main()

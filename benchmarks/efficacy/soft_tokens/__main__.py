@@ -1,0 +1,3 @@
+from benchmarks.efficacy.soft_tokens.experiment import main
+
+main()

@@ -1,0 +1,1 @@
+"""Whether each of the five tasks does what it says."""

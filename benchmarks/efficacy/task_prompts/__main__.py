@@ -1,0 +1,3 @@
+from benchmarks.efficacy.task_prompts.experiment import main
+
+main()
