@@ -6,11 +6,19 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import TINY, TinyModel, encoded, positions
+from tiny_models import PROMPT, TINY, TinyModel, encoded, positions
 from tiny_models.located import tokenizer
 from torch import nn
 
 MODELS = pytest.mark.parametrize("model", TINY.values(), ids=TINY)
+CHAT = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+THOUGHTS = "<think>\n\n</think>\n\n"
+# how the text of the encoder ends, or ends before its padding, where the pipeline puts a chat around the prompt
+CHATS = {
+    "flux2": "without speculation.[/SYSTEM_PROMPT][INST]{}[/INST]",
+    "flux2-klein": CHAT + THOUGHTS,
+    "ovis": "of the objects and background: {}<|im_end|>\n<|im_start|>assistant\n" + THOUGHTS,
+}
 # tokens of three words: one is whole, one is a beginning and an ending, one falls into letters
 WORDS = {"circle": 1, "zebra": 2, "wug": 3}
 
@@ -60,3 +68,21 @@ def test_a_word_is_found_by_its_characters_and_by_decoding(model: TinyModel, wor
     ]
     dropped = model.text.dropped(pipe)
     assert ids[[place + dropped for place in at]].tolist() == inside
+
+
+@pytest.mark.parametrize("name", CHATS)
+def test_the_chat_of_the_class_is_around_the_prompt(name: str) -> None:
+    model = TINY[name]
+    pipe = model.build()
+    tokens = tokenizer(model, pipe)
+    ids = encoded(model, pipe, PROMPT)[0]
+    assert tokens.decode(ids[ids != tokens.pad_token_id]).endswith(CHATS[name].format(PROMPT))
+
+
+def test_flux2_pads_on_the_left_and_ovis_keeps_the_colon() -> None:
+    flux2, ovis = TINY["flux2"], TINY["ovis"]
+    pipe = flux2.build()
+    assert encoded(flux2, pipe, PROMPT)[0, 0] == tokenizer(flux2, pipe).pad_token_id
+    pipe = ovis.build()
+    first = ovis.text.dropped(pipe)
+    assert tokenizer(ovis, pipe).decode(encoded(ovis, pipe, PROMPT)[0, first]) == ":"

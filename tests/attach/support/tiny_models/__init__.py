@@ -5,11 +5,18 @@
 
 from __future__ import annotations
 
-from . import flux
+from . import bria, chroma, flux, flux2, longcat, ovis
 from .located import encoded, positions
 from .model import HEIGHT, NEGATIVE, PROMPT, STEPS, WIDTH, Text, TinyModel, mask, picture
 
-TINY: dict[str, TinyModel] = {**flux.MODELS}
+TINY: dict[str, TinyModel] = {
+    **flux.MODELS,
+    **chroma.MODELS,
+    **flux2.MODELS,
+    **bria.MODELS,
+    **ovis.MODELS,
+    **longcat.MODELS,
+}
 
 __all__ = [
     "HEIGHT",

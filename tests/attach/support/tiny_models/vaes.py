@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, AutoencoderKLFlux2
 
 SIDE = 32  # pixels; its latent is half of it
 _SIZES: dict[str, Any] = {
@@ -19,3 +19,7 @@ _SIZES: dict[str, Any] = {
 def vae(channels: int = 4, **changes: Any) -> AutoencoderKL:
     options: dict[str, Any] = {"shift_factor": 0.06, "scaling_factor": 1.5, **changes}
     return AutoencoderKL(**_SIZES, latent_channels=channels, **options).eval()
+
+
+def flux2_vae(channels: int = 4) -> AutoencoderKLFlux2:
+    return AutoencoderKLFlux2(**_SIZES, latent_channels=channels).eval()

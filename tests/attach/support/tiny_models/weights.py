@@ -1,4 +1,4 @@
-"""Random weights that show something: none stays at zero, and attention is not flat."""
+"""Random weights that show something: none stays at zero, attention is not flat, and its output is not lost."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ import torch
 from torch import nn
 
 Model = TypeVar("Model", bound=nn.Module)
-SHARPNESS = 4.0  # of projections without a norm behind them: fresh ones give logits near 0, and flat maps
-QUERIES_AND_KEYS = ("to_q", "to_k", "add_q_proj", "add_k_proj")
+# fresh projections of queries and keys give logits near 0, and those of the output a small share of the residual
+LOUDER = {
+    **dict.fromkeys(("to_q", "to_k", "add_q_proj", "add_k_proj"), 4.0),
+    **dict.fromkeys(("to_out", "to_out.0", "to_add_out"), 3.0),
+}
 
 
 def seeded() -> None:
@@ -17,12 +20,13 @@ def seeded() -> None:
 
 
 def shown(model: Model) -> Model:
-    """Give what starts at zero (ends of blocks, biases) random weights, and sharpen attention; in place, seeded."""
+    """Give what starts at zero (ends of blocks, biases) random weights, and attention louder ones; in place."""
     generator = torch.Generator().manual_seed(11)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if not weight.any():
                 weight.copy_(0.1 * torch.randn(weight.shape, generator=generator))
-            elif any(f".{part}.weight" in name for part in QUERIES_AND_KEYS):
-                weight.mul_(SHARPNESS)
+            for part, factor in LOUDER.items():
+                if name.endswith(f".{part}.weight"):
+                    weight.mul_(factor)
     return model.eval()

@@ -8,6 +8,9 @@ pieces and bytes.
 from __future__ import annotations
 
 from .clip import clip
+from .mistral import mistral
+from .qwen import qwen
 from .t5 import t5
+from .words import words_of
 
-__all__ = ["clip", "t5"]
+__all__ = ["clip", "mistral", "qwen", "t5", "words_of"]
