@@ -1,9 +1,9 @@
 """Triton backward of ``attention``: logits and probabilities are made again, tile by tile, from the row statistics.
 
-    _attention_bwd_q_kernel   a tile of queries, a loop over keys: dq, and per row what the other kernels need
-    _attention_bwd_kv_kernel  a tile of keys, a loop over queries: dk, dv, dW
+- bwd_q.py: dq, and per row what the other kernels need
+- bwd_kv.py: dk, dv, dW
+- bwd_tables.py: the tables, whose gradients are seldom wanted
 
-The tables, whose gradients are seldom wanted, have their kernel in bwd_tables.py.
 No atomics: each program owns what it writes, and parts of one sum are added afterwards in their order, so that the
 same call gives the same bits. The gradient of a row's maximum goes to the first key that has it; forward kept which.
 """
@@ -12,47 +12,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
-from weft.kernels.common.device import run
-from weft.kernels.common.grids import choose_splits
-
+from .bwd_kv import attention_bwd_kv
+from .bwd_q import attention_bwd_q
 from .bwd_tables import attention_bwd_tables
-from .fwd import VARYING, Forward
+from .fwd import Forward
 from .host import Call
-from .tiles import (
-    BOTTOM,
-    BOTTOM_KEY,
-    BOTTOM_TERM,
-    INVERSE,
-    LARGEST,
-    ROW_TERM,
-    TOP,
-    TOP_KEY,
-    TOP_TERM,
-    dot_fp32,
-    edit_tile,
-    is_absent,
-    keep_keys,
-    load_key,
-    load_key_rows,
-    load_labels,
-    load_plane,
-    load_readout,
-    load_rows,
-    locate,
-    logits,
-    only_finite,
-    only_seen,
-    product,
-    store_rows,
-    weigh_tile,
-)
-
-TERM_PLANES = 3
 
 
 class Backward(NamedTuple):
@@ -68,360 +34,6 @@ class Backward(NamedTuple):
     dreadout: Tensor
 
 
-@triton.jit(do_not_specialize=VARYING)
-def _attention_bwd_q_kernel(
-    # inputs
-    dout_ptr,  # [B, Nq, H, D]
-    dmaps_ptr,  # [B, Nq, M] fp32
-    out_ptr,  # [B, Nq, H, D]
-    reads_ptr,  # [B, H, Nq, M] fp32
-    rows_ptr,  # [planes, B, H, Nq] 32-bit words
-    q_ptr,  # this and the following as in forward
-    k_ptr,
-    v_ptr,
-    alpha_ptr,
-    beta_ptr,
-    gamma_ptr,
-    delta_ptr,
-    readout_ptr,
-    query_labels_ptr,
-    key_labels_ptr,
-    key_padding_ptr,
-    # outputs
-    dq_ptr,  # [B, Nq, H, D]
-    terms_ptr,  # [3, B, H, Nq] fp32
-    # strides; those of q, k and v in units of ALIGN values
-    stride_q_b,
-    stride_q_n,
-    stride_q_h,
-    stride_k_b,
-    stride_k_n,
-    stride_k_h,
-    stride_v_b,
-    stride_v_n,
-    stride_v_h,
-    stride_alpha_b,
-    stride_beta_b,
-    stride_gamma_b,
-    stride_delta_b,
-    stride_readout_b,
-    stride_readout_k,
-    stride_readout_m,
-    stride_query_labels_b,
-    stride_key_labels_b,
-    stride_key_padding_b,
-    # sizes and scalars
-    H,
-    Nq,
-    Nk,
-    M,
-    LQ,
-    LK,
-    scale,
-    # compile-time
-    ALIGN: tl.constexpr,
-    D: tl.constexpr,
-    FIRST: tl.constexpr,
-    SECOND: tl.constexpr,
-    BLOCK_Q: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    FULL_K: tl.constexpr,
-    LOOKUP: tl.constexpr,
-    LABELS: tl.constexpr,
-    REFINE: tl.constexpr,
-    PART: tl.constexpr,
-):
-    tile, head, sample, samples = locate(tl.cdiv(Nq, BLOCK_Q), H)
-    q_ptr += (sample * stride_q_b + head.to(tl.int64) * stride_q_h) * ALIGN
-    k_ptr += (sample * stride_k_b + head.to(tl.int64) * stride_k_h) * ALIGN
-    v_ptr += (sample * stride_v_b + head.to(tl.int64) * stride_v_h) * ALIGN
-    # dq, out and dout lie alike
-    of_head = (sample * Nq * H + head) * D
-    if readout_ptr is not None:
-        readout_ptr += sample * stride_readout_b
-    if key_labels_ptr is not None:
-        key_labels_ptr += sample * stride_key_labels_b
-    if key_padding_ptr is not None:
-        key_padding_ptr += sample * stride_key_padding_b
-    if alpha_ptr is not None:
-        alpha_ptr += sample * stride_alpha_b
-    if beta_ptr is not None:
-        beta_ptr += sample * stride_beta_b
-    if gamma_ptr is not None:
-        gamma_ptr += sample * stride_gamma_b
-    if delta_ptr is not None:
-        delta_ptr += sample * stride_delta_b
-
-    queries = tile * BLOCK_Q + tl.arange(0, BLOCK_Q)
-    mask = queries < Nq
-    q0 = load_rows(q_ptr, queries, stride_q_n * ALIGN, Nq, 0, FIRST, D, False)
-    do0 = load_rows(dout_ptr + of_head, queries, H * D, Nq, 0, FIRST, D, False)
-    o0 = load_rows(out_ptr + of_head, queries, H * D, Nq, 0, FIRST, D, False)
-    row_term = tl.sum(do0.to(tl.float32) * o0.to(tl.float32), axis=1)[:, None]
-    q1, do1 = q0, do0
-    if SECOND > 0:
-        q1 = load_rows(q_ptr, queries, stride_q_n * ALIGN, Nq, FIRST, SECOND, D, False)
-        do1 = load_rows(dout_ptr + of_head, queries, H * D, Nq, FIRST, SECOND, D, False)
-        o1 = load_rows(out_ptr + of_head, queries, H * D, Nq, FIRST, SECOND, D, False)
-        row_term += tl.sum(do1.to(tl.float32) * o1.to(tl.float32), axis=1)[:, None]
-    row = (sample * H + head) * Nq + queries
-    if readout_ptr is not None:
-        # maps are a mean over heads of what each head reads, so each head sees its share and its own reading
-        dm = load_readout(dmaps_ptr + sample * Nq * M, queries, M, 1, Nq, M, BLOCK_M) / H
-        read = load_readout(reads_ptr + (sample * H + head) * Nq * M, queries, M, 1, Nq, M, BLOCK_M)
-        row_term += tl.sum(dm * read, axis=1)[:, None]
-
-    plane = samples * H * Nq
-    largest = load_plane(rows_ptr, LARGEST * plane, row, mask, float("inf"))[:, None]
-    inverse = load_plane(rows_ptr, INVERSE * plane, row, mask, 0.0)[:, None]
-    top, bottom = 0.0, 0.0
-    if beta_ptr is not None:
-        top = load_plane(rows_ptr, TOP * plane, row, mask, 0.0)[:, None]
-    if gamma_ptr is not None:
-        bottom = load_plane(rows_ptr, BOTTOM * plane, row, mask, 0.0)[:, None]
-    r = 0
-    if query_labels_ptr is not None:
-        r = load_labels(query_labels_ptr + sample * stride_query_labels_b, queries, Nq, LQ)[:, None]
-
-    imbalance = tl.zeros([BLOCK_Q], tl.float32)
-    top_term = tl.zeros([BLOCK_Q], tl.float32)
-    bottom_term = tl.zeros([BLOCK_Q], tl.float32)
-    dq0 = tl.zeros([BLOCK_Q, FIRST], tl.float32)
-    dq1 = tl.zeros([BLOCK_Q, SECOND if SECOND > 0 else 1], tl.float32)
-    for start in range(0, Nk, BLOCK_K):
-        keys = start + tl.arange(0, BLOCK_K)
-        k0 = load_key_rows(k_ptr, keys, stride_k_n * ALIGN, Nk, key_padding_ptr, 0, FIRST, D, FULL_K)
-        v0 = load_rows(v_ptr, keys, stride_v_n * ALIGN, Nk, 0, FIRST, D, FULL_K)
-        k1, v1 = k0, v0
-        if SECOND > 0:
-            k1 = load_key_rows(k_ptr, keys, stride_k_n * ALIGN, Nk, key_padding_ptr, FIRST, SECOND, D, FULL_K)
-            v1 = load_rows(v_ptr, keys, stride_v_n * ALIGN, Nk, FIRST, SECOND, D, FULL_K)
-        if delta_ptr is not None:
-            # a row that sees what is taken out here has an output that is not finite, and so has its gradient
-            k0, k1 = only_finite(k0), only_finite(k1)
-        c = 0
-        if key_labels_ptr is not None:
-            c = load_labels(key_labels_ptr, keys, Nk, LK)[None, :]
-        s = logits(q0, q1, k0, k1, scale, SECOND, PART)
-        dp = product(do0, do1, v0, v1, SECOND)
-        if readout_ptr is not None:
-            w = load_readout(readout_ptr, keys, stride_readout_k, stride_readout_m, Nk, M, BLOCK_M)
-            dp = dot_fp32(dm, tl.trans(w), dp, PART)
-        x = edit_tile(s, top, bottom, r, c, alpha_ptr, beta_ptr, gamma_ptr, delta_ptr, LK, LOOKUP, LABELS)
-        x = keep_keys(x, keys[None, :], Nk, key_padding_ptr, float("-inf"), FULL_K)
-        p = tl.exp2(x - largest) * inverse
-        ds = only_seen(p * (dp - row_term), x, delta_ptr, key_padding_ptr)
-        if REFINE:
-            imbalance += tl.sum(ds, axis=1)
-        if beta_ptr is not None:
-            top_term += tl.sum(weigh_tile(ds, r, c, beta_ptr, LK, LOOKUP, LABELS), axis=1)
-        if gamma_ptr is not None:
-            bottom_term += tl.sum(weigh_tile(ds, r, c, gamma_ptr, LK, LOOKUP, LABELS), axis=1)
-        ds = weigh_tile(ds, r, c, alpha_ptr, LK, LOOKUP, LABELS).to(k0.dtype)
-        dq0 = tl.dot(ds, k0, dq0, input_precision="ieee")
-        if SECOND > 0:
-            dq1 = tl.dot(ds, k1, dq1, input_precision="ieee")
-
-    # dS' of a row sums to 0, which out in 16 bits misses; where a table's gradient adds whole rows that would add up
-    tl.store(terms_ptr + ROW_TERM * plane + row, tl.sum(row_term, axis=1) + imbalance, mask=mask)
-    if beta_ptr is not None:
-        tl.store(terms_ptr + TOP_TERM * plane + row, top_term, mask=mask)
-        keys = load_key(rows_ptr, TOP_KEY * plane, row, mask)
-        # a row that sees no key names the first, which may hold anything
-        k0 = load_rows(k_ptr, keys, stride_k_n * ALIGN, Nk, 0, FIRST, D, False)
-        dq0 += top_term[:, None] * only_finite(k0)
-        if SECOND > 0:
-            k1 = load_rows(k_ptr, keys, stride_k_n * ALIGN, Nk, FIRST, SECOND, D, False)
-            dq1 += top_term[:, None] * only_finite(k1)
-    if gamma_ptr is not None:
-        tl.store(terms_ptr + BOTTOM_TERM * plane + row, bottom_term, mask=mask)
-        keys = load_key(rows_ptr, BOTTOM_KEY * plane, row, mask)
-        k0 = load_rows(k_ptr, keys, stride_k_n * ALIGN, Nk, 0, FIRST, D, False)
-        dq0 += bottom_term[:, None] * only_finite(k0)
-        if SECOND > 0:
-            k1 = load_rows(k_ptr, keys, stride_k_n * ALIGN, Nk, FIRST, SECOND, D, False)
-            dq1 += bottom_term[:, None] * only_finite(k1)
-    store_rows(dq_ptr + of_head, queries, H * D, Nq, dq0 * scale, 0, FIRST, D)
-    if SECOND > 0:
-        store_rows(dq_ptr + of_head, queries, H * D, Nq, dq1 * scale, FIRST, SECOND, D)
-
-
-@triton.jit(do_not_specialize=VARYING)
-def _attention_bwd_kv_kernel(
-    # inputs
-    dout_ptr,
-    dmaps_ptr,
-    rows_ptr,
-    terms_ptr,  # [3, B, H, Nq] fp32
-    q_ptr,
-    k_ptr,
-    v_ptr,
-    alpha_ptr,
-    beta_ptr,
-    gamma_ptr,
-    delta_ptr,
-    readout_ptr,
-    query_labels_ptr,
-    key_labels_ptr,
-    key_padding_ptr,
-    # outputs
-    dk_ptr,  # [splits, B, Nk, H, D]
-    dv_ptr,  # [splits, B, Nk, H, D]
-    dreadout_ptr,  # [splits, B, H, Nk, M] fp32, or None
-    # strides; those of q, k and v in units of ALIGN values
-    stride_q_b,
-    stride_q_n,
-    stride_q_h,
-    stride_k_b,
-    stride_k_n,
-    stride_k_h,
-    stride_v_b,
-    stride_v_n,
-    stride_v_h,
-    stride_alpha_b,
-    stride_beta_b,
-    stride_gamma_b,
-    stride_delta_b,
-    stride_readout_b,
-    stride_readout_k,
-    stride_readout_m,
-    stride_query_labels_b,
-    stride_key_labels_b,
-    stride_key_padding_b,
-    # sizes and scalars
-    H,
-    Nq,
-    Nk,
-    M,
-    LQ,
-    LK,
-    scale,
-    splits,
-    split_length,  # queries of one split, a multiple of BLOCK_Q
-    # compile-time
-    ALIGN: tl.constexpr,
-    D: tl.constexpr,
-    FIRST: tl.constexpr,
-    SECOND: tl.constexpr,
-    BLOCK_Q: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    FULL_K: tl.constexpr,
-    LOOKUP: tl.constexpr,
-    LABELS: tl.constexpr,
-    PART: tl.constexpr,
-):
-    tiles = tl.cdiv(Nk, BLOCK_K)
-    program, head, sample, samples = locate(tiles * splits, H)
-    split = program // tiles
-    q_ptr += (sample * stride_q_b + head.to(tl.int64) * stride_q_h) * ALIGN
-    k_ptr += (sample * stride_k_b + head.to(tl.int64) * stride_k_h) * ALIGN
-    v_ptr += (sample * stride_v_b + head.to(tl.int64) * stride_v_h) * ALIGN
-    dout_ptr += (sample * Nq * H + head) * D
-    of_head = ((split * samples + sample) * Nk * H + head) * D
-    if query_labels_ptr is not None:
-        query_labels_ptr += sample * stride_query_labels_b
-    if key_padding_ptr is not None:
-        key_padding_ptr += sample * stride_key_padding_b
-    if alpha_ptr is not None:
-        alpha_ptr += sample * stride_alpha_b
-    if beta_ptr is not None:
-        beta_ptr += sample * stride_beta_b
-    if gamma_ptr is not None:
-        gamma_ptr += sample * stride_gamma_b
-    if delta_ptr is not None:
-        delta_ptr += sample * stride_delta_b
-
-    keys = (program % tiles) * BLOCK_K + tl.arange(0, BLOCK_K)
-    k0 = load_rows(k_ptr, keys, stride_k_n * ALIGN, Nk, 0, FIRST, D, FULL_K)
-    v0 = load_rows(v_ptr, keys, stride_v_n * ALIGN, Nk, 0, FIRST, D, FULL_K)
-    k1, v1 = k0, v0
-    if SECOND > 0:
-        k1 = load_rows(k_ptr, keys, stride_k_n * ALIGN, Nk, FIRST, SECOND, D, FULL_K)
-        v1 = load_rows(v_ptr, keys, stride_v_n * ALIGN, Nk, FIRST, SECOND, D, FULL_K)
-    c = 0
-    if key_labels_ptr is not None:
-        c = load_labels(key_labels_ptr + sample * stride_key_labels_b, keys, Nk, LK)[:, None]
-    if readout_ptr is not None:
-        readout_ptr += sample * stride_readout_b
-        dmaps_ptr += sample * Nq * M
-        w = load_readout(readout_ptr, keys, stride_readout_k, stride_readout_m, Nk, M, BLOCK_M)
-
-    plane = samples * H * Nq
-    of_rows = (sample * H + head) * Nq
-    dk0 = tl.zeros([BLOCK_K, FIRST], tl.float32)
-    dv0 = tl.zeros([BLOCK_K, FIRST], tl.float32)
-    dk1 = tl.zeros([BLOCK_K, SECOND if SECOND > 0 else 1], tl.float32)
-    dv1 = tl.zeros([BLOCK_K, SECOND if SECOND > 0 else 1], tl.float32)
-    dw = tl.zeros([BLOCK_K, BLOCK_M], tl.float32)
-    # tiles lie with keys as rows: what is summed here is summed over queries
-    for start in range(split * split_length, tl.minimum((split + 1) * split_length, Nq), BLOCK_Q):
-        queries = start + tl.arange(0, BLOCK_Q)
-        mask = queries < Nq
-        row = of_rows + queries
-        q0 = load_rows(q_ptr, queries, stride_q_n * ALIGN, Nq, 0, FIRST, D, False)
-        do0 = load_rows(dout_ptr, queries, H * D, Nq, 0, FIRST, D, False)
-        q1, do1 = q0, do0
-        if SECOND > 0:
-            q1 = load_rows(q_ptr, queries, stride_q_n * ALIGN, Nq, FIRST, SECOND, D, False)
-            do1 = load_rows(dout_ptr, queries, H * D, Nq, FIRST, SECOND, D, False)
-        largest = load_plane(rows_ptr, LARGEST * plane, row, mask, float("inf"))[None, :]
-        inverse = load_plane(rows_ptr, INVERSE * plane, row, mask, 0.0)[None, :]
-        row_term = load_plane(terms_ptr, ROW_TERM * plane, row, mask, 0.0)[None, :]
-        top, bottom = 0.0, 0.0
-        if beta_ptr is not None:
-            top = load_plane(rows_ptr, TOP * plane, row, mask, 0.0)[None, :]
-        if gamma_ptr is not None:
-            bottom = load_plane(rows_ptr, BOTTOM * plane, row, mask, 0.0)[None, :]
-        r = 0
-        if query_labels_ptr is not None:
-            r = load_labels(query_labels_ptr, queries, Nq, LQ)[None, :]
-
-        s = logits(k0, k1, q0, q1, scale, SECOND, PART)
-        dp = product(v0, v1, do0, do1, SECOND)
-        if readout_ptr is not None:
-            dm = load_readout(dmaps_ptr, queries, M, 1, Nq, M, BLOCK_M) / H
-            dp = dot_fp32(w, tl.trans(dm), dp, PART)
-        x = edit_tile(s, top, bottom, r, c, alpha_ptr, beta_ptr, gamma_ptr, delta_ptr, LK, LOOKUP, LABELS)
-        x = keep_keys(x, keys[:, None], Nk, key_padding_ptr, float("-inf"), FULL_K)
-        # P of a row that is not finite is NaN everywhere, and would reach keys that the row does not see
-        p = only_seen(tl.exp2(x - largest) * inverse, x, delta_ptr, key_padding_ptr)
-        ds = only_seen(p * (dp - row_term), x, delta_ptr, key_padding_ptr)
-        ds = weigh_tile(ds, r, c, alpha_ptr, LK, LOOKUP, LABELS)
-        if beta_ptr is not None:
-            term = load_plane(terms_ptr, TOP_TERM * plane, row, mask, 0.0)[None, :]
-            ds += tl.where(load_key(rows_ptr, TOP_KEY * plane, row, mask)[None, :] == keys[:, None], term, 0.0)
-        if gamma_ptr is not None:
-            term = load_plane(terms_ptr, BOTTOM_TERM * plane, row, mask, 0.0)[None, :]
-            ds += tl.where(load_key(rows_ptr, BOTTOM_KEY * plane, row, mask)[None, :] == keys[:, None], term, 0.0)
-        if dreadout_ptr is not None:
-            dw = dot_fp32(p, dm, dw, PART)
-        p = p.to(do0.dtype)
-        ds = ds.to(q0.dtype)
-        dv0 = tl.dot(p, do0, dv0, input_precision="ieee")
-        dk0 = tl.dot(ds, q0, dk0, input_precision="ieee")
-        if SECOND > 0:
-            dv1 = tl.dot(p, do1, dv1, input_precision="ieee")
-            dk1 = tl.dot(ds, q1, dk1, input_precision="ieee")
-
-    if key_padding_ptr is not None:
-        # also where what arrives is not finite
-        padded = is_absent(keys, Nk, key_padding_ptr)[:, None]
-        dk0, dk1 = tl.where(padded, 0.0, dk0), tl.where(padded, 0.0, dk1)
-        dv0, dv1 = tl.where(padded, 0.0, dv0), tl.where(padded, 0.0, dv1)
-        dw = tl.where(padded, 0.0, dw)
-    store_rows(dk_ptr + of_head, keys, H * D, Nk, dk0 * scale, 0, FIRST, D)
-    store_rows(dv_ptr + of_head, keys, H * D, Nk, dv0, 0, FIRST, D)
-    if SECOND > 0:
-        store_rows(dk_ptr + of_head, keys, H * D, Nk, dk1 * scale, FIRST, SECOND, D)
-        store_rows(dv_ptr + of_head, keys, H * D, Nk, dv1, FIRST, SECOND, D)
-    if dreadout_ptr is not None:
-        columns = tl.arange(0, BLOCK_M)[None, :]
-        row = ((split * samples + sample) * H + head) * Nk + keys[:, None]
-        tl.store(dreadout_ptr + row * M + columns, dw, mask=(keys[:, None] < Nk) & (columns < M))
-
-
 def attention_bwd(
     call: Call, dout: Tensor, dmaps: Tensor, forward: Forward, table_gradients: bool, readout_gradient: bool
 ) -> Backward:
@@ -434,7 +46,7 @@ def attention_bwd(
         forward: What ``attention_fwd(call, keep_rows=True)`` gave.
         table_gradients, readout_gradient: Whether these are wanted.
     """
-    samples, seqlen_q, seqlen_k, heads, _ = call.sizes
+    samples, seqlen_k = call.q.shape[0], call.k.shape[1]
     q, k, v = call.q, call.k, call.v
     wants_tables = table_gradients and call.has_tables
     dtables = tuple(_zeros_if(wants_tables, table, q) for table in call.tables)
@@ -442,30 +54,13 @@ def attention_bwd(
     if not (q.numel() and seqlen_k):
         return Backward(*(x.new_zeros(x.shape) for x in (q, k, v)), *dtables, dreadout)
 
-    dq = q.new_empty(q.shape)
-    terms = q.new_empty((TERM_PLANES, samples, heads, seqlen_q), dtype=torch.float32)
     arguments = call.arguments | {
         "dout_ptr": dout.contiguous(),
         "dmaps_ptr": dmaps.contiguous() if call.columns else None,
         "rows_ptr": forward.rows,
     }
-    tile = call.tile("bwd_q")
-    run(
-        _attention_bwd_q_kernel,
-        triton.cdiv(seqlen_q, tile.block_q) * heads * samples,
-        **arguments,
-        out_ptr=forward.out,
-        reads_ptr=forward.reads,
-        dq_ptr=dq,
-        terms_ptr=terms,
-        REFINE=call.has_tables,
-        BLOCK_Q=tile.block_q,
-        BLOCK_K=tile.block_k,
-        FULL_K=seqlen_k % tile.block_k == 0,
-        **call.options("bwd_q", tile),
-    )
-    arguments["terms_ptr"] = terms
-    dk, dv, dw = _launch_bwd_kv(call, arguments, dreadout.numel() > 0)
+    dq, arguments["terms_ptr"] = attention_bwd_q(call, arguments, forward)
+    dk, dv, dw = attention_bwd_kv(call, arguments, dreadout.numel() > 0)
     if dreadout.numel():
         dreadout = dw.sum(0, keepdim=True) if dreadout.shape[0] < samples else dw
     if wants_tables:
@@ -475,33 +70,3 @@ def attention_bwd(
 
 def _zeros_if(wanted: bool, x: Tensor | None, q: Tensor) -> Tensor:
     return q.new_empty(0) if x is None or not wanted else x.new_zeros(x.shape)
-
-
-def _launch_bwd_kv(call: Call, arguments: dict[str, object], wants_readout: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """dk, dv [B, Nk, H, D], and the gradient of the read-out for each sample, [B, Nk, M]."""
-    samples, seqlen_q, seqlen_k, heads, _ = call.sizes
-    k = call.k
-    tile = call.tile("bwd_kv")
-    tiles = triton.cdiv(seqlen_k, tile.block_k)
-    tiles_q = triton.cdiv(seqlen_q, tile.block_q)
-    splits = choose_splits(tiles * heads * samples, tiles_q)
-    # parts are added in fp32; a sum in one part is rounded where it is made
-    dk, dv = (k.new_empty((splits, *k.shape), dtype=k.dtype if splits == 1 else torch.float32) for _ in range(2))
-    dw = k.new_empty((splits, samples, heads, seqlen_k, call.columns if wants_readout else 0), dtype=torch.float32)
-    run(
-        _attention_bwd_kv_kernel,
-        tiles * splits * heads * samples,
-        **arguments,
-        dk_ptr=dk,
-        dv_ptr=dv,
-        dreadout_ptr=dw if wants_readout else None,
-        splits=splits,
-        split_length=triton.cdiv(tiles_q, splits) * tile.block_q,
-        BLOCK_Q=tile.block_q,
-        BLOCK_K=tile.block_k,
-        FULL_K=seqlen_k % tile.block_k == 0,
-        **call.options("bwd_kv", tile),
-    )
-    if splits == 1:
-        return dk[0], dv[0], dw[0].sum(1)
-    return dk.sum(0).to(k.dtype), dv.sum(0).to(k.dtype), dw.sum((0, 2))

@@ -8,6 +8,8 @@ product with their one-hot matrix, then the queries likewise. Larger tables cost
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -16,8 +18,7 @@ from torch import Tensor
 from weft.kernels.common.device import run
 from weft.kernels.common.grids import MIN_BLOCK, choose_splits
 
-from .fwd import VARYING
-from .host import Call
+from .host import VARYING, Call
 from .tiles import (
     BOTTOM,
     INVERSE,
@@ -238,14 +239,14 @@ def _attention_bwd_tables_kernel(
         _store_pairs(dtables_ptr, 3, ddelta, labels_q, labels_k, LQ, LK)
 
 
-def attention_bwd_tables(call: Call, arguments: dict[str, object]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def attention_bwd_tables(call: Call, arguments: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradient of each table, in its shape; empty for a table that is not there.
 
     Args:
         call: The inputs.
         arguments: What the kernel of dk and dv was given.
     """
-    samples, seqlen_q, seqlen_k, heads, _ = call.sizes
+    samples, seqlen_q, _, heads, _ = call.sizes
     labels_q, labels_k = call.labels
     tile = call.tile("bwd_tables")
     blocks = triton.cdiv(labels_q, BLOCK_L) * triton.cdiv(labels_k, BLOCK_L)
@@ -259,10 +260,7 @@ def attention_bwd_tables(call: Call, arguments: dict[str, object]) -> tuple[Tens
         dtables_ptr=parts,
         splits=splits,
         split_length=triton.cdiv(tiles, splits) * tile.block_q,
-        BLOCK_Q=tile.block_q,
-        BLOCK_K=tile.block_k,
         BLOCK_L=BLOCK_L,
-        FULL_K=seqlen_k % tile.block_k == 0,
         **call.options("bwd_tables", tile),
     )
     sums = parts.sum((1, 2))  # [B, 4, Lq, Lk]

@@ -17,6 +17,12 @@ from weft.kernels.common.grids import power_of_two
 from . import launch
 from .launch_table import Tile
 
+# sizes that change from call to call without a better kernel for some of them
+VARYING = [
+    *("Nq", "Nk", "M", "LQ", "LK", "stride_alpha_b", "stride_beta_b", "stride_gamma_b", "stride_delta_b"),
+    *("stride_query_labels_b", "stride_key_labels_b", "stride_key_padding_b", "stride_readout_b"),
+]
+
 
 @dataclass(frozen=True, eq=False)
 class Call:
@@ -79,10 +85,13 @@ class Call:
         return launch.choose_tile(kernel, arch, self.q.element_size(), width, seqlen_q, seqlen_k)
 
     def options(self, kernel: str, tile: Tile) -> dict[str, Any]:
-        """How ``kernel`` reads the tables, and how it is compiled."""
+        """The blocks of ``kernel``, how it reads the tables, and how it is compiled."""
         by_query, by_key = self.query_labels is not None, self.key_labels is not None
         how = launch.choose_lookup(kernel, by_query, by_key, self.labels[1])
         return {
+            "BLOCK_Q": tile.block_q,
+            "BLOCK_K": tile.block_k,
+            "FULL_K": self.k.shape[1] % tile.block_k == 0,
             "LOOKUP": how,
             "LABELS": self.labels[1] if how == "unroll" else 0,
             "num_warps": tile.num_warps,

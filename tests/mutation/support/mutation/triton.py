@@ -25,7 +25,7 @@ REGIONS = f"{OPS}/regions/test_triton.py -k 'definition or real_grids or factors
 
 FAULTS = [
     *faults(
-        "kernels/attention/fwd.py",
+        "kernels/attention/fwd_short.py",
         ATTENTION,
         ("index", "queries = (program * TILES + i) * BLOCK_Q", "queries = (program + i) * BLOCK_Q"),
         ("dropped check", 'largest = tl.where(largest == float("-inf"), 0.0, largest)', "largest = largest"),
@@ -34,6 +34,15 @@ FAULTS = [
             "nobody = tl.min(removed.to(tl.int32), axis=1)[:, None] > 0",
             "nobody = tl.max(removed.to(tl.int32), axis=1)[:, None] > 0",
         ),
+        (
+            "size",
+            "programs = triton.cdiv(tiles, in_turn) * heads * samples",
+            "programs = tiles // in_turn * heads * samples",
+        ),
+    ),
+    *faults(
+        "kernels/attention/fwd_long.py",
+        ATTENTION,
         ("wrong axis", "of_tile = tl.max(kept, axis=1)[:, None]", "of_tile = tl.max(kept, axis=0)[:, None]"),
         ("sign", "bottom = tl.minimum(bottom, of_tile)", "bottom = tl.maximum(bottom, of_tile)"),
         (
@@ -47,13 +56,12 @@ FAULTS = [
             'out1 = tl.dot(weights, v1, out1, input_precision="ieee")',
         ),
         ("dropped check", 'shift = tl.where(new_largest == float("-inf"), 0.0, new_largest)', "shift = new_largest"),
+    ),
+    *faults(
+        "kernels/attention/fwd.py",
+        ATTENTION,
         ("wrong value", "reads[:, 0] if heads == 1 else reads.mean(1), rows", "reads[:, 0], rows"),
         ("wrong branch", "if not seqlen_k:", "if seqlen_k < 0:"),
-        (
-            "size",
-            "programs = triton.cdiv(tiles, in_turn) * heads * samples",
-            "programs = tiles // in_turn * heads * samples",
-        ),
     ),
     *faults(
         "kernels/attention/tiles.py",
@@ -90,7 +98,7 @@ FAULTS = [
         ("dropped check", "x[0].numel() if x is not None and x.shape[0] > 1 else 0", "0"),
     ),
     *faults(
-        "kernels/attention/bwd.py",
+        "kernels/attention/bwd_q.py",
         ATTENTION_GRADIENTS,
         (
             "wrong value",
@@ -99,14 +107,18 @@ FAULTS = [
         ),
         ("dropped check", "row_term += tl.sum(dm * read, axis=1)[:, None]", "row_term += 0.0"),
         (
-            "wrong value",
-            "dm = load_readout(dmaps_ptr, queries, M, 1, Nq, M, BLOCK_M) / H",
-            "dm = load_readout(dmaps_ptr, queries, M, 1, Nq, M, BLOCK_M)",
-        ),
-        (
             "index",
             "keys = load_key(rows_ptr, BOTTOM_KEY * plane, row, mask)",
             "keys = load_key(rows_ptr, TOP_KEY * plane, row, mask)",
+        ),
+    ),
+    *faults(
+        "kernels/attention/bwd_kv.py",
+        ATTENTION_GRADIENTS,
+        (
+            "wrong value",
+            "dm = load_readout(dmaps_ptr, queries, M, 1, Nq, M, BLOCK_M) / H",
+            "dm = load_readout(dmaps_ptr, queries, M, 1, Nq, M, BLOCK_M)",
         ),
         (
             "wrong value",
@@ -129,6 +141,10 @@ FAULTS = [
             "ds += tl.where(load_key(rows_ptr, TOP_KEY * plane, row, mask)[None, :] == keys[:, None], term, 0.0)",
             "ds += tl.where(load_key(rows_ptr, TOP_KEY * plane, row, mask)[None, :] >= keys[:, None], term, 0.0)",
         ),
+    ),
+    *faults(
+        "kernels/attention/bwd.py",
+        ATTENTION_GRADIENTS,
         (
             "wrong branch",
             "dreadout = dw.sum(0, keepdim=True) if dreadout.shape[0] < samples else dw",
