@@ -18,8 +18,6 @@ from .host import VARYING, Call
 from .tiles import (
     BOTTOM,
     BOTTOM_KEY,
-    INVERSE,
-    LARGEST,
     TOP,
     TOP_KEY,
     dot_fp32,
@@ -29,15 +27,17 @@ from .tiles import (
     keep_keys,
     load_key_rows,
     load_labels,
+    load_parts,
     load_readout,
-    load_rows,
     load_rows_where,
     locate,
     logits,
     only_finite,
     sort_keys,
     spoil,
+    store_extreme,
     store_rows,
+    store_sums,
     stray_rows,
     without_padding,
 )
@@ -95,10 +95,7 @@ def _attend_keys(
     # what is done seldom need not be pipelined, which would cost registers
     for start in tl.range(0, Nk, BLOCK_K, num_stages=1 if SEEN_ONLY else None):
         keys = start + tl.arange(0, BLOCK_K)
-        k0 = load_rows(k_ptr, keys, stride_k_n * ALIGN, Nk, 0, FIRST, D, FULL_K)
-        k1 = k0
-        if SECOND > 0:
-            k1 = load_rows(k_ptr, keys, stride_k_n * ALIGN, Nk, FIRST, SECOND, D, FULL_K)
+        k0, k1 = load_parts(k_ptr, keys, stride_k_n * ALIGN, Nk, FIRST, SECOND, D, FULL_K)
         c = 0
         if key_labels_ptr is not None:
             c = load_labels(key_labels_ptr, keys, Nk, LK)[None, :]
@@ -216,10 +213,7 @@ def _attention_fwd_long_kernel(
         delta_ptr += sample * stride_delta_b
 
     queries = tile * BLOCK_Q + tl.arange(0, BLOCK_Q)
-    q0 = load_rows(q_ptr, queries, stride_q_n * ALIGN, Nq, 0, FIRST, D, False)
-    q1 = q0
-    if SECOND > 0:
-        q1 = load_rows(q_ptr, queries, stride_q_n * ALIGN, Nq, FIRST, SECOND, D, False)
+    q0, q1 = load_parts(q_ptr, queries, stride_q_n * ALIGN, Nq, FIRST, SECOND, D, False)
     r = 0
     if query_labels_ptr is not None:
         r = load_labels(query_labels_ptr + sample * stride_query_labels_b, queries, Nq, LQ)[:, None]
@@ -232,10 +226,7 @@ def _attention_fwd_long_kernel(
     if (beta_ptr is not None) or (gamma_ptr is not None):
         for start in range(0, Nk, BLOCK_K):
             keys = start + tl.arange(0, BLOCK_K)
-            k0 = load_rows(k_ptr, keys, stride_k_n * ALIGN, Nk, 0, FIRST, D, FULL_K)
-            k1 = k0
-            if SECOND > 0:
-                k1 = load_rows(k_ptr, keys, stride_k_n * ALIGN, Nk, FIRST, SECOND, D, FULL_K)
+            k0, k1 = load_parts(k_ptr, keys, stride_k_n * ALIGN, Nk, FIRST, SECOND, D, FULL_K)
             s = logits(q0, q1, k0, k1, scale, SECOND, PART)
             removed = keep_keys(s, keys[None, :], Nk, key_padding_ptr, float("-inf"), FULL_K) == float("-inf")
             if delta_ptr is not None:
@@ -260,53 +251,18 @@ def _attention_fwd_long_kernel(
         top = tl.where(top == float("-inf"), 0.0, top)
         bottom = tl.where(bottom == float("inf"), 0.0, bottom)
 
-    # fp32 products leave time for the careful way at once, but no registers for two loops
-    CAREFUL: tl.constexpr = (delta_ptr is not None) and (q0.dtype == tl.float32)
-    largest, total, out0, out1, reads = _attend_keys(
-        q0,
-        q1,
-        r,
-        top,
-        bottom,
-        k_ptr,
-        v_ptr,
-        alpha_ptr,
-        beta_ptr,
-        gamma_ptr,
-        delta_ptr,
-        readout_ptr,
-        key_labels_ptr,
-        key_padding_ptr,
-        stride_k_n,
-        stride_v_n,
-        stride_readout_k,
-        stride_readout_m,
-        Nk,
-        M,
-        LK,
-        scale,
-        ALIGN,
-        D,
-        FIRST,
-        SECOND,
-        BLOCK_Q,
-        BLOCK_K,
-        BLOCK_M,
-        FULL_K,
-        LOOKUP,
-        LABELS,
-        PART,
-        CAREFUL,
-    )
-    if (delta_ptr is not None) and (not CAREFUL):
-        # the product gave rows a 0 * NaN, of a value or a row of W that they need not see: seldom, so all goes over
-        # again. Rows whose P is not finite are what they are
-        strays = has_strays(tl.where(total < float("inf"), out0, 0.0))
-        if SECOND > 0:
-            strays = tl.maximum(strays, has_strays(tl.where(total < float("inf"), out1, 0.0)))
-        if readout_ptr is not None:
-            strays = tl.maximum(strays, has_strays(tl.where(total < float("inf"), reads, 0.0)))
-        if strays:
+    # The plain product gives rows a 0 * NaN of a value, or a row of W, that they need not see: seldom, so then all
+    # goes over again. fp32 leaves time for the careful way at once, but no registers for two loops
+    FROM: tl.constexpr = 1 if (delta_ptr is not None) and (q0.dtype == tl.float32) else 0
+    TO: tl.constexpr = 2 if delta_ptr is not None else 1
+    largest = tl.full([BLOCK_Q, 1], float("-inf"), tl.float32)
+    total = tl.zeros([BLOCK_Q, 1], tl.float32)
+    out0 = tl.zeros([BLOCK_Q, FIRST], tl.float32)
+    out1 = tl.zeros([BLOCK_Q, SECOND if SECOND > 0 else 1], tl.float32)
+    reads = tl.zeros([BLOCK_Q, BLOCK_M], tl.float32)
+    unfinished = 1
+    for SEEN_ONLY in tl.static_range(FROM, TO):
+        if unfinished:
             largest, total, out0, out1, reads = _attend_keys(
                 q0,
                 q1,
@@ -341,8 +297,15 @@ def _attention_fwd_long_kernel(
                 LOOKUP,
                 LABELS,
                 PART,
-                True,
+                SEEN_ONLY,
             )
+            if SEEN_ONLY + 1 < TO:
+                # rows whose P is not finite are what they are
+                unfinished = has_strays(tl.where(total < float("inf"), out0, 0.0))
+                if SECOND > 0:
+                    unfinished = tl.maximum(unfinished, has_strays(tl.where(total < float("inf"), out1, 0.0)))
+                if readout_ptr is not None:
+                    unfinished = tl.maximum(unfinished, has_strays(tl.where(total < float("inf"), reads, 0.0)))
 
     inverse = 1.0 / tl.where(total > 0.0, total, 1.0)  # without a valid key all sums are 0
     store_rows(out_ptr, queries, H * D, Nq, out0 * inverse, 0, FIRST, D)
@@ -355,14 +318,11 @@ def _attention_fwd_long_kernel(
         tl.store(reads_ptr + row * M + columns, reads * inverse, mask=mask & (columns < M))
     if rows_ptr is not None:
         plane = samples * H * Nq
-        tl.store(rows_ptr + LARGEST * plane + row, tl.where(total > 0.0, largest, float("inf")), mask=mask)
-        tl.store(rows_ptr + INVERSE * plane + row, tl.where(total > 0.0, inverse, 0.0), mask=mask)
+        store_sums(rows_ptr, plane, row, mask, largest, total, inverse)
         if beta_ptr is not None:
-            tl.store(rows_ptr + TOP * plane + row, top, mask=mask)
-            tl.store(rows_ptr + TOP_KEY * plane + row, top_key.to(tl.float32, bitcast=True), mask=mask)
+            store_extreme(rows_ptr, TOP * plane + row, TOP_KEY * plane + row, mask, top, top_key)
         if gamma_ptr is not None:
-            tl.store(rows_ptr + BOTTOM * plane + row, bottom, mask=mask)
-            tl.store(rows_ptr + BOTTOM_KEY * plane + row, bottom_key.to(tl.float32, bitcast=True), mask=mask)
+            store_extreme(rows_ptr, BOTTOM * plane + row, BOTTOM_KEY * plane + row, mask, bottom, bottom_key)
 
 
 def attention_fwd_long(call: Call, outputs: dict[str, Any]) -> None:

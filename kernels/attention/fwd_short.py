@@ -18,8 +18,6 @@ from .host import VARYING, Call
 from .tiles import (
     BOTTOM,
     BOTTOM_KEY,
-    INVERSE,
-    LARGEST,
     TOP,
     TOP_KEY,
     dot_fp32,
@@ -30,6 +28,7 @@ from .tiles import (
     keep_keys,
     load_key_rows,
     load_labels,
+    load_parts,
     load_readout,
     load_rows,
     load_rows_where,
@@ -38,7 +37,9 @@ from .tiles import (
     only_finite,
     sort_keys,
     spoil,
+    store_extreme,
     store_rows,
+    store_sums,
     without_padding,
 )
 
@@ -151,10 +152,7 @@ def _attention_fwd_short_kernel(
 
     for i in range(TILES):
         queries = (program * TILES + i) * BLOCK_Q + tl.arange(0, BLOCK_Q)
-        q0 = load_rows(q_ptr, queries, stride_q_n * ALIGN, Nq, 0, FIRST, D, False)
-        q1 = q0
-        if SECOND > 0:
-            q1 = load_rows(q_ptr, queries, stride_q_n * ALIGN, Nq, FIRST, SECOND, D, False)
+        q0, q1 = load_parts(q_ptr, queries, stride_q_n * ALIGN, Nq, FIRST, SECOND, D, False)
         r = 0
         if query_labels_ptr is not None:
             r = load_labels(query_labels_ptr + sample * stride_query_labels_b, queries, Nq, LQ)[:, None]
@@ -211,14 +209,11 @@ def _attention_fwd_short_kernel(
         if rows_ptr is not None:
             plane = samples * H * Nq
             mask = queries[:, None] < Nq
-            tl.store(rows_ptr + LARGEST * plane + row, tl.where(total > 0.0, largest, float("inf")), mask=mask)
-            tl.store(rows_ptr + INVERSE * plane + row, tl.where(total > 0.0, inverse, 0.0), mask=mask)
+            store_sums(rows_ptr, plane, row, mask, largest, total, inverse)
             if beta_ptr is not None:
-                tl.store(rows_ptr + TOP * plane + row, top, mask=mask)
-                tl.store(rows_ptr + TOP_KEY * plane + row, top_key.to(tl.float32, bitcast=True), mask=mask)
+                store_extreme(rows_ptr, TOP * plane + row, TOP_KEY * plane + row, mask, top, top_key)
             if gamma_ptr is not None:
-                tl.store(rows_ptr + BOTTOM * plane + row, bottom, mask=mask)
-                tl.store(rows_ptr + BOTTOM_KEY * plane + row, bottom_key.to(tl.float32, bitcast=True), mask=mask)
+                store_extreme(rows_ptr, BOTTOM * plane + row, BOTTOM_KEY * plane + row, mask, bottom, bottom_key)
 
 
 def attention_fwd_short(call: Call, outputs: dict[str, Any]) -> None:

@@ -61,6 +61,18 @@ def load_rows(
 
 
 @triton.jit
+def load_parts(
+    base, rows, stride, limit, FIRST: tl.constexpr, SECOND: tl.constexpr, D: tl.constexpr, FULL: tl.constexpr
+):
+    """``load_rows`` of both parts of D; the first stands for the second where there is none."""
+    x0 = load_rows(base, rows, stride, limit, 0, FIRST, D, FULL)
+    x1 = x0
+    if SECOND > 0:
+        x1 = load_rows(base, rows, stride, limit, FIRST, SECOND, D, FULL)
+    return x0, x1
+
+
+@triton.jit
 def load_key_rows(
     base,
     keys,
@@ -183,6 +195,20 @@ def without_padding(x, keys, limit, padding_ptr):
     if padding_ptr is not None:
         x = tl.where(is_absent(keys, limit, padding_ptr)[:, None], 0.0, x)
     return x
+
+
+@triton.jit
+def store_sums(base, plane, row, mask, largest, total, inverse):
+    """What backward makes P from again."""
+    tl.store(base + LARGEST * plane + row, tl.where(total > 0.0, largest, float("inf")), mask=mask)
+    tl.store(base + INVERSE * plane + row, tl.where(total > 0.0, inverse, 0.0), mask=mask)
+
+
+@triton.jit
+def store_extreme(base, at, at_key, mask, extreme, key):
+    """A row's largest or smallest logit, and the first key that has it."""
+    tl.store(base + at, extreme, mask=mask)
+    tl.store(base + at_key, key.to(tl.float32, bitcast=True), mask=mask)
 
 
 @triton.jit
