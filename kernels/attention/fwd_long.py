@@ -78,6 +78,7 @@ def _attend_keys(
     LOOKUP: tl.constexpr,
     LABELS: tl.constexpr,
     PART: tl.constexpr,
+    STAGES: tl.constexpr,
     SEEN_ONLY: tl.constexpr,
 ):
     """Online softmax of one tile of queries over all keys: its largest, its sum, and P V and P W times that sum.
@@ -93,7 +94,7 @@ def _attend_keys(
     spoilt = tl.zeros([BLOCK_Q, 1], tl.float32)
     spoilt_w = tl.zeros([BLOCK_Q, 1], tl.float32)
     # what is done seldom need not be pipelined, which would cost registers
-    for start in tl.range(0, Nk, BLOCK_K, num_stages=1 if SEEN_ONLY else None):
+    for start in tl.range(0, Nk, BLOCK_K, num_stages=1 if SEEN_ONLY else STAGES):
         keys = start + tl.arange(0, BLOCK_K)
         k0, k1 = load_parts(k_ptr, keys, stride_k_n * ALIGN, Nk, FIRST, SECOND, D, FULL_K)
         c = 0
@@ -191,6 +192,7 @@ def _attention_fwd_long_kernel(
     LOOKUP: tl.constexpr,
     LABELS: tl.constexpr,
     PART: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     tile, head, sample, samples = locate(tl.cdiv(Nq, BLOCK_Q), H)
     q_ptr += (sample * stride_q_b + head.to(tl.int64) * stride_q_h) * ALIGN
@@ -297,6 +299,7 @@ def _attention_fwd_long_kernel(
                 LOOKUP,
                 LABELS,
                 PART,
+                STAGES,
                 SEEN_ONLY,
             )
             if SEEN_ONLY + 1 < TO:
@@ -330,4 +333,7 @@ def attention_fwd_long(call: Call, outputs: dict[str, Any]) -> None:
     samples, seqlen_q, _, heads, _ = call.sizes
     tile = call.tile("fwd_long")
     programs = triton.cdiv(seqlen_q, tile.block_q) * heads * samples
-    run(_attention_fwd_long_kernel, programs, **call.arguments, **outputs, **call.options("fwd_long", tile))
+    options = call.options("fwd_long", tile)
+    # a loop without a depth of its own takes the kernel's, but Triton 3.2 cannot be told so by None
+    stages = options["num_stages"]
+    run(_attention_fwd_long_kernel, programs, **call.arguments, **outputs, **options, STAGES=stages)

@@ -80,7 +80,8 @@ BUDGETS = {
             Stack(1280, ("fwd_short",)),  # D = 160 on sm_120
             # the second pass, over keys whose values are not finite, at D = 256; Triton 3.7 has 776
             Stack(800, ("fwd_long",), ("widest",), (120,)),
-            Stack(320, ("fwd_long",)),  # D = 72 and 256, Triton 3.2
+            Stack(672, ("fwd_long",), ("pixart_edit", "widest")),  # D = 72 and 256, Triton 3.2
+            Stack(320, ("fwd_long",)),  # fp32, Triton 3.2
             Stack(192, ("bwd_q",)),  # fp32, Triton 3.2
             Stack(288, ("bwd_kv",)),  # D = 64 on sm_90, Triton 3.6
             Stack(448, ("bwd_tables",)),  # fp32, Triton 3.2
