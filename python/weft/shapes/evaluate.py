@@ -12,9 +12,9 @@ import tyro
 from tqdm import tqdm
 
 from .captions import Prompt, prompts
-from .load import open_pipeline
+from .load import open_pipeline, pipeline
 from .measuring import decoded_reader_accuracy, mixed_scenes, quality, reader_accuracy
-from .shipped import WEIGHTS, model_path
+from .shipped import WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         A record for JSON: the configuration, the reader's accuracy, the guidance sweep, the scale it chose, and the
         quality for every kind of prompt at that scale.
     """
-    folder = model_path(config.model) if config.model in WEIGHTS else Path(config.model)
-    pipe = open_pipeline(folder).to(config.device)
+    pipe = _load(config.model).to(config.device)
     sweep_prompts = prompts(config.sweep_images, 1, seed=config.seed + 1)
     sweep_prompts += prompts(config.sweep_images, 2, seed=config.seed + 1)
     kinds = _kinds(config)
@@ -100,6 +99,10 @@ def _kinds(config: EvaluateConfig) -> dict[str, list[Prompt]]:
         "two objects, relation": prompts(n, 2, relations=True, seed=seed),
         "three objects": prompts(n, 3, seed=seed),
     }
+
+
+def _load(model: str) -> Any:
+    return pipeline(model) if model in WEIGHTS else open_pipeline(Path(model))
 
 
 def table(record: dict[str, Any]) -> str:

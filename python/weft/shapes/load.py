@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 
@@ -14,6 +14,7 @@ from .shipped import Model, model_path
 
 if TYPE_CHECKING:
     from diffusers import (
+        AutoencoderKL,
         DiffusionPipeline,
         StableDiffusion3Pipeline,
         StableDiffusionInpaintPipeline,
@@ -57,16 +58,31 @@ def pipeline(
         ValueError: There is no model of that name.
         FileNotFoundError: The package was installed without its weights.
     """
-    return open_pipeline(model_path(model), dtype).to(device)
+    folder = model_path(model)
+    shared = {} if (folder / "vae").is_dir() else {"vae": _autoencoder(dtype)}
+    return open_pipeline(folder, dtype, **shared).to(device)
 
 
-def open_pipeline(folder: Path, dtype: torch.dtype = torch.float32) -> DiffusionPipeline:
-    """Load any diffusers folder, without those parts that it says it does not have, and with no progress bar."""
+def _autoencoder(dtype: torch.dtype) -> AutoencoderKL:
+    """That of "sd1" for "sd3", whose pipeline adds ``shift_factor`` to the latents; its weights are stored once."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL.from_pretrained(model_path("sd1") / "vae", shift_factor=0.0, **dtype_argument(dtype))
+
+
+def open_pipeline(folder: Path, dtype: torch.dtype = torch.float32, **parts: Any) -> DiffusionPipeline:
+    """Load any diffusers folder, without those parts that it says it does not have, and with no progress bar.
+
+    Args:
+        folder: It.
+        dtype: Of weights and activations.
+        parts: By name, what is taken in place of what lies in the folder.
+    """
     # here, so that the names of the models cost a command line nothing
     from diffusers import DiffusionPipeline
 
     index = json.loads((folder / "model_index.json").read_text())
     absent = {name: None for name, value in index.items() if value == [None, None]}
-    pipe = DiffusionPipeline.from_pretrained(folder, **dtype_argument(dtype), **absent)
+    pipe = DiffusionPipeline.from_pretrained(folder, **dtype_argument(dtype), **absent, **parts)
     pipe.set_progress_bar_config(disable=True)
     return pipe

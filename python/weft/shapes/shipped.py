@@ -17,8 +17,9 @@ def model_path(model: Model = "sd1") -> Path:
     """Folder of a shipped pipeline, for ``from_pretrained``.
 
     ``StableDiffusionPipeline`` takes "sd1" as it is, and ``StableDiffusionInpaintPipeline`` "inpainting", whose folder
-    ``weft.TaskPrompts.load`` takes as well. ``StableDiffusion3Pipeline`` must be told that there is no T5,
-    as of any such folder: ``text_encoder_3=None, tokenizer_3=None``.
+    ``weft.TaskPrompts.load`` takes as well. "sd3" has the autoencoder of "sd1" and no T5; ``StableDiffusion3Pipeline``
+    needs ``vae=AutoencoderKL.from_pretrained(model_path() / "vae", shift_factor=0.0), text_encoder_3=None,
+    tokenizer_3=None``, which ``weft.shapes.pipeline("sd3")`` gives itself.
 
     Raises:
         ValueError: There is no model of that name.
