@@ -44,6 +44,8 @@ ALLOWED = {
     ("attach/text/listener.py", "tokenizer_max_length"): "of some pipelines alone, whatever their denoiser",
     ("attach/text/listener.py", "maybe_convert_prompt"): "a mixin of diffusers for textual inversion",
     ("attach/text/learnt_words.py", "maybe_convert_prompt"): "a mixin of diffusers for textual inversion",
+    ("attach/text/pieces.py", "is_fast"): "a tokenizer of mistral-common does not say; it gives no offsets",
+    ("attach/text/tokenized.py", "convert_ids_to_tokens"): "a processor in a tokenizer's place has one of its own",
     ("commands/inpaint.py", "name_or_path"): "where a pipeline came from; one made by hand does not know",
     ("commands/loading.py", "unet"): "loads any pipeline of diffusers, of no family too, and asks for its size",
     ("methods/inpainting/host.py", "encode_prompt"): "refuses what is no pipeline, in the words of the method",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from weft.attach.families.host import Host
+from weft.attach.records import TextReader
 from weft.attach.text.prompt import Prompt, Texts
 from weft.attach.text.tokenized import TokenizedText
 
@@ -90,16 +91,18 @@ class PromptListener:
             start = pipeline.tokenizer_max_length if reader.follows else 0
             max_length = arguments["max_sequence_length"] if reader.follows else None
             texts = _listed(arguments.get(first.prompt) or prompts)
-            per_tokenizer.append([self._tokenized(text, tokenizer, start, max_length) for text in texts])
+            per_tokenizer.append([self._tokenized(text, tokenizer, start, max_length, reader) for text in texts])
         return tuple(zip(*per_tokenizer, strict=True))
 
-    def _tokenized(self, text: str, tokenizer: Any, start: int, max_length: int | None) -> TokenizedText:
+    def _tokenized(
+        self, text: str, tokenizer: Any, start: int, max_length: int | None, reader: TextReader
+    ) -> TokenizedText:
         convert = getattr(self._pipeline, "maybe_convert_prompt", None)
 
         def spell_out(phrase: str) -> str:
             return phrase if convert is None else convert(phrase, tokenizer)
 
-        return TokenizedText(spell_out(text), tokenizer, spell_out, start, max_length)
+        return TokenizedText(spell_out(text), tokenizer, spell_out, start, max_length, name=reader.tokenizer)
 
     def _texts_of(self, embeddings: Tensor) -> Texts | None:
         """The texts of embeddings that this listener saw being made."""

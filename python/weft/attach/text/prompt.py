@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from torch import Tensor
 
-from weft.attach.text.tokenized import CutOffError, TokenizedText
+from weft.attach.text.tokenized import TokenizedText, UnplacedError
 
 Texts = tuple[tuple[TokenizedText, ...], ...]  # [image][tokenizer]
 _Places = TypeVar("_Places", bound=tuple)  # type: ignore[type-arg]
@@ -60,8 +60,8 @@ class Prompt:
 
         Raises:
             LookupError: It does not occur there.
-            ValueError: The text is not known, or ``phrase`` is ambiguous, cut off, or placed differently by
-                tokenizers that share positions.
+            ValueError: The text is not known, or ``phrase`` is ambiguous, cut off, without tokens of its own, or
+                placed differently by tokenizers that share positions.
         """
         if self.texts is None:
             raise ValueError(
@@ -69,14 +69,16 @@ class Prompt:
                 "text; take them from `pipe.encode_prompt` after attaching, or give token positions"
             )
         found: tuple[int, ...] = ()
-        errors: list[LookupError | CutOffError] = []
+        errors: list[LookupError | UnplacedError] = []
         for texts in self._by_start(image):
             try:
-                found += _agreed({text.place(phrase) for text in texts}, phrase)
-            except (LookupError, CutOffError) as error:
+                found += _agreed([text.place(phrase) for text in texts], phrase, texts)
+            except LookupError as error:
+                errors.append(LookupError(f"{error}{_different_texts(texts)}"))
+            except UnplacedError as error:
                 errors.append(error)
         if not found:
-            raise next((error for error in errors if isinstance(error, CutOffError)), errors[0])
+            raise next((error for error in errors if isinstance(error, UnplacedError)), errors[0])
         return found
 
     def occurrences(self, phrase: str, image: int) -> tuple[tuple[int, ...], ...]:
@@ -86,15 +88,31 @@ class Prompt:
             ValueError: The text is not known, or tokenizers that share positions place the phrase differently.
         """
         per_start = [
-            _agreed(
-                {tuple(place for place in text.positions(phrase) if place[-1] < text.limit) for text in texts}, phrase
-            )
+            _agreed([tuple(text.positions(phrase)) for text in texts], phrase, texts)
             for texts in self._by_start(image)
         ]
         return tuple(sum(places, ()) for places in itertools.zip_longest(*per_start, fillvalue=()))
 
+    def real(self, image: int) -> tuple[int, ...]:
+        """Positions of the tokens that are no padding: prompt, chat template, start and end token.
+
+        Raises:
+            ValueError: The text is not known.
+        """
+        return tuple(sorted({place for text in self._known_texts()[image] for place in text.real}))
+
+    def own(self, image: int) -> tuple[int, ...]:
+        """Positions of the tokens of the prompt of ``image`` itself, without chat template, start and end token.
+
+        Raises:
+            ValueError: The text is not known.
+        """
+        return tuple(sorted({place for text in self._known_texts()[image] for place in text.own}))
+
     def length(self, image: int) -> int:
-        """Tokens in the prompt of ``image``, start and end token included; what follows is padding (then T5's).
+        """Tokens up to the end of the prompt of ``image``, start and end token included; what follows is padding.
+
+        A T5 behind CLIP does not count. Padding on the left, before the prompt, does.
 
         Raises:
             ValueError: The text is not known.
@@ -125,15 +143,22 @@ class Prompt:
         return self.texts
 
 
-def _agreed(places: set[_Places], phrase: str) -> _Places:
+def _agreed(places: Sequence[_Places], phrase: str, texts: Sequence[TokenizedText]) -> _Places:
     """What tokenizers that share positions say, as one."""
-    if len(places) > 1:
-        choices = " and ".join(str(_listed(place)) for place in sorted(places))
+    if len(set(places)) > 1:
+        choices = " and ".join(str(_listed(place)) for place in sorted(set(places)))
         raise ValueError(
             f"weft: {phrase!r} stands at different positions for the pipeline's tokenizers: {choices}; give the "
-            "position you mean, or give them the same words there"
+            f"position you mean, or give them the same words there{_different_texts(texts)}"
         )
-    return places.pop()
+    return places[0]
+
+
+def _different_texts(texts: Sequence[TokenizedText]) -> str:
+    """Which tokenizer reads which prompt, where a pipeline was given several; to end a message."""
+    if len({text.text for text in texts}) == 1:
+        return ""
+    return "; `prompt` and `prompt_2` differ: " + ", ".join(f"`{text.name}` reads {text.text!r}" for text in texts)
 
 
 def _listed(places: Any) -> Any:
