@@ -32,14 +32,15 @@ class Call:
     output: Tensor
 
     def probabilities_of_heads(self) -> Tensor:
-        """[B, H, Nq, Nk], fp32; a row whose keys are all hidden is 0."""
+        """[B, H, Nq, Nk], fp32, computed in fp64; a row whose keys are all hidden is 0."""
         groups = self.query.shape[1] // self.key.shape[1]
-        key = self.key.float().repeat_interleave(groups, 1)
-        logits = self.query.float() @ key.transpose(-1, -2) * self.scale
-        if self.mask is not None:
-            hidden = self.mask.logical_not() if self.mask.dtype == torch.bool else None
-            logits = logits + self.mask.float() if hidden is None else logits.masked_fill(hidden, -torch.inf)
-        return logits.softmax(-1).nan_to_num(0.0)
+        key = self.key.double().repeat_interleave(groups, 1)
+        logits = self.query.double() @ key.transpose(-1, -2) * self.scale
+        if self.mask is not None and self.mask.dtype == torch.bool:
+            logits = logits.masked_fill(self.mask.logical_not(), -torch.inf)
+        elif self.mask is not None:
+            logits = logits + self.mask.double()
+        return logits.softmax(-1).nan_to_num(0.0).float()
 
     def probabilities(self) -> Tensor:
         """[B, Nq, Nk], fp32: the mean over heads."""

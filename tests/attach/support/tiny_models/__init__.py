@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from . import bria, chroma, flux, flux2, longcat, ovis
+from . import bria, chroma, deepfloyd, flux, flux2, instruct_pix2pix, kandinsky, kolors, longcat, ovis
 from .located import encoded, positions
 from .model import HEIGHT, NEGATIVE, PROMPT, STEPS, WIDTH, Text, TinyModel, mask, picture
 
@@ -16,6 +16,10 @@ TINY: dict[str, TinyModel] = {
     **bria.MODELS,
     **ovis.MODELS,
     **longcat.MODELS,
+    **instruct_pix2pix.MODELS,
+    **kolors.MODELS,
+    **kandinsky.MODELS,
+    **deepfloyd.MODELS,
 }
 
 __all__ = [

@@ -20,6 +20,7 @@ class _Encoded(Exception):
 
 
 def tokenizer(model: TinyModel, pipe: Any) -> Any:
+    assert model.text is not None
     found = getattr(pipe, model.text.tokenizer)
     return found.tokenizer if isinstance(found, ProcessorMixin) else found
 
@@ -30,6 +31,7 @@ def encoded(model: TinyModel, pipe: Any, prompt: Any) -> Tensor:
     def stop(module: Any, args: Any, kwargs: Any) -> None:
         raise _Encoded(kwargs["input_ids"] if "input_ids" in kwargs else args[0])
 
+    assert model.text is not None
     hook = getattr(pipe, model.text.encoder).register_forward_pre_hook(stop, with_kwargs=True)
     try:
         model.generate(pipe, prompt)
@@ -45,6 +47,7 @@ def positions(model: TinyModel, pipe: Any, prompt: str, word: str) -> list[int]:
 
     They are the shortest run of ids that decodes to the word.
     """
+    assert model.text is not None
     ids, tokens = encoded(model, pipe, prompt)[0].tolist(), tokenizer(model, pipe)
     for length in range(1, LONGEST + 1):
         starts = [at for at in range(len(ids)) if tokens.decode(ids[at : at + length]).strip().lower() == word]

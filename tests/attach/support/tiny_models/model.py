@@ -52,13 +52,13 @@ class TinyModel:
         build: The pipeline; every call makes equal weights. It draws from torch's global generator.
         part: Name of the denoiser in the pipeline.
         options: Arguments of a call beside the prompt, the steps, the generator and the kind of output.
-        text: Where the text of the denoiser comes from.
+        text: Where the text of the denoiser comes from; None if it has none, so that there is no prompt.
     """
 
     build: Callable[[], Any]
     part: str = "transformer"
     options: Mapping[str, Any] = field(default_factory=dict)
-    text: Text = field(default_factory=Text)
+    text: Text | None = field(default_factory=Text)
 
     def denoiser(self, pipe: Any) -> Any:
         return getattr(pipe, self.part)
@@ -66,7 +66,7 @@ class TinyModel:
     def generate(self, pipe: Any, prompt: Any = PROMPT, **changes: Any) -> Tensor:
         """Images [B, 3, h, w] of ``STEPS`` seeded steps, or what ``output_type`` asks for."""
         call = {
-            "prompt": prompt,
+            **({} if self.text is None else {"prompt": prompt}),
             "num_inference_steps": STEPS,
             "generator": torch.Generator().manual_seed(1),
             "output_type": "pt",

@@ -7,10 +7,12 @@ pieces and bytes.
 
 from __future__ import annotations
 
+from .chatglm import chatglm
 from .clip import clip
 from .mistral import mistral
 from .qwen import qwen
 from .t5 import t5
 from .words import words_of
+from .xlm_roberta import xlm_roberta
 
-__all__ = ["clip", "mistral", "qwen", "t5", "words_of"]
+__all__ = ["chatglm", "clip", "mistral", "qwen", "t5", "words_of", "xlm_roberta"]
