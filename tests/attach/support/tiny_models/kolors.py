@@ -54,7 +54,6 @@ MODELS = {
         {
             "height": HEIGHT,
             "width": WIDTH,
-            "max_sequence_length": 32,
             "negative_prompt": NEGATIVE,
             "guidance_scale": 5.0,
         },

@@ -45,7 +45,8 @@ def encoded(model: TinyModel, pipe: Any, prompt: Any) -> Tensor:
 def positions(model: TinyModel, pipe: Any, prompt: str, word: str) -> list[int]:
     """Positions of the tokens of ``word`` in the text of the denoiser; it must stand there once.
 
-    They are the shortest run of ids that decodes to the word.
+    They are the shortest run of ids that decodes to the word; the mark of a space, where it is a token of its own in
+    front of the word, is not among them.
     """
     assert model.text is not None
     ids, tokens = encoded(model, pipe, prompt)[0].tolist(), tokenizer(model, pipe)
