@@ -33,7 +33,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.manual_seed(number)
         baseline: Any = name.split("-")[0]
         recipe = replace(RECIPES[baseline, "cpu"], generator_width=2, hidden=8)
-        record = GanConfig(baseline, recipe=recipe).record(text_width=16)
+        record = GanConfig(baseline=baseline, recipe=recipe).record(text_width=16)
         text = Recurrent(Vocabulary(["a", "red", "circle"], 8), width=16, embedding=8, dropout=0.0)
         Generator(network_of(record), text, record).save(folder / name)
         (folder / f"{name}.run").mkdir()

@@ -102,6 +102,25 @@ def test_commands_restate_no_default() -> None:
         assert restated <= {("features", "None")}, path.name
 
 
+def help_lines(source: str) -> list[str]:
+    """The strings below the fields of classes."""
+    return [
+        below.value.value
+        for kind in ast.walk(ast.parse(source))
+        if isinstance(kind, ast.ClassDef)
+        for line, below in pairwise(kind.body)
+        if isinstance(line, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+    ]
+
+
+def test_no_help_is_written_twice() -> None:
+    """What configurations share is a field of a class that they have in common."""
+    folder = Path(weft.__file__).parent / "train"
+    lines = [line for path in folder.rglob("config.py") for line in help_lines(path.read_text())]
+    assert len(lines) > 50
+    assert [line for line in set(lines) if lines.count(line) > 1] == []
+
+
 def test_a_restated_default_is_caught() -> None:
     assert annotated_defaults("class Options:\n    crops: int = 1") & {*map(repr_of, leaves(ResidualConfig()))}
 

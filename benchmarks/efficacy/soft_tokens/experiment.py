@@ -37,7 +37,14 @@ from weft.train import LoopConfig
 
 def _loop(steps: int, batch_size: int, average_decay: float = 0.0) -> LoopConfig:
     half = steps // 2
-    return LoopConfig(steps, 1e-2, batch_size, decay_steps=half, weight_decay=1e-4, average_decay=average_decay)
+    return LoopConfig(
+        steps=steps,
+        learning_rate=1e-2,
+        batch_size=batch_size,
+        decay_steps=half,
+        weight_decay=1e-4,
+        average_decay=average_decay,
+    )
 
 
 # chosen on other prompts and noise

@@ -3,8 +3,10 @@ from .checkpoint import load_checkpoint as load_checkpoint
 from .checkpoint import save_atomically as save_atomically
 from .config import FitConfig as FitConfig
 from .config import LoopConfig as LoopConfig
+from .config import Pace as Pace
 from .config import Player as Player
 from .config import Precision as Precision
+from .config import RunConfig as RunConfig
 from .config import Turn as Turn
 from .loop import CHECKPOINT as CHECKPOINT
 from .loop import Batch as Batch

@@ -15,22 +15,48 @@ from weft.methods.sampling import OPEN, Sampling
 Precision = Literal["auto", "no", "fp16", "bf16"]
 
 
-@dataclass(frozen=True)
-class LoopConfig(Checked):
-    """How long and how fast. A step is one update of the parameters."""
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What every run has."""
+
+    seed: int = 0
+    """Seed of the start, the noise and the order."""
+    precision: Precision = "auto"
+    """Precision of computing; auto is bf16 or fp16 on a GPU. What is trained stays float32."""
+    tensorboard: bool = False
+    """Write a log that tensorboard reads to the run's folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How long a loop is, how much a step takes, and how often it is kept."""
 
     steps: int
     """Updates of the whole run, the decay included."""
-    learning_rate: float
-    """Learning rate of AdamW after the warm-up."""
     batch_size: int = 4
     """Samples of one forward pass on one device."""
     accumulation: int = 1
     """Forward passes of one step."""
-    warmup_steps: int = 0
-    """Steps over which the learning rate rises from zero."""
     decay_steps: int = 0
     """Steps at the end over which the learning rate falls to zero."""
+    average_decay: float = 0.0
+    """Decay per step of a moving average of what is trained, which is the result then; 0 for none."""
+    max_skipped: int = 0
+    """Steps that may be left out because their loss or gradients are not finite."""
+    checkpoint_every: int = 50
+    """Steps between checkpoints."""
+    log_every: int = 10
+    """Steps between rows of the log."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig(Pace, Checked):
+    """How long and how fast. A step is one update of the parameters."""
+
+    learning_rate: float
+    """Learning rate of AdamW after the warm-up."""
+    warmup_steps: int = 0
+    """Steps over which the learning rate rises from zero."""
     decay_from: int | None = None
     """Step at which the decay begins, which moves the end of the run; as late as possible if not given."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -39,17 +65,9 @@ class LoopConfig(Checked):
     """Weight decay of AdamW."""
     max_grad_norm: float | None = None
     """Gradients are clipped to this norm; not at all if not given."""
-    average_decay: float = 0.0
-    """Decay per step of a moving average of what is trained, which is the result then; 0 for none."""
-    max_skipped: int = 0
-    """Steps that may be left out because their loss or gradients are not finite."""
     # a third of the time of an update on a CPU
     fused: bool = False
     """Update all parameters in one pass, which is faster on a CPU and rounds differently."""
-    checkpoint_every: int = 50
-    """Steps between checkpoints."""
-    log_every: int = 10
-    """Steps between rows of the log."""
 
     def check(self) -> None:
         for name in ("steps", "batch_size", "accumulation", "checkpoint_every", "log_every"):
@@ -90,15 +108,11 @@ class LoopConfig(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitConfig:
+class FitConfig(RunConfig):
     """What every fit on a diffusion pipeline has."""
 
     resolution: int | None = None
     """Pixels of a side; the model's own if not given."""
-    seed: int = 0
-    """Seed of the start, the noise and the order."""
-    precision: Precision = "auto"
-    """Precision of computing; auto is bf16 or fp16 on a GPU. What is trained stays float32."""
     gradient_checkpointing: bool = False
     """Less memory, more time."""
     validate_every: int | None = None
@@ -108,8 +122,6 @@ class FitConfig:
     sampling: Sampling = OPEN
     """How pictures are best drawn with the result, which its file keeps; sampler and steps are those of validation
     pictures where nothing is given."""
-    tensorboard: bool = False
-    """Write a log that tensorboard reads to the run's folder."""
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
-from weft.train.core import LoopConfig, Player, Precision, Turn
+from weft.train.core import LoopConfig, Pace, Player, RunConfig, Turn
 from weft.train.distribution import Features, NamedLosses, check_losses
 from weft.train.gan.sizes import doublings, is_reached
 
@@ -156,8 +156,8 @@ MATCHING: dict[Size, MatchingRecipe] = {
 }
 
 
-@dataclass(frozen=True)
-class GanConfig(NamedLosses):
+@dataclass(frozen=True, kw_only=True)
+class GanConfig(RunConfig, Pace, NamedLosses):
     """Every number of ``fit_gan``."""
 
     baseline: Baseline = "ssa"
@@ -174,18 +174,10 @@ class GanConfig(NamedLosses):
     """Folder `matching` of a run that has trained a matching model; one is trained first if not given."""
     # seven minutes of one core for ssa, four for attn; losses over views take up to twice that
     steps: int = 1500
-    """Updates of the generator."""
     # published: ssa 24, attn 20
     batch_size: int = 16
-    """Pictures on one device in one step."""
-    accumulation: int = 1
-    """Passes of one step."""
-    decay_steps: int = 0
-    """Steps at the end over which the learning rates fall to zero."""
     average_decay: float = 0.999
-    """Decay per step of the generator's moving average, which is what is written; 0 for none."""
-    max_skipped: int = 0
-    """Steps that may be left out because their loss or gradients are not finite."""
+    checkpoint_every: int = 250
     features: Annotated[Literal["matching", "discriminator"] | Features, SOURCE] = "matching"
     """What f2f and f2r look at pictures with."""
     both_views: bool = True
@@ -198,18 +190,8 @@ class GanConfig(NamedLosses):
     """A random square of a somewhat larger picture, each time another."""
     flip: bool = False
     """Mirror images too; wrong where captions tell left from right."""
-    seed: int = 0
-    """Seed of the start, the noise and the order."""
-    precision: Precision = "auto"
-    """Precision of computing; auto is bf16 or fp16 on a GPU. What is trained stays float32."""
     sample_every: int | None = None
     """Steps between grids of samples, which go to the run's folder; none if not given."""
-    checkpoint_every: int = 250
-    """Steps between checkpoints."""
-    log_every: int = 10
-    """Steps between rows of the log."""
-    tensorboard: bool = False
-    """Write a log that tensorboard reads to the run's folder."""
 
     @property
     def chosen(self) -> Recipe:
@@ -233,16 +215,9 @@ class GanConfig(NamedLosses):
     def loop(self) -> LoopConfig:
         """Of the game; players have rates of their own."""
         return LoopConfig(
-            steps=self.steps,
+            **{one.name: getattr(self, one.name) for one in fields(Pace)},
             learning_rate=self.chosen.generator_rate,
-            batch_size=self.batch_size,
-            accumulation=self.accumulation,
-            decay_steps=self.decay_steps,
-            average_decay=self.average_decay,
-            max_skipped=self.max_skipped,
             fused=True,
-            checkpoint_every=self.checkpoint_every,
-            log_every=self.log_every,
         )
 
     def players(self) -> dict[str, Player]:
