@@ -29,16 +29,13 @@ class Pieces:
     Attributes:
         ids: Their ids, special tokens of the tokenizer included.
         spans: The characters each covers, blanks around them left out; empty, directly before the next token's, for
-            a piece that only marks where a word starts; None for a token without characters.
+            a piece that only marks where a word starts; None for a token without characters, blank lines included.
+        closing: How many special tokens end every text.
     """
 
     ids: tuple[int, ...]
     spans: tuple[Span | None, ...]
-
-    @property
-    def closing(self) -> int:
-        """How many tokens without characters end it, as the end token does."""
-        return next((count for count, span in enumerate(reversed(self.spans)) if span is not None), len(self.ids))
+    closing: int
 
     def over(self, span: Span) -> list[int]:
         """Tokens that cover characters of ``span``, and what marks the start of its words."""
@@ -71,7 +68,7 @@ def cut(tokenizer: Any, text: str, special: bool = True) -> Pieces:
         None if added else _without_blanks(text, span)
         for span, added in zip(made.offset_mapping, made.special_tokens_mask, strict=True)
     ]
-    return Pieces(tuple(made.input_ids), tuple(spans))
+    return Pieces(tuple(made.input_ids), tuple(spans), _trailing(made.special_tokens_mask))
 
 
 def spell(tokenizer: Any, ids: Sequence[int], text: str) -> Pieces:
@@ -95,7 +92,7 @@ def spell(tokenizer: Any, ids: Sequence[int], text: str) -> Pieces:
         following = spans[number + 1]
         if pieces[number] == _WORD_START and following is not None and pieces[number + 1][0] != _WORD_START:
             spans[number] = (following[0], following[0])
-    return Pieces(tuple(ids), tuple(spans))
+    return Pieces(tuple(ids), tuple(spans), _trailing([one in tokenizer.all_special_ids for one in ids]))
 
 
 def minds_case(tokenizer: Any) -> bool:
@@ -148,10 +145,14 @@ def _plain(char: str) -> str:
     return "".join(unicodedata.normalize("NFKD", char).casefold().split())
 
 
-def _without_blanks(text: str, span: Span) -> Span:
+def _without_blanks(text: str, span: Span) -> Span | None:
+    """A span without the blanks at its ends; of spaces alone the empty one behind them, of other blanks none."""
     first, end = span
-    while first < end and text[first].isspace():
-        first += 1
-    while end > first and text[end - 1].isspace():
-        end -= 1
-    return first, end
+    covered = text[first:end]
+    if not covered.strip():
+        return None if covered.strip(" ") else (end, end)
+    return first + len(covered) - len(covered.lstrip()), end - len(covered) + len(covered.rstrip())
+
+
+def _trailing(flags: Sequence[Any]) -> int:
+    return next((count for count, flag in enumerate(reversed(flags)) if not flag), len(flags))
