@@ -40,6 +40,26 @@ def test_writes_pictures_settings_and_a_map_sheet(tmp_path: Path) -> None:
     assert leftovers == []
 
 
+def test_a_prompt_may_lack_a_word_that_another_has(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    prompts = ("a red circle", "a blue square", "a green star")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="AttentionMaps")
+        cli.main(
+            ["generate", "--prompt", *prompts, "--maps", "circle", "square", "--steps", "1", "--out", str(tmp_path)]
+        )
+    said = capsys.readouterr().out.splitlines()
+    assert [Path(line).suffix for line in said[:3]] == [".png"] * 3
+    assert said[3:] == [
+        "'a red circle': maps of 'circle'; it lacks 'square'",
+        "'a blue square': maps of 'square'; it lacks 'circle'",
+        "'a green star': no maps; it lacks 'circle', 'square'",
+    ]
+    assert [path.name for path in sorted(tmp_path.glob("*-maps.png"))] == [
+        "00-a-red-circle-maps.png",
+        "01-a-blue-square-maps.png",
+    ]
+
+
 def test_a_picture_depends_on_its_seed_alone(tmp_path: Path) -> None:
     """The second of two pictures equals the first of one with the next seed."""
     pair = generate(options(tmp_path / "pair", images=2, seed=3))
@@ -178,6 +198,7 @@ def test_soft_tokens_choose_the_length_of_the_t5_text(tmp_path: Path) -> None:
         ({"device": "cpu:7"}, "the last device of this kind here is cpu"),
         ({"device": "tpu-ish"}, "--device must be auto, cpu or cuda"),
         ({"maps": ("triangle",)}, "triangle"),
+        ({"prompt": ("a circle", "a star"), "maps": ("triangle",)}, "--maps has 'triangle', which is in no --prompt"),
         ({"phrases": ("a red circle",)}, "belongs to a method; add --method maskdiffusion"),
         (
             {"threshold": "otsu", "residual_scale": 0.3},
@@ -192,7 +213,7 @@ def test_soft_tokens_choose_the_length_of_the_t5_text(tmp_path: Path) -> None:
         ({"residual": (Path("nowhere.safetensors"),)}, "nowhere.safetensors"),
     ],
     ids=[
-        *("steps", "images", "seed", "prompt", "folder", "device-meta", "device-index", "device", "word"),
+        *("steps", "images", "seed", "prompt", "folder", "device-meta", "device-index", "device", "word", "words"),
         *(
             "no-method",
             "no-residual",

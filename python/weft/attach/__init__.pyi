@@ -30,3 +30,4 @@ from .text.learnt_words import token_count as token_count
 from .text.learnt_words import token_limit as token_limit
 from .text.learnt_words import word_widths as word_widths
 from .text.prompt import Prompt as Prompt
+from .text.tokenized import UnplacedError as UnplacedError

@@ -74,7 +74,6 @@ def run(command: Doctor | Demo | Generate | Inpaint | Train | Evaluate | Bench) 
         if status:
             raise SystemExit(status)
     else:
-        from weft.commands.generate import generate
+        from weft.commands.generate import describe_written, generate
 
-        for picture in generate(command):
-            print(picture.path)
+        print(describe_written(command, generate(command)))

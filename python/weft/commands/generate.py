@@ -41,7 +41,7 @@ class Generate:
     model: str = EMBEDDED
     """'embedded' or 'embedded-sd3', a diffusers folder, or a model id (Stable Diffusion 1.x, 2.x, XL, 3)."""
     maps: Strings = ()
-    """Words or phrases of the prompts to read attention maps for."""
+    """Words or phrases of the prompts to read attention maps for; of several prompts, one may lack some of them."""
     method: Literal["none", "maskdiffusion"] = "none"
     """maskdiffusion gives every object of a prompt a region, so that none is lost and each keeps its attributes."""
     phrases: Strings = ()
@@ -86,22 +86,27 @@ class Generate:
 
 @dataclass(frozen=True)
 class Generated:
-    """One picture and where it lies."""
+    """One picture and where it lies.
+
+    Attributes:
+        words: Of ``--maps``, those that the prompt has.
+    """
 
     prompt: str
     seed: int
     image: Image.Image = field(repr=False)
     path: Path
+    words: tuple[str, ...] = ()
 
 
 def generate(options: Generate) -> list[Generated]:
     """Carry out ``weft generate`` and return what was written.
 
     Each picture lies beside a JSON file of the settings that made it; with maps, and with a comparison, each prompt
-    has a sheet as well.
+    has a sheet as well. Of several prompts, one may lack a word of the maps.
 
     Raises:
-        ValueError: An option out of range, a model that cannot be loaded, or a word that is not in a prompt.
+        ValueError: An option out of range, a model that cannot be loaded, or a word that is in no prompt.
         OSError: The output folder cannot be written to; found out before the model is loaded.
     """
     _check(options)
@@ -109,7 +114,8 @@ def generate(options: Generate) -> list[Generated]:
     folder = output_folder(options.out, who="generate")
     device = choose_device(options.device)
     pipe = load_pipeline(options.model, choose_dtype(options.dtype, device), device)
-    readers = [weft.AttentionMaps(options.maps)] if options.maps else []
+    missing = "zero" if len(options.prompt) > 1 else "warn"  # each prompt is a generation of its own
+    readers = [weft.AttentionMaps(options.maps, missing=missing)] if options.maps else []
     written = []
     with weft.attach(pipe, *readers, backend=options.backend) as attachment:
         for number, prompt in enumerate(options.prompt):
@@ -121,6 +127,7 @@ def generate(options: Generate) -> list[Generated]:
             acting = [method for method in methods if _concerns(method, prompt)]
             with _added(attachment, acting):
                 images = pipe(**call, generator=_generators(seeds, device)).images
+            words = tuple(str(word) for reader in readers for word, found in reader.found.items() if all(found))
             for seed, image in zip(seeds, images, strict=True):
                 path = folder / f"{stem}-seed{seed}.png"
                 _save(image, path)
@@ -128,12 +135,24 @@ def generate(options: Generate) -> list[Generated]:
                     temporary.write_text(
                         json.dumps(_sidecar(options, acting, prompt, seed), indent=2, default=str) + "\n"
                     )
-                written.append(Generated(prompt, seed, image, path))
-            for reader in readers:
-                _save(reader.maps.grid(images), folder / f"{stem}-maps.png")
+                written.append(Generated(prompt, seed, image, path, words))
+            if words:
+                _save(readers[0].maps.grid(images), folder / f"{stem}-maps.png")
             if options.compare:
                 _save(comparison(prompt, acting, stock, images), folder / f"{stem}-compare.png")
     return written
+
+
+def describe_written(options: Generate, written: Sequence[Generated]) -> str:
+    """What was written, and which prompt has which word where they differ."""
+    lines = [str(picture.path) for picture in written]
+    words = {picture.prompt: picture.words for picture in written}
+    if any(len(found) < len(options.maps) for found in words.values()):
+        for prompt, found in words.items():
+            lacking = [repr(word) for word in options.maps if word not in found]
+            maps = f"maps of {', '.join(map(repr, found))}" if found else "no maps"
+            lines.append(f"{prompt!r}: {maps}" + (f"; it lacks {', '.join(lacking)}" if lacking else ""))
+    return "\n".join(lines)
 
 
 @contextmanager
@@ -168,6 +187,10 @@ def _check(options: Generate) -> None:
     for prompt in options.prompt:
         if not prompt.strip():
             raise ValueError("generate: --prompt must not be empty")
+    for word in options.maps:
+        bare = word.partition("#")[0].strip().casefold()
+        if len(options.prompt) > 1 and not any(bare in prompt.casefold() for prompt in options.prompt):
+            raise ValueError(f"generate: --maps has {word!r}, which is in no --prompt")
     if options.method == "none" and options.phrases:
         raise ValueError("generate: --phrases belongs to a method; add --method maskdiffusion")
     if (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -252,25 +253,41 @@ def test_each_generation_starts_afresh(tmp_path: Path) -> None:
         assert torch.equal(maps.maps["circle"], first)
 
 
-def test_a_word_that_one_prompt_of_a_batch_lacks(tmp_path: Path) -> None:
+@pytest.mark.parametrize("missing", ["warn", "zero"])
+def test_a_word_that_one_prompt_of_a_batch_lacks(missing: str, tmp_path: Path) -> None:
+    pipe = tiny.sd1(tmp_path)
+    # the third is cut off before its word
+    prompts = ["a red circle", "a blue square", "red " * 15 + "circle"]
+    with (
+        weft.attach(pipe, maps := weft.AttentionMaps(["circle", "square"], missing=missing)),
+        warnings.catch_warnings(record=True) as said,
+    ):
+        warnings.simplefilter("always", UserWarning)
+        tiny.generate(pipe, prompt=prompts)
+    assert maps.maps["circle"][0].amin() > 0 and not maps.maps["circle"][1:].any()
+    assert maps.maps["square"][1].amin() > 0 and not maps.maps["square"][[0, 2]].any()
+    assert maps.found == {"circle": (True, False, False), "square": (False, True, False)}
+    named = [str(one.message) for one in said if "AttentionMaps" in str(one.message)]
+    assert len(named) == (missing == "warn")
+    assert all(
+        "'circle' in 'a blue square', 'red red" in one and "'square' in 'a red circle'," in one for one in named
+    )
+
+
+def test_a_word_that_must_not_be_missing(tmp_path: Path) -> None:
     pipe = tiny.sd1(tmp_path)
     prompts = ["a red circle", "a blue square"]
-    with (
-        weft.attach(pipe, weft.AttentionMaps(["circle"])),
-        pytest.raises(
-            ValueError, match=r"'circle' is not in the prompt 'a blue square'; its words are a, blue, square"
-        ),
-    ):
+    for tokens, missing in (["circle"], "raise"), (["ball"], "warn"):
+        with (
+            weft.attach(pipe, maps := weft.AttentionMaps(tokens, missing=missing)),
+            pytest.raises(ValueError, match=rf"'{tokens[0]}' is not in the prompt 'a .*'; its words are a, "),
+        ):
+            tiny.generate(pipe, prompt=prompts)
+        with pytest.raises(ValueError, match=r"AttentionMaps\.found: no image was made since attaching"):
+            _ = maps.found
+    with weft.attach(pipe, maps := weft.AttentionMaps(["ball", "circle"], missing="zero")):
         tiny.generate(pipe, prompt=prompts)
-    with weft.attach(pipe, maps := weft.AttentionMaps(["circle", "square"], missing="zero")):
-        tiny.generate(pipe, prompt=prompts)
-        assert maps.maps["circle"][0].amin() > 0 and not maps.maps["circle"][1].any()
-        assert not maps.maps["square"][0].any() and maps.maps["square"][1].amin() > 0
-    with (
-        weft.attach(pipe, weft.AttentionMaps(["ball"], missing="zero")),
-        pytest.raises(ValueError, match="'ball' is not in the prompt"),
-    ):
-        tiny.generate(pipe, prompt=prompts)
+        assert not maps.maps["ball"].any() and maps.found["ball"] == (False, False)
 
 
 def test_bf16_maps_are_fp32_and_close(tmp_path: Path) -> None:
@@ -319,7 +336,7 @@ def test_missing_words_are_told_before_the_first_step(tmp_path: Path) -> None:
         (lambda: weft.AttentionMaps("circle", size=0), ValueError, "positive integers.*got 0"),
         (lambda: weft.AttentionMaps("circle", size=(1, 2, 3)), ValueError, "positive integers"),
         (lambda: weft.AttentionMaps("circle", size="big"), ValueError, "positive integers.*got 'big'"),
-        (lambda: weft.AttentionMaps("circle", missing="nan"), ValueError, '"error" or "zero"; got \'nan\''),
+        (lambda: weft.AttentionMaps("circle", missing="nan"), ValueError, '"zero" or "raise"; got \'nan\''),
         (lambda: weft.AttentionMaps("circle", layers=[]), ValueError, "empty sequence"),
         (lambda: weft.AttentionMaps("circle", layers="("), ValueError, "not a regular expression"),
         (lambda: weft.AttentionMaps("circle", layers=1.5), TypeError, "got 1.5"),

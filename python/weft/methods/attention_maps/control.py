@@ -14,6 +14,7 @@ from weft.attach import Control, Generation, LayerInfo, LayerRequest, Step
 from weft.methods._call_text import call_text
 from weft.methods.attention_maps.layer_choice import LayerChoice, StepChoice
 from weft.methods.attention_maps.token_maps import Token, TokenMaps
+from weft.methods.attention_maps.word_places import MISSING, find_places
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -45,8 +46,9 @@ class AttentionMaps(Control):
         steps: None for every step, one index, a range, a slice or any iterable of indices, from 0.
         reduce: The axes to average over, of "layers" and "steps". What is left out stays an axis of the maps.
         size: Rows and columns of the maps, or one number for both; None for the size of the latent.
-        missing: What to do for an image of a batch whose prompt lacks a word: "error", or "zero" for an empty map. A
-            word that no prompt of the batch has is an error either way.
+        missing: What to do for an image of a batch whose prompt lacks a word, or is cut off before it. "warn": its
+            map is empty, and one warning names the words and prompts; a word that no prompt of the batch has is an
+            error. "zero": its map is empty, even if none has it. "raise": an error.
 
     Raises:
         TypeError, ValueError: An argument that is not as above; tokens that are repeated or none at all. Whatever
@@ -66,13 +68,13 @@ class AttentionMaps(Control):
         steps: int | range | slice | Iterable[int] | None = None,
         reduce: str | Sequence[str] = AXES,
         size: int | tuple[int, int] | None = None,
-        missing: str = "error",
+        missing: str = "warn",
     ) -> None:
         self.tokens = _checked_tokens(tokens)
         self.reduce = _checked_reduce(reduce)
         self._size = _checked_size(size)
-        if missing not in ("error", "zero"):
-            raise ValueError(f'AttentionMaps: `missing` must be "error" or "zero"; got {missing!r}')
+        if missing not in MISSING:
+            raise ValueError(f'AttentionMaps: `missing` must be "warn", "zero" or "raise"; got {missing!r}')
         self._missing = missing
         self._layers = LayerChoice(layers)
         self._wants_step = StepChoice(steps)
@@ -81,6 +83,7 @@ class AttentionMaps(Control):
     def start_blank(self) -> None:
         self._cross_layers: tuple[LayerInfo, ...] = ()
         self._run: _Run | None = None
+        self._found: dict[Token, tuple[bool, ...]] | None = None
 
     def __repr__(self) -> str:
         return call_text(
@@ -104,6 +107,17 @@ class AttentionMaps(Control):
             raise ValueError("AttentionMaps.maps: no image was made since attaching; call the pipeline first")
         return self._run.result(self.tokens, self.reduce)
 
+    @property
+    def found(self) -> dict[Token, tuple[bool, ...]]:
+        """Whether the prompt of each image of the last generation has the word, by token.
+
+        Raises:
+            ValueError: No image was made since attaching.
+        """
+        if self._found is None:
+            raise ValueError("AttentionMaps.found: no image was made since attaching; call the pipeline first")
+        return self._found
+
     def settings(self) -> dict[str, Any]:
         return {"tokens": self.tokens, "reduce": self.reduce, "size": self._size, "missing": self._missing}
 
@@ -117,7 +131,8 @@ class AttentionMaps(Control):
 
     def begin_generation(self, generation: Generation) -> None:
         size = self._size or generation.latent_size
-        places = [self._places(generation, token) for token in self.tokens]
+        places = find_places(generation, self.tokens, self._missing)
+        self._found = {token: tuple(map(bool, images)) for token, images in zip(self.tokens, places, strict=True)}
         self._layers.check_resolutions(self._cross_layers, generation.latent_size)
         self._run = _Run(size, generation.latent_size, places)
 
@@ -134,27 +149,6 @@ class AttentionMaps(Control):
         kept_layer = layer.name if "layers" not in self.reduce else None
         kept_step = step.index if "steps" not in self.reduce else None
         self._run.add((kept_layer, kept_step), layer, maps[step.conditional])
-
-    def _places(self, generation: Generation, token: Token) -> list[tuple[int, ...]]:
-        """Positions of ``token`` in every image's prompt; none where it is missing and may be."""
-        if isinstance(token, int):
-            return [(token,)] * generation.images
-        if generation.prompt is None:
-            raise ValueError(
-                f"AttentionMaps: {token!r} cannot be looked up, since the conditioning did not come from "
-                "`encode_prompt` of an attached pipeline; attach the pipeline that you call, or give token positions"
-            )
-        places: list[tuple[int, ...]] = []
-        absent: list[LookupError] = []
-        for image in range(generation.images):
-            try:
-                places.append(generation.prompt.find(token, image))
-            except LookupError as error:
-                absent.append(error)
-                places.append(())
-        if absent and (self._missing == "error" or len(absent) == generation.images):
-            raise ValueError(str(absent[0]))
-        return places
 
 
 @dataclass
