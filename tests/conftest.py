@@ -15,6 +15,8 @@ import torch
 from hypothesis import settings
 
 BUILD = Path(__file__).resolve().parents[1] / "build" / "tests"
+# what is small there: on a shared machine waiting for a second thread takes longer than the cases do
+ON_ONE_THREAD = ("attach", "conformance", "csrc/test_attention_cpu.py", "cuda_emulation", "golden", "methods", "train")
 HAS_GPU = torch.cuda.is_available()
 
 # both are read when triton and huggingface_hub are imported, so they stand before any test module
@@ -71,6 +73,16 @@ def kept_build() -> Callable[[str, Iterable[Path], Iterable[str], Callable[[Path
         return folder
 
     return keep
+
+
+@pytest.fixture(autouse=True)
+def few_threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    """One in ``ON_ONE_THREAD``, and as many as before afterwards, whatever a test has set."""
+    place, was = request.path.relative_to(Path(__file__).parent), torch.get_num_threads()
+    if any(place.is_relative_to(one) for one in ON_ONE_THREAD):
+        torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(was)
 
 
 @pytest.fixture(autouse=True)

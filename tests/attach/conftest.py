@@ -1,21 +1,8 @@
-"""Lets the tests of this folder import ``tiny_pipelines``, and runs them on one core."""
+"""Lets the tests of this folder import ``tiny_pipelines``."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-import torch
-
 sys.path.append(str(Path(__file__).parent / "support"))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """These models are too small to share; on a busy machine their threads would only wait for one another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import tiny_pipelines as tiny
 import torch
+from compiled_graphs import CompiledGraphs
 from torch import nn
 
 from weft.attach import GatedProjections, ProjectionTerms, find_projections
@@ -268,16 +269,11 @@ def fresh_compiler() -> Iterator[None]:
 
 @pytest.mark.slow
 def test_new_terms_and_gates_recompile_nothing(fresh_compiler: None) -> None:
-    graphs = []
-
-    def count(graph: Any, inputs: Any) -> Any:
-        graphs.append(graph)
-        return graph
-
+    graphs = CompiledGraphs()
     torch.manual_seed(0)
     blocks = {"down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("CrossAttnUpBlock2D",)}
     model = tiny.unet(**blocks, mid_block_type=None, block_out_channels=(16,))
-    compiled = torch.compile(model, backend=count)
+    compiled = torch.compile(model, backend=graphs)
     with GatedProjections(model) as projections:
 
         def terms(seed: int) -> ProjectionTerms:

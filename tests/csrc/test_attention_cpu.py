@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -32,15 +31,6 @@ TABLES = ("alpha", "beta", "gamma", "delta")
 EDITED = AttentionCase(tables=TABLES, removed=0.1, readout="dense", padding=0.1, hostile=True, heads=2, seqlen_q=45)
 every_isa = pytest.mark.parametrize("isa", ISAS)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """The cases are small: on a shared machine waiting for a second thread takes longer than they do."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def assert_accurate(inputs: AttentionInputs, isa: str) -> None:

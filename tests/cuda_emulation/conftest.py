@@ -12,7 +12,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 from torch import Tensor
 
 from weft.ops.attention import cuda as _attention_cuda
@@ -207,12 +206,3 @@ def emulation(library: Path) -> SimpleNamespace:
         large_device=LARGE_DEVICE,
         old_device=OLD_DEVICE,
     )
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """The cases are small; the emulation runs in one thread anyway."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)

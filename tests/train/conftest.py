@@ -1,4 +1,4 @@
-"""Lets the tests of this folder import tiny pipelines, on one core, with an accelerator of their own."""
+"""Lets the tests of this folder import tiny pipelines, with an accelerator of their own."""
 
 from __future__ import annotations
 
@@ -7,21 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 sys.path.append(str(Path(__file__).parents[1] / "attach" / "support"))
 sys.path.append(str(Path(__file__).parent / "support"))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """These models are too small to share; on a busy machine their threads would only wait for one another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

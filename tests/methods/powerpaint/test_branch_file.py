@@ -265,7 +265,7 @@ def test_no_code_of_a_pickled_file_runs(network: Branch, tmp_path: Path, monkeyp
 def test_the_first_version_is_told(network: Branch, tmp_path: Path) -> None:
     """Weights of v1 given to v2 and the reverse say what they are and who reads them."""
     folder = tmp_path / "v1"
-    text = task_branches.wrapped(task_branches.text_encoder(50))
+    text = task_branches.wrapped(task_branches.text_encoder(50).state_dict())
     parts = {"unet": tiny.unet(in_channels=9).state_dict(), "text_encoder": text}
     for part, tensors in parts.items():
         (folder / part).mkdir(parents=True)

@@ -12,6 +12,7 @@ import pytest
 import tiny_pipelines as tiny
 import torch
 from safetensors.torch import load_file, save_file
+from task_branches import PUBLISHED, prompts, wrapped
 from torch import Tensor
 
 import weft
@@ -19,16 +20,11 @@ from weft.attach.text.learnt_words import LearntText, encode
 from weft.methods.powerpaint.recipes import NAMES
 
 WIDTH = 32  # of the tiny models
-PUBLISHED = {"context": "P_ctxt", "shape": "P_shape", "object": "P_obj"}
 
 
 @pytest.fixture
 def pipe(tmp_path: Path) -> Any:
     return tiny.inpaint(tmp_path / "tokenizer")
-
-
-def prompts() -> dict[str, Tensor]:
-    return {name: mine[0] for name, mine in inpainting.vectors(WIDTH).items()}
 
 
 def fresh(module: Any) -> dict[str, Tensor]:
@@ -43,16 +39,7 @@ def fresh(module: Any) -> dict[str, Tensor]:
 def released(pipe: Any, folder: Path, *, prefix: str = "text_model.") -> tuple[Path, dict[str, Tensor]]:
     """A folder as PowerPaint v1 was released: two files, no configuration, the table of words wrapped."""
     text = fresh(pipe.text_encoder)
-    state = {}
-    for name, value in text.items():
-        bare = name.removeprefix("text_model.")
-        if bare.endswith("token_embedding.weight"):
-            stem = f"{prefix}{bare.removesuffix('weight')}"
-            state[f"{stem}wrapped.weight"] = value
-            state |= {f"{stem}trainable_embeddings.{PUBLISHED[key]}": mine for key, mine in prompts().items()}
-        else:
-            state[prefix + bare] = value
-    state[f"{prefix}embeddings.position_ids"] = torch.arange(tiny.MAX_LENGTH)[None]
+    state = wrapped(text, prefix)
     for part, tensors in (("text_encoder", state), ("unet", fresh(pipe.unet))):
         (folder / part).mkdir(parents=True)
         save_file(tensors, folder / part / f"{part}.safetensors")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tiny_pipelines as tiny
 import torch
+from compiled_graphs import CompiledGraphs
 from concepts import BLUE, POSITIONS, PROMPT, RED, draw, residual_for
 from diffusers.models.attention_processor import AttnProcessor2_0
 from PIL import Image
@@ -335,18 +336,13 @@ def test_detaching_restores_the_model(tmp_path: Path) -> None:
 def test_compiled_models_are_not_compiled_again(localize: Any, tmp_path: Path) -> None:
     """Other steps, strengths and concepts of the same sizes use what there is."""
     pipe = tiny.sd1(tmp_path)
-    graphs: list[Any] = []
-
-    def counting(graph: Any, inputs: Any) -> Any:
-        graphs.append(graph)
-        return graph.forward
-
+    graphs = CompiledGraphs()
     torch._dynamo.reset()
     eager = pipe.unet
     controls = [weft.LocalizedResiduals(residual_for(pipe, words), localize) for words in (RED, BLUE)]
     expected = [draw(pipe, control) for control in controls]
     with weft.attach(pipe, controls[0]) as attachment:
-        pipe.unet = torch.compile(eager, backend=counting)
+        pipe.unet = torch.compile(eager, backend=graphs)
         torch.testing.assert_close(
             tiny.generate(pipe, output_type="latent"), expected[0], atol=1e-4, rtol=1e-3, msg="compiled"
         )

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tiny_pipelines as tiny
 import torch
+from compiled_graphs import CompiledGraphs
 from torch import Tensor
 
 import weft
@@ -225,16 +226,11 @@ def test_tokens_made_in_inference_mode(buckets: int | None, tmp_path: Path) -> N
 
 def test_a_compiled_model_is_compiled_once_for_all_buckets(tmp_path: Path) -> None:
     pipe = tiny.sd1(tmp_path)
-    graphs: list[Any] = []
-
-    def counting(graph: Any, inputs: Any) -> Any:
-        graphs.append(graph)
-        return graph.forward
-
+    graphs = CompiledGraphs()
     torch._dynamo.reset()
     with weft.attach(pipe, soft_tokens()):
         expected = tiny.generate(pipe, num_inference_steps=4)
-        eager, pipe.unet = pipe.unet, torch.compile(pipe.unet, backend=counting)
+        eager, pipe.unet = pipe.unet, torch.compile(pipe.unet, backend=graphs)
         sizes = []
         drawn = tiny.generate(
             pipe,

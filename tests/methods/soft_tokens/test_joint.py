@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import text_stream
 import tiny_joint as tiny
 import torch
 from torch import Tensor
@@ -42,25 +43,17 @@ def before_the_text(model: Any, soft: weft.SoftTokens) -> Iterator[None]:
     def remember(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         timestep[:] = [float(kwargs["timestep"][0])]
 
-    def insert(place: int, block: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        text: Tensor = kwargs["encoder_hidden_states"]
-        mine = soft.bank()[0 if soft.offsets is None else min(int(timestep[0]), 999) // 10, place]
-        mine = model.context_embedder(mine) if soft.space == "conditioning" else mine
-        return args, {**kwargs, "encoder_hidden_states": torch.cat([mine.expand(len(text), -1, -1), text], 1)}
+    def tokens_of(place: int) -> Tensor:
+        own = soft.bank()[0 if soft.offsets is None else min(int(timestep[0]), 999) // 10, place]
+        return model.context_embedder(own) if soft.space == "conditioning" else own
 
-    def drop(block: Any, args: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        return output[0][:, soft.tokens.shape[1] :], output[1]
-
-    handles = [model.register_forward_pre_hook(remember, with_kwargs=True)]
-    for place, name in enumerate(soft.blocks):
-        block = model.get_submodule(name)
-        handles.append(block.register_forward_pre_hook(functools.partial(insert, place), with_kwargs=True))
-        handles.append(block.register_forward_hook(drop))
+    handle = model.register_forward_pre_hook(remember, with_kwargs=True)
+    shown = [(model.get_submodule(name), partial(tokens_of, place)) for place, name in enumerate(soft.blocks)]
     try:
-        yield
+        with text_stream.before_the_text(shown):
+            yield
     finally:
-        for handle in handles:
-            handle.remove()
+        handle.remove()
 
 
 @pytest.mark.parametrize("buckets", [100, None])
@@ -154,7 +147,7 @@ def test_the_shipped_model_takes_them() -> None:
     pipe = shapes.pipeline("sd3")
     width = pipe.transformer.config.caption_projection_dim
     soft = weft.SoftTokens(0.5 * torch.randn(2, 4, width), None, BLOCKS, space="block")
-    draw = functools.partial(tiny.generate, pipe, max_sequence_length=1)
+    draw = partial(tiny.generate, pipe, max_sequence_length=1)
     stock = draw()
     with before_the_text(pipe.transformer, soft):
         expected = draw()

@@ -84,10 +84,10 @@ def released_tensors(network: Branch) -> dict[str, Tensor]:
     return {name: state[ours].clone() for name, ours in network.released_names().items()}
 
 
-def wrapped(encoder: Any, prefix: str = "text_model.") -> dict[str, Tensor]:
+def wrapped(state: dict[str, Tensor], prefix: str = "text_model.") -> dict[str, Tensor]:
     """A text encoder's tensors as the released code keeps them: the table wrapped, the prompts beside it."""
     found = {}
-    for name, value in encoder.state_dict().items():
+    for name, value in state.items():
         bare = name.removeprefix("text_model.")
         if bare.endswith("token_embedding.weight"):
             stem = f"{prefix}{bare.removesuffix('weight')}"
@@ -104,7 +104,7 @@ def released(network: Branch, folder: Path, words: int = 50, prefix: str = "text
     inside = folder / "PowerPaint_Brushnet"
     inside.mkdir(parents=True)
     save_file(released_tensors(network), inside / "diffusion_pytorch_model.safetensors")
-    torch.save(wrapped(text_encoder(words), prefix), inside / "pytorch_model.bin")
+    torch.save(wrapped(text_encoder(words).state_dict(), prefix), inside / "pytorch_model.bin")
     return folder
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from ranks import WORLD, process
 from torch import Tensor
 
 from weft.train.distribution.kinds import losses_named
 from weft.train.distribution.losses import distribution_loss
 
-WORLD = 2
 EACH = 4  # pictures of a rank
 NAMES = ("loss", "f2f", "f2r")
 # "alone": a rank that has one class has nothing to compare by itself, and has with the other
@@ -35,9 +33,11 @@ def differentiate(kind: str, part: slice, group: object) -> dict[str, Tensor]:
 
 
 def work(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD)
+    with process(rank, folder):
+        compare(rank, folder)
+
+
+def compare(rank: int, folder: str) -> None:
     part = slice(rank * EACH, (rank + 1) * EACH)
     found = {kind: differentiate(kind, part, dist.group.WORLD) for kind in KINDS}
     one_class = torch.zeros(EACH, dtype=torch.int64)
@@ -47,8 +47,6 @@ def work(rank: int, folder: str) -> None:
     single = torch.eye(WORLD)[rank : rank + 1]
     found["a row each"] = distribution_loss(losses_named("f2f"), single, single, group=dist.group.WORLD)
     torch.save(found, f"{folder}/{rank}.pt")
-    dist.barrier()
-    os._exit(0)  # an interpreter that ends while threads of gloo are alive aborts now and then
 
 
 @pytest.fixture(scope="module")

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
+from ranks import WORLD, assert_same_everywhere, averaged, process
 from torch import Tensor
 
-WORLD, EACH = 2, 2
+EACH = 2
 # captions of second views: that of the last picture is the first view's of the first, on the other process
 SECOND = torch.tensor([[20], [21], [22], [1]])
 
 
 def found(folder: Path, rows: slice) -> dict[str, Tensor]:
     """Losses and the gradient of tokens, of some of four pictures."""
-    sys.path.append(str(Path(__file__).parents[2] / "attach" / "support"))
     import tiny_pipelines as tiny
     from accelerate import Accelerator
 
@@ -65,7 +62,6 @@ def found(folder: Path, rows: slice) -> dict[str, Tensor]:
 
 def learnt(folder: Path, what: str) -> list[Tensor]:
     """What a few steps give, as every process has it."""
-    sys.path.append(str(Path(__file__).parents[2] / "attach" / "support"))
     import tiny_pipelines as tiny
     from PIL import Image
 
@@ -99,23 +95,14 @@ def learnt(folder: Path, what: str) -> list[Tensor]:
 
 
 def work(rank: int, folder: str) -> None:
-    # what `accelerate launch` tells its processes
-    os.environ |= {"WORLD_SIZE": str(WORLD), "RANK": str(rank), "LOCAL_RANK": str(rank), "GLOO_SOCKET_IFNAME": "lo"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD)
-    mine = found(Path(folder) / str(rank), slice(EACH * rank, EACH * (rank + 1)))
-    for value in mine.values():
-        dist.all_reduce(value)
-        value /= WORLD
-    if rank == 0:
-        torch.save(mine, f"{folder}/found.pt")
-    for what in ("soft tokens", "residual"):
-        for value in learnt(Path(folder) / f"{rank}-{what}", what):
-            everybodys = [torch.empty_like(value) for _ in range(WORLD)]
-            dist.all_gather(everybodys, value.contiguous())
-            assert torch.equal(*everybodys) and value.isfinite().all()
-    dist.barrier()
-    os._exit(0)  # an interpreter that ends while threads of gloo are alive aborts now and then
+    with process(rank, folder):
+        mine = averaged(found(Path(folder) / str(rank), slice(EACH * rank, EACH * (rank + 1))))
+        if rank == 0:
+            torch.save(mine, f"{folder}/found.pt")
+        for what in ("soft tokens", "residual"):
+            for value in learnt(Path(folder) / f"{rank}-{what}", what):
+                assert_same_everywhere(value)
+                assert value.isfinite().all()
 
 
 def test_two_processes_are_one(tmp_path: Path) -> None:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
+from ranks import WORLD, assert_same_everywhere, averaged, process
 from torch import Tensor
-
-WORLD = 2
 
 
 def found(baseline: Any, rows: slice) -> dict[str, Tensor]:
     """Losses and gradients of some pictures of a batch of four, in each turn; and running statistics."""
-    sys.path.append(str(Path(__file__).parents[1] / "support"))
     import gans
     from accelerate import Accelerator
 
@@ -60,7 +55,6 @@ def found(baseline: Any, rows: slice) -> dict[str, Tensor]:
 
 def learnt(baseline: Any) -> list[Tensor]:
     """A generator after a few steps of ``fit_gan``, as every process has it."""
-    sys.path.append(str(Path(__file__).parents[1] / "support"))
     import gans
 
     from weft.train import fit_gan
@@ -70,24 +64,13 @@ def learnt(baseline: Any) -> list[Tensor]:
 
 
 def work(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    # what `accelerate launch` tells its processes
-    os.environ |= {"WORLD_SIZE": str(WORLD), "RANK": str(rank), "LOCAL_RANK": str(rank), "GLOO_SOCKET_IFNAME": "lo"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD)
-    for baseline in ("ssa", "attn"):
-        mine = found(baseline, slice(2 * rank, 2 * rank + 2))
-        for value in mine.values():
-            dist.all_reduce(value)
-            value /= WORLD
-        if rank == 0:
-            torch.save(mine, f"{folder}/{baseline}.pt")
-        for value in learnt(baseline):
-            everybodys = [torch.empty_like(value) for _ in range(WORLD)]
-            dist.all_gather(everybodys, value)
-            assert torch.equal(*everybodys)
-    dist.barrier()
-    os._exit(0)  # an interpreter that ends while threads of gloo are alive aborts now and then
+    with process(rank, folder):
+        for baseline in ("ssa", "attn"):
+            mine = averaged(found(baseline, slice(2 * rank, 2 * rank + 2)))
+            if rank == 0:
+                torch.save(mine, f"{folder}/{baseline}.pt")
+            for value in learnt(baseline):
+                assert_same_everywhere(value)
 
 
 def test_two_processes_are_one(tmp_path: Path) -> None:

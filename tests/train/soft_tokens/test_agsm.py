@@ -11,7 +11,7 @@ import pytest
 import tiny_pipelines as tiny
 import torch
 from accelerate import Accelerator
-from PIL import Image
+from captioned import CAPTIONS, batch, pairs
 from torch import Tensor
 
 import weft
@@ -27,7 +27,6 @@ from weft.train.soft_tokens.config import SoftTokensConfig
 from weft.train.soft_tokens.fit import fit_soft_tokens
 from weft.train.soft_tokens.frozen_denoiser import FrozenDenoiser
 
-CAPTIONS = ("a red circle", "a blue square", "a green ball", "a red square")
 CONFIG = SoftTokensConfig(
     loop=LoopConfig(steps=4, learning_rate=1e-2, batch_size=3, checkpoint_every=2),
     objective="agsm",
@@ -38,8 +37,7 @@ CONFIG = SoftTokensConfig(
 
 
 def fitted(pipe: Any, changes: Any = None, **run: Any) -> weft.SoftTokens:
-    pairs = [(Image.new("RGB", (40, 36), (60 * i, 200, 30)), caption) for i, caption in enumerate(CAPTIONS)]
-    return fit_soft_tokens(pipe, pairs, config=replace(CONFIG, **(changes or {})), **run)
+    return fit_soft_tokens(pipe, pairs(), config=replace(CONFIG, **(changes or {})), **run)
 
 
 def soft_tokens(seed: int, width: int) -> weft.SoftTokens:
@@ -47,18 +45,9 @@ def soft_tokens(seed: int, width: int) -> weft.SoftTokens:
     return weft.SoftTokens(torch.randn(2, width, generator=generator), torch.randn(10, width, generator=generator))
 
 
-def batch(pipe: Any) -> dict[str, Tensor]:
-    generator, count = torch.Generator().manual_seed(0), len(CAPTIONS)
-    text = resolve(pipe).encode_captions(CAPTIONS)
-    return {
-        "latents": torch.randn(count, 4, 16, 16, generator=generator),
-        "noise": torch.randn(1, 4, 16, 16, generator=generator),
-        "timestep": torch.tensor([300]),
-        "states": text.states,
-        "pooled": text.states.new_empty(count, 0) if text.pooled is None else text.pooled,
-        "time_ids": torch.rand(count, 6, generator=generator),
-        "alike": torch.arange(2 * count).view(count, 2),
-    }
+def all_apart(pipe: Any) -> dict[str, Tensor]:
+    """A batch in which no picture and no caption is another's."""
+    return {**batch(pipe), "alike": torch.arange(2 * len(CAPTIONS)).view(-1, 2)}
 
 
 @pytest.mark.parametrize("rows_at_once", [None, 1, 3])
@@ -67,7 +56,7 @@ def test_the_loss_is_that_of_a_pass_for_every_pair(kind: str, rows_at_once: int 
     """Loss and gradients of both banks. Pictures 0 and 1 are the same: neither sees the other's caption."""
     pipe, width = tiny.build(kind, tmp_path), {"sd1": 32, "sdxl": 64}[kind]
     plus, minus, average = (soft_tokens(seed, width) for seed in (1, 2, 3))
-    given = batch(pipe)
+    given = all_apart(pipe)
     given["alike"][1, 0] = given["alike"][0, 0]
     scheduler, sharpness, gammas = training_scheduler(pipe), 20.0, (0.7, 0.4)
 
@@ -147,7 +136,7 @@ def test_the_loss_is_that_of_a_pass_for_every_pair(kind: str, rows_at_once: int 
 def test_a_wrong_caption_is_one_more_of_the_others(rows_at_once: int | None, tmp_path: Path) -> None:
     """One of a batch that is given as a picture's own wrong one is the same as one of the batch."""
     pipe = tiny.sd1(tmp_path)
-    soft, given = soft_tokens(1, 32), batch(pipe)
+    soft, given = soft_tokens(1, 32), all_apart(pipe)
     control = TrainedTokens(soft.blocks)
     denoiser = FrozenDenoiser(resolve(pipe), control, noising_of(resolve(pipe)))
     following = given["states"].roll(-2, 0)[:, None]
@@ -184,7 +173,7 @@ def test_rivals_are_those_who_follow() -> None:
 
 def test_a_picture_without_rivals_learns_to_denoise(tmp_path: Path) -> None:
     pipe = tiny.sd1(tmp_path)
-    soft, given = soft_tokens(1, 32), batch(pipe)
+    soft, given = soft_tokens(1, 32), all_apart(pipe)
     given["alike"] = torch.zeros(4, 2, dtype=torch.int64)
     control = TrainedTokens(soft.blocks)
     denoiser = FrozenDenoiser(resolve(pipe), control, noising_of(resolve(pipe)))

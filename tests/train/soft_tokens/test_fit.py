@@ -12,6 +12,7 @@ import tiny_pipelines as tiny
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from captioned import CAPTIONS, batch, pairs
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from PIL import Image
 from torch import Tensor
@@ -40,29 +41,10 @@ CONFIG = SoftTokensConfig(
     time_buckets=10,
     precision="no",
 )
-CAPTIONS = ("a red circle", "a blue square", "a green ball", "a red square")
-
-
-def pairs() -> list[tuple[Image.Image, str]]:
-    return [(Image.new("RGB", (40, 36), (60 * i, 200, 30)), caption) for i, caption in enumerate(CAPTIONS)]
 
 
 def fitted(pipe: Any, changes: Any = None, **run: Any) -> weft.SoftTokens:
     return fit_soft_tokens(pipe, run.pop("pairs", pairs()), config=replace(CONFIG, **(changes or {})), **run)
-
-
-def batch(pipe: Any, captions: tuple[str, ...] = CAPTIONS) -> dict[str, Tensor]:
-    generator, count = torch.Generator().manual_seed(0), len(captions)
-    text = resolve(pipe).encode_captions(captions)
-    return {
-        "latents": torch.randn(count, 4, 16, 16, generator=generator),
-        "noise": torch.randn(1, 4, 16, 16, generator=generator),
-        "timestep": torch.tensor([300]),
-        "states": text.states,
-        "pooled": text.states.new_empty(count, 0) if text.pooled is None else text.pooled,
-        "time_ids": torch.rand(count, 6, generator=generator),
-        "alike": torch.tensor([[number, captions.index(caption)] for number, caption in enumerate(captions)]),
-    }
 
 
 def start(width: int = 32) -> weft.SoftTokens:

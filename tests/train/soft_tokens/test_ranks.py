@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
+from ranks import WORLD, assert_same_everywhere, averaged, process
 from torch import Tensor
-
-WORLD = 2
 
 
 def found(folder: Path, rows: slice) -> dict[str, Tensor]:
     """Losses and gradients of some of four pairs, in one direction and in both, with those of all processes."""
-    sys.path.append(str(Path(__file__).parents[2] / "attach" / "support"))
     import tiny_pipelines as tiny
     from accelerate import Accelerator
 
@@ -64,7 +59,6 @@ def found(folder: Path, rows: slice) -> dict[str, Tensor]:
 
 def learnt(folder: Path, objective: str) -> Tensor:
     """Tokens after a few steps of ``fit_soft_tokens``, as every process has them."""
-    sys.path.append(str(Path(__file__).parents[2] / "attach" / "support"))
     import tiny_pipelines as tiny
     from PIL import Image
 
@@ -80,23 +74,12 @@ def learnt(folder: Path, objective: str) -> Tensor:
 
 
 def work(rank: int, folder: str) -> None:
-    # what `accelerate launch` tells its processes
-    os.environ |= {"WORLD_SIZE": str(WORLD), "RANK": str(rank), "LOCAL_RANK": str(rank), "GLOO_SOCKET_IFNAME": "lo"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD)
-    mine = found(Path(folder) / str(rank), slice(2 * rank, 2 * rank + 2))
-    for value in mine.values():
-        dist.all_reduce(value)
-        value /= WORLD
-    if rank == 0:
-        torch.save(mine, f"{folder}/found.pt")
-    for objective in ("contrast", "agsm"):
-        tokens = learnt(Path(folder) / str(rank), objective)
-        everybodys = [torch.empty_like(tokens) for _ in range(WORLD)]
-        dist.all_gather(everybodys, tokens)
-        assert torch.equal(*everybodys)
-    dist.barrier()
-    os._exit(0)  # an interpreter that ends while threads of gloo are alive aborts now and then
+    with process(rank, folder):
+        mine = averaged(found(Path(folder) / str(rank), slice(2 * rank, 2 * rank + 2)))
+        if rank == 0:
+            torch.save(mine, f"{folder}/found.pt")
+        for objective in ("contrast", "agsm"):
+            assert_same_everywhere(learnt(Path(folder) / str(rank), objective))
 
 
 def test_two_processes_are_one(tmp_path: Path) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import tiny_joint
 import tiny_pipelines as tiny
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
+from text_stream import before_the_text
 from torch import Tensor
 
 TEXT_LENGTH = 2  # tokens of zeros in place of T5's
@@ -40,23 +39,8 @@ def pipeline(folder: Path, shift: float = 3.0) -> Any:
     return pipe
 
 
-@contextmanager
-def longer_stream(model: Any, shown: Tensor) -> Iterator[None]:
+def longer_stream(model: Any, shown: Tensor) -> AbstractContextManager[None]:
     """Tokens [L, m, C] stand before the text of the first L blocks, each its own, and are dropped behind it."""
-
-    def insert(mine: Tensor, block: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        text = kwargs["encoder_hidden_states"]
-        return args, {**kwargs, "encoder_hidden_states": torch.cat([mine.expand(len(text), -1, -1), text], 1)}
-
-    def drop(block: Any, args: Any, output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        return output[0][:, shown.shape[1] :], output[1]
-
-    handles = []
-    for block, mine in zip(model.transformer_blocks, shown, strict=False):
-        handles.append(block.register_forward_pre_hook(functools.partial(insert, mine), with_kwargs=True))
-        handles.append(block.register_forward_hook(drop))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    return before_the_text(
+        (block, lambda own=own: own) for block, own in zip(model.transformer_blocks, shown, strict=False)
+    )
