@@ -19,6 +19,7 @@ class Row:
         pieces: Its tokens, all of them where that is known.
         places: Where each is in the row; where it would be, for one that is cut off.
         cut_off: Those that are not in the row.
+        real: Places of the row without padding, among them what a pipeline put behind the text.
         length: Of the row, padding included.
     """
 
@@ -26,6 +27,7 @@ class Row:
     pieces: Pieces
     places: tuple[int, ...]
     cut_off: range
+    real: tuple[int, ...]
     length: int
 
 
@@ -36,9 +38,10 @@ def padded_row(tokenizer: Any, text: str, length: int, side: str) -> Row:
     if count > length:
         closing = min(pieces.closing, length)
         places = (*range(count - closing), *range(length - closing, length))
-        return Row(text, pieces, places, range(length - closing, count - closing), length)
+        return Row(text, pieces, places, range(length - closing, count - closing), tuple(range(length)), length)
     first = length - count if side == "left" else 0
-    return Row(text, pieces, tuple(range(first, first + count)), range(0), length)
+    places = tuple(range(first, first + count))
+    return Row(text, pieces, places, range(0), places, length)
 
 
 def recorded_row(tokenizer: Any, text: str, ids: Sequence[int], mask: Sequence[bool] | None) -> Row:
@@ -47,36 +50,34 @@ def recorded_row(tokenizer: Any, text: str, ids: Sequence[int], mask: Sequence[b
     What the tokenizer makes of the text now is compared with the row. Where that does not explain it, as when a
     pipeline joins tokens of several texts, the tokens of the row are spelt out.
     """
-    for special in (True, False):
-        row = _explained(tokenizer, text, cut(tokenizer, text, special), ids, mask)
-        if row is not None:
-            return row
-    places = tuple(itertools.compress(range(len(ids)), _without_padding(tokenizer, ids) if mask is None else mask))
-    pieces = spell(tokenizer, [ids[place] for place in places], text)
-    return Row(text, pieces, places, range(0), len(ids))
+    made = [cut(tokenizer, text, special) for special in (True, False)]
+    if mask is None:
+        mask = _without_padding(ids, made[0].ids, tokenizer.pad_token_id)
+    real = tuple(itertools.compress(range(len(ids)), mask))
+    found = [ids[place] for place in real]
+    for pieces in made:
+        placed = _explained(found, real, pieces.ids)
+        if placed is not None:
+            return Row(text, pieces, *placed, real, len(ids))
+    return Row(text, spell(tokenizer, found, text), real, range(0), real, len(ids))
 
 
 def _explained(
-    tokenizer: Any, text: str, pieces: Pieces, ids: Sequence[int], mask: Sequence[bool] | None
-) -> Row | None:
-    """The row as the first and the last tokens of the text, if it is nothing else but padding."""
-    places = list(range(len(ids)) if mask is None else itertools.compress(range(len(ids)), mask))
-    found, wanted = [ids[place] for place in places], pieces.ids
+    found: Sequence[int], real: tuple[int, ...], wanted: Sequence[int]
+) -> tuple[tuple[int, ...], range] | None:
+    """Places of the tokens of a text, and which of them are cut off, if a row is explained by them.
+
+    It is by the first and the last of them, the middle cut off, or by all of them with more behind.
+    """
     leading = _shared(found, wanted, min(len(found), len(wanted)))
+    if leading == len(wanted):
+        return real[:leading], range(0)
     trailing = _shared(found[::-1], wanted[::-1], min(len(found), len(wanted)) - leading)
-    rest = found[leading : len(found) - trailing]
-    is_padded = mask is None and leading + trailing == len(wanted) and set(rest) <= {tokenizer.pad_token_id}
-    if rest and not is_padded:
+    if leading + trailing < len(found):
         return None
     cut_off = range(leading, len(wanted) - trailing)
-    virtual = places[leading - 1] + 1 if leading else 0
-    return Row(
-        text,
-        pieces,
-        (*places[:leading], *range(virtual, virtual + len(cut_off)), *places[len(places) - trailing :]),
-        cut_off,
-        len(ids),
-    )
+    virtual = real[leading - 1] + 1 if leading else 0
+    return (*real[:leading], *range(virtual, virtual + len(cut_off)), *real[leading:]), cut_off
 
 
 def _shared(one: Sequence[int], other: Sequence[int], most: int) -> int:
@@ -84,11 +85,8 @@ def _shared(one: Sequence[int], other: Sequence[int], most: int) -> int:
     return next((count for count in range(most) if one[count] != other[count]), most)
 
 
-def _without_padding(tokenizer: Any, ids: Sequence[int]) -> list[bool]:
-    """Which tokens are no padding, where nothing but the ids tells; padding may look like the end token, once real."""
-    padding = tokenizer.pad_token_id
-    last = next((place for place in reversed(range(len(ids))) if ids[place] != padding), -1)
-    if padding == tokenizer.eos_token_id:
-        last += 1
-    first = next((place for place in range(len(ids)) if ids[place] != padding), 0)
-    return [first <= place <= last for place in range(len(ids))]
+def _without_padding(ids: Sequence[int], wanted: Sequence[int], padding: int | None) -> list[bool]:
+    """Which tokens of a row are no padding, where nothing but the ids tells; it may look like the text's end token."""
+    others = [place for place, one in enumerate(ids) if one != padding] or [0]
+    ending = next((count for count, one in enumerate(reversed(wanted)) if one != padding), len(wanted))
+    return [others[0] <= place <= others[-1] + ending for place in range(len(ids))]

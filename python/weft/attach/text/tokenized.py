@@ -152,7 +152,7 @@ class TokenizedText:
     @functools.cached_property
     def real(self) -> tuple[int, ...]:
         """Positions of all tokens that are no padding: prompt, template, start and end token."""
-        return self._placed(sorted(self._kept))
+        return tuple(self.start - self.dropped + place for place in self._row.real if self._is_kept(place))
 
     @functools.cached_property
     def own(self) -> tuple[int, ...]:
@@ -190,8 +190,11 @@ class TokenizedText:
         return frozenset(
             token
             for token, place in enumerate(self._row.places)
-            if self.dropped <= place < self._row_length and token not in self._row.cut_off
+            if self._is_kept(place) and token not in self._row.cut_off
         )
+
+    def _is_kept(self, place: int) -> bool:
+        return self.dropped <= place < self._row_length
 
     def _placed(self, tokens: Iterable[int]) -> tuple[int, ...]:
         return tuple(self.start - self.dropped + self._row.places[token] for token in tokens)
