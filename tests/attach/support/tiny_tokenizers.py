@@ -30,6 +30,7 @@ SENTENCES = (
     "一只红色的猫和一只蓝色的狗",
     "赤い猫と青い犬がいる",
     "café déjà vu, naïve señor",
+    "a sign says 'apple'",
 )
 # what Qwen's template does with one message of a user
 CHAT = (

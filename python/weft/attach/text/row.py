@@ -44,22 +44,27 @@ def padded_row(tokenizer: Any, text: str, length: int, side: str) -> Row:
     return Row(text, pieces, places, range(0), places, length)
 
 
-def recorded_row(tokenizer: Any, text: str, ids: Sequence[int], mask: Sequence[bool] | None) -> Row:
+def recorded_row(tokenizer: Any, text: str, ids: Sequence[int], mask: Sequence[Any] | None) -> Row:
     """The row that an encoder was seen to read, for a text given to the tokenizer.
 
     What the tokenizer makes of the text now is compared with the row. Where that does not explain it, as when a
     pipeline joins tokens of several texts, the tokens of the row are spelt out.
     """
     made = [cut(tokenizer, text, special) for special in (True, False)]
-    if mask is None:
-        mask = _without_padding(ids, made[0].ids, tokenizer.pad_token_id)
-    real = tuple(itertools.compress(range(len(ids)), mask))
+    real = _real(ids, mask, made[0].ids, tokenizer.pad_token_id)
     found = [ids[place] for place in real]
     for pieces in made:
         placed = _explained(found, real, pieces.ids)
         if placed is not None:
             return Row(text, pieces, *placed, real, len(ids))
     return Row(text, spell(tokenizer, found, text), real, range(0), real, len(ids))
+
+
+def explains(tokenizer: Any, text: str, ids: Sequence[int], mask: Sequence[Any] | None) -> bool:
+    """Whether a row is what the tokenizer makes of a text."""
+    made = [cut(tokenizer, text, special).ids for special in (True, False)]
+    real = _real(ids, mask, made[0], tokenizer.pad_token_id)
+    return any(_explained([ids[place] for place in real], real, wanted) is not None for wanted in made)
 
 
 def _explained(
@@ -85,8 +90,12 @@ def _shared(one: Sequence[int], other: Sequence[int], most: int) -> int:
     return next((count for count in range(most) if one[count] != other[count]), most)
 
 
-def _without_padding(ids: Sequence[int], wanted: Sequence[int], padding: int | None) -> list[bool]:
-    """Which tokens of a row are no padding, where nothing but the ids tells; it may look like the text's end token."""
+def _real(
+    ids: Sequence[int], mask: Sequence[Any] | None, wanted: Sequence[int], padding: int | None
+) -> tuple[int, ...]:
+    """Places of a row without padding; where nothing but the ids tells, that may look like the text's end token."""
+    if mask is not None:
+        return tuple(itertools.compress(range(len(ids)), mask))
     others = [place for place, one in enumerate(ids) if one != padding] or [0]
     ending = next((count for count, one in enumerate(reversed(wanted)) if one != padding), len(wanted))
-    return [others[0] <= place <= others[-1] + ending for place in range(len(ids))]
+    return tuple(range(others[0], min(others[-1] + ending + 1, len(ids))))

@@ -23,6 +23,11 @@ class CutOffError(UnplacedError):
     """A phrase reaches beyond what its encoder sees."""
 
 
+def reader_of(tokenizer: Any) -> Any:
+    """What reads text: the tokenizer itself, or that of a processor for pictures and text."""
+    return tokenizer if hasattr(tokenizer, "convert_ids_to_tokens") else tokenizer.tokenizer
+
+
 def _as_it_is(phrase: str) -> str:
     return phrase
 
@@ -181,8 +186,7 @@ class TokenizedText:
 
     @functools.cached_property
     def _reader(self) -> Any:
-        """The tokenizer, of a processor that reads pictures, too."""
-        return self.tokenizer if hasattr(self.tokenizer, "convert_ids_to_tokens") else self.tokenizer.tokenizer
+        return reader_of(self.tokenizer)
 
     @functools.cached_property
     def _kept(self) -> frozenset[int]:
