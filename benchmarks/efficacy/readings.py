@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.efficacy.maskdiffusion.summary import Z, difference, difference_cell, rate_cell
+from benchmarks.efficacy.rates import Z, difference, difference_cell, rate_cell
 from weft.shapes.measuring import Rate
 
 Readings = dict[str, list[Any]]  # measure -> one value a picture; None where it does not apply

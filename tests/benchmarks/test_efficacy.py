@@ -15,13 +15,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def verdicts(bound: list[bool], correct: list[bool] | None = None) -> Any:
-    from benchmarks.efficacy.trials import Verdicts
+    from benchmarks.efficacy.maskdiffusion.verdicts import Verdicts
 
     return Verdicts(bound, bound if correct is None else correct, [])
 
 
 def test_difference_is_that_of_pairs() -> None:
-    from benchmarks.efficacy.maskdiffusion.summary import difference
+    from benchmarks.efficacy.rates import difference
 
     found = difference([True, True, True, False, True], [True, False, False, False])
     assert found["pairs"] == 4 and found["mean"] == 0.5
@@ -58,7 +58,8 @@ class Painter:
 
 
 def test_a_run_goes_on_where_it_stopped_and_forgets_what_is_too_much(tmp_path: Path) -> None:
-    from benchmarks.efficacy.trials import Sampling, Trial, draw
+    from benchmarks.efficacy.maskdiffusion.verdicts import draw
+    from benchmarks.efficacy.trials import Sampling, Trial
 
     sampling, kept = Sampling(steps=1, batch=2), tmp_path / "kept.json"
     whole = draw(Painter(), Trial("two", 2, 5), sampling, None, tmp_path / "whole.json", lambda n: None)  # type: ignore[arg-type]

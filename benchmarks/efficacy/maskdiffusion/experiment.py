@@ -19,8 +19,9 @@ from tqdm import tqdm
 import weft
 from benchmarks.efficacy.digest import digest
 from benchmarks.efficacy.maskdiffusion.summary import summarise, table
+from benchmarks.efficacy.maskdiffusion.verdicts import Method, Verdicts, draw
 from benchmarks.efficacy.record import publish
-from benchmarks.efficacy.trials import Method, Sampling, Trial, Verdicts, draw
+from benchmarks.efficacy.trials import Sampling, Trial
 from benchmarks.measuring.circumstances import ROOT, circumstances
 from weft.methods.maskdiffusion import MODES, MaskDiffusionSettings
 from weft.shapes.captions import Prompt, phrase

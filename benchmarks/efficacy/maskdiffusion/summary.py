@@ -1,28 +1,17 @@
-"""Rates with their uncertainty, differences image by image, and a table of both."""
+"""Shares of images with all objects, differences from the base image by image, and a table of both."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
+from benchmarks.efficacy.maskdiffusion.verdicts import Verdicts, diversity
+from benchmarks.efficacy.rates import difference, difference_cell, rate_cell
 from benchmarks.efficacy.record import day_and_commit
-from benchmarks.efficacy.trials import Verdicts, diversity
 from weft.shapes.measuring import Rate
-
-Z = 1.96  # of a 95 % interval
-
-
-def difference(ours: list[bool] | list[float], base: list[bool] | list[float]) -> dict[str, float]:
-    """Mean difference of pairs with its 95 % interval, over as many pairs as both have."""
-    pairs = min(len(ours), len(base))
-    values = np.asarray(ours[:pairs], dtype=float) - np.asarray(base[:pairs], dtype=float)
-    half = Z * float(values.std(ddof=1)) / math.sqrt(pairs) if pairs > 1 else math.inf
-    mean = float(values.mean())
-    return {"pairs": pairs, "mean": mean, "low": mean - half, "high": mean + half}
 
 
 def summarise(found: dict[str, dict[str, Verdicts]], together: Sequence[str], seeds: int) -> dict[str, Any]:
@@ -105,15 +94,3 @@ def table(record: dict[str, Any]) -> str:
                 spread += f" ({difference_cell(row['diversity_difference'])})"
             lines.append("| " + " | ".join([*cells, spread]) + " |")
     return "\n".join(lines) + "\n"
-
-
-def rate_cell(rate: dict[str, float], factor: float = 100) -> str:
-    """A share with its interval, in percent unless ``factor`` says otherwise."""
-    return "{:.1f} [{:.1f}, {:.1f}]".format(*(factor * rate[key] for key in ("value", "low", "high")))
-
-
-def difference_cell(values: dict[str, float] | None, factor: float = 100) -> str:
-    """A difference with its interval, in points unless ``factor`` says otherwise; nothing for None."""
-    if values is None:
-        return ""
-    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(factor * values[key] for key in ("mean", "low", "high")))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.efficacy.maskdiffusion.summary import rate_cell
+from benchmarks.efficacy.rates import rate_cell
 from benchmarks.efficacy.readings import Measures, Readings
 from benchmarks.efficacy.record import day_and_commit
 from benchmarks.efficacy.residuals.preservation import Seen, preserved
