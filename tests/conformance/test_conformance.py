@@ -18,6 +18,7 @@ from hosts import HOSTS, NEGATIVE, PROMPT, Host
 from torch import Tensor
 
 import weft
+from weft.attach.families import FAMILIES, family_of
 
 CELLS = [(host, name) for host in HOSTS for name, case in CONTROLS.items() if host not in case.refused]
 REFUSALS = [(host, name) for name, case in CONTROLS.items() for host in case.refused]
@@ -59,6 +60,16 @@ def cell(request: pytest.FixtureRequest, tmp_path: Path) -> Cell:
 
 
 every_cell = pytest.mark.parametrize("cell", CELLS, ids="-".join, indirect=True)
+
+
+def test_every_public_control_has_a_row() -> None:
+    public = [name for name in weft.__all__ if isinstance(getattr(weft, name), type)]
+    assert {name for name in public if issubclass(getattr(weft, name), weft.attach.Control)} == CONTROLS.keys()
+
+
+def test_every_family_has_a_row(tmp_path: Path) -> None:
+    built = {family_of(host.denoiser(host.build(tmp_path / name))) for name, host in HOSTS.items()}
+    assert built == set(FAMILIES)
 
 
 def state_of(model: Any) -> dict[str, Any]:
