@@ -71,7 +71,7 @@ mutate: setup  ## plant faults in a copy, one at a time, and see whether tests f
 sanitize: $(VENV)/.dependencies  ## random calls of the native code under ASan, UBSan, TSan; ARGS="--count 100000 --seed 1"
 	$(BIN)/python tests/sanitize/sanitize.py $(ARGS)
 
-chips: setup  ## the numeric tests as on every weaker processor that this one can stand for: ARGS="--chip avx2"
+chips: setup  ## the numeric tests as on every weaker processor that this machine can emulate: ARGS="--chip avx2"
 	$(BIN)/python tests/chips.py $(ARGS) -n 2
 
 compat:  ## import, attach and one test an op with the oldest supported versions: Python 3.10, torch 2.6, diffusers 0.35

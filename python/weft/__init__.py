@@ -1,7 +1,7 @@
 """weft: read, edit and localise what a text-to-image model does, at the speed of fused kernels.
 
 Importing it touches no GPU, compiles nothing and loads neither torch, diffusers nor triton: names are loaded on first
-use. They stand in ``__init__.pyi``.
+use. They are listed in ``__init__.pyi``.
 """
 
 from importlib import import_module

@@ -38,7 +38,7 @@ class Backend:
         backward: Called with the gradients of the result, then these arguments and what else the op's backward takes;
             the gradients of the arguments. None where another backend's serves.
         only_by_name: Called with the op's arguments; whether ``auto`` passes over this backend although it does not
-            refuse: it can, but nobody would want it to, as with an interpreter.
+            refuse: it works but is no sensible choice, as with an interpreter.
     """
 
     name: str

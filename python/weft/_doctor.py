@@ -30,7 +30,7 @@ PACKAGES = ("weft", "torch", "triton", "diffusers", "transformers", "accelerate"
 
 @dataclass(frozen=True)
 class Cpu:
-    """The processor. ``features`` are the extensions it can use, empty where the native module cannot tell."""
+    """The processor. ``features`` are the extensions it can use, empty where the native module cannot say."""
 
     model: str
     cores: int
@@ -100,7 +100,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that ``weft doctor`` tells."""
+    """Everything that ``weft doctor`` reports."""
 
     system: str
     python: str

@@ -13,7 +13,7 @@ def public_names(package: str, file: str) -> tuple[Callable[[str], Any], Callabl
 
     Args:
         package: ``__name__`` of the package.
-        file: ``__file__`` of its ``__init__.py``; the list stands beside it in ``__init__.pyi``.
+        file: ``__file__`` of its ``__init__.py``; the list is in ``__init__.pyi`` of the same folder.
     """
     load, listed, names = lazy_loader.attach_stub(package, file)
 

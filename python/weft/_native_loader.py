@@ -47,7 +47,7 @@ def native() -> ModuleType:
     """``weft._native``.
 
     Raises:
-        BackendUnavailableError: It is not built or does not load; the message tells how to build it.
+        BackendUnavailableError: It is not built or does not load; the message says how to build it.
     """
     reason = why_not_native()
     if reason is not None:

@@ -11,7 +11,7 @@ from torch.nn import Linear
 
 from weft.evaluation import Plan, Teachers, evaluate_sampler, judge_extractor, module_extractor, table
 from weft.evaluation.judge.judge import Judge
-from weft.evaluation.teachers import NOBODY, UNKNOWN
+from weft.evaluation.teachers import NO_TEACHERS, UNKNOWN
 from weft.train.core.weights import digest_of_weights
 from weft.train.gan.generator import Generator
 from weft.train.pictures.pairs import Pair
@@ -24,7 +24,7 @@ TAUGHT = Teachers(frozenset({digest_of_weights([Judge.load().image])}), are_all=
     ("teachers", "is_one", "said"),
     [
         (TAUGHT, True, "its encoder took part in training, which flatters"),
-        (NOBODY, False, "its encoder took no part in training"),
+        (NO_TEACHERS, False, "its encoder took no part in training"),
         (UNKNOWN, None, "whether its encoder took part in training is not known"),
     ],
 )
@@ -46,7 +46,7 @@ def test_retrieval_says_whether_its_encoder_took_part(
 
 def test_of_a_custom_extractor_without_digests_nothing_is_said() -> None:
     extractor = module_extractor(lambda x: x.mean((2, 3)), name="means")
-    assert all(teachers.include(extractor) is None for teachers in (TAUGHT, NOBODY, UNKNOWN))
+    assert all(teachers.include(extractor) is None for teachers in (TAUGHT, NO_TEACHERS, UNKNOWN))
 
 
 def test_teachers_are_those_of_the_record() -> None:
@@ -54,7 +54,7 @@ def test_teachers_are_those_of_the_record() -> None:
         return Generator(Linear(1, 1), Linear(1, 1), record)  # type: ignore[arg-type]
 
     assert Teachers.of(generator(taught_by=list(TAUGHT.digests), knows_teachers=True)) == TAUGHT
-    assert Teachers.of(generator(taught_by=[], knows_teachers=True)) == NOBODY
+    assert Teachers.of(generator(taught_by=[], knows_teachers=True)) == NO_TEACHERS
     assert Teachers.of(generator(taught_by=[], knows_teachers=False)) == UNKNOWN
     # written before records had it
     assert Teachers.of(generator()) == UNKNOWN

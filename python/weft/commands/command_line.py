@@ -19,7 +19,7 @@ from weft.commands.train import Train
 
 @dataclass(frozen=True)
 class Doctor:
-    """Tell what is built, which backends work here and why others do not, versions and chip features."""
+    """Report what is built, which backends work here and why others do not, versions and chip features."""
 
 
 Command = Union[  # noqa: UP007 - tyro reads the annotations of a Union's members

@@ -88,7 +88,7 @@ def demo(options: Demo) -> tuple[list[DemoRow], Path]:
         return pipe(prompt, generator=generator, **guidance).images[0]
 
     rows, strips = [], []
-    draw(next(iter(DEMO_PROMPTS)))  # first-call costs belong to nobody
+    draw(next(iter(DEMO_PROMPTS)))  # leave first-call costs out of the timing
     for prompt, words in tqdm(DEMO_PROMPTS.items(), desc="demo", unit="prompt"):
         stock_s, stock = _timed(draw, prompt, options.repeats)
         with weft.attach(pipe):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from weft.evaluation.teachers import Teachers
 
 SHAPES = "shapes"
-GENERATOR_WEIGHTS = "generator.safetensors"  # what tells the folder of `weft train gan` from a diffusers folder
+GENERATOR_WEIGHTS = "generator.safetensors"  # marks a folder of `weft train gan`
 
 Name = Literal["fid", "kid", "cmmd", "captions", "retrieval", "consistency", "diversity"]
 NAMES: tuple[Name, ...] = ("fid", "kid", "cmmd", "captions", "retrieval", "consistency", "diversity")
@@ -187,7 +187,7 @@ def _of_images(options: Evaluate) -> dict[str, Any]:
 def _sampler(options: Evaluate, device: Any) -> tuple[Sampler, int, str, Teachers]:
     """What draws, how many pixels a side, what it is in words, and who taught it."""
     from weft.evaluation.samplers import generator_sampler, pipeline_sampler
-    from weft.evaluation.teachers import NOBODY, UNKNOWN, Teachers
+    from weft.evaluation.teachers import NO_TEACHERS, UNKNOWN, Teachers
     from weft.evaluation.words import is_word
 
     model = options.model or EMBEDDED
@@ -216,7 +216,7 @@ def _sampler(options: Evaluate, device: Any) -> tuple[Sampler, int, str, Teacher
     )
     guidance = "its own guidance" if options.guidance_scale is None else f"guidance {options.guidance_scale:g}"
     what = f"{model}, {type(pipe.scheduler).__name__}, {options.steps} steps, {guidance}"
-    return sampler, size, what, NOBODY if embedded else UNKNOWN
+    return sampler, size, what, NO_TEACHERS if embedded else UNKNOWN
 
 
 def _check(options: Evaluate) -> None:

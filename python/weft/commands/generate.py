@@ -234,9 +234,7 @@ def _methods(options: Generate) -> list[Control]:
         concepts = [residual.phrase for residual in residuals]
         theirs = {phrase: boxes.pop(phrase) for phrase in concepts if phrase in boxes}
         if theirs and (options.localize, options.threshold) != ("attention", "median"):
-            raise ValueError(
-                "generate: --boxes of concepts stand in place of --localize and --threshold; leave them out"
-            )
+            raise ValueError("generate: --boxes of concepts replace --localize and --threshold; leave them out")
         chosen = (options.localize, options.threshold, options.residual_scale)
         methods.append(localized_residuals(residuals, *chosen, theirs))
     if options.soft_tokens is not None:

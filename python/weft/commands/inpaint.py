@@ -20,7 +20,7 @@ SIDES = ("left", "right", "top", "bottom")
 
 @dataclass(frozen=True)
 class Inpaint:
-    """Remove, insert, fill, continue or extend: one inpainting model, told by task prompts what to do."""
+    """Remove, insert, fill, continue or extend: one inpainting model; task prompts select what it does."""
 
     image: Path
     """The picture."""
@@ -46,7 +46,7 @@ class Inpaint:
     replace those of the model, or of PowerPaint v2, a branch beside any Stable Diffusion 1.5; if not given, those in
     the folder of the model."""
     dialect: str | None = None
-    """Whose weights --task-prompts are where files do not tell: main-v1 or dev; for a branch main-v2 or dev."""
+    """Whose weights --task-prompts are, where the files do not say: main-v1 or dev; for a branch main-v2 or dev."""
     reuse: int = 1
     """With a branch: compute it at every so many steps, and use what it found in between."""
     out: Path = Path("inpainted.png")

@@ -85,7 +85,7 @@ def _open(kind: Any, model: str, dtype: torch.dtype, shipped: Iterable[str]) -> 
         _check_reachable(model)
     try:
         index = kind.load_config(model)
-        # a part that the model says it has not, such as a T5, is asked for unless it is refused by name
+        # a part listed as absent, such as a T5, must be refused by name or the loader asks for it
         absent = {name: None for name, part in index.items() if part == [None, None]}
         # safetensors only: a pickled checkpoint can run code when it is read
         return kind.from_pretrained(model, use_safetensors=True, **dtype_argument(dtype), **absent)

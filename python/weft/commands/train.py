@@ -35,7 +35,7 @@ class Train:
 
 
 def train(options: Train) -> str:
-    """Carry out ``weft train``; returns what to tell the user, nothing but on the main process.
+    """Carry out ``weft train``; returns the text to print, on the main process only.
 
     Raises:
         As the ``fit_*`` of ``weft.train``, and OSError where nothing can be written; found out before the model is

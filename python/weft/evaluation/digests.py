@@ -21,7 +21,7 @@ def digest_of(module: nn.Module) -> str:
 
 
 def digests_of(module: nn.Module) -> frozenset[str]:
-    """``digest_of_weights`` of a module and of each of its parts: an encoder may be a tower, or stand in a wrapper."""
+    """``digest_of_weights`` of a module and of each of its parts: an encoder may be one tower, or be wrapped."""
     parts = [part for part in module.modules() if next(part.parameters(), None) is not None]
     return frozenset(digest_of_weights([part]) for part in [*parts, *_text_towers(module)])
 

@@ -87,7 +87,7 @@ def kid(real: Tensor, drawn: Tensor, *, subset_size: int, subsets: int = KID_SUB
 
 
 def cmmd(real: Tensor, drawn: Tensor, *, unbiased: bool = True) -> float:
-    """``mmd`` of features of length 1, a thousandfold. Without bias unless told; the authors' code is biased.
+    """``mmd`` of features of length 1, a thousandfold. Unbiased by default; the authors' code is biased.
 
     Source:
         Jayasumana et al. 2024, arXiv:2401.09603: sigma 10 on CLIP embeddings. Any extractor's are taken here.

@@ -52,7 +52,7 @@ def read_drawings(folder: Path, *, who: str, captioned: bool = False) -> list[Dr
     """The images of a folder.
 
     Args:
-        folder: With ``metadata.jsonl``, rows of ``file_name`` and ``text``; ``scene`` and ``noise`` tell which images
+        folder: With ``metadata.jsonl``, rows of ``file_name`` and ``text``; ``scene`` and ``noise`` say which images
             show one scene and which come from the same noise, and need not be there. Or images alone.
         who: For messages.
         captioned: Every image must have a caption.
@@ -99,5 +99,5 @@ def _drawing(folder: Path, line: str, number: int, who: str) -> Drawing:
         )
     if not isinstance(text, str) or not text.strip():
         return Drawing(path, None)
-    # of a picture whose scene is not told nothing is known that shows the same
+    # without a scene, it is unknown which other pictures show the same
     return Drawing(path, Request(str(row.get("scene", f"line {number}")), text.strip(), noise))

@@ -15,7 +15,7 @@ def check_enough(measures: Collection[str], features: int, *, real: int, drawn: 
     Args:
         features: Of an image; fid takes more images than that.
         real, drawn: Images that are compared.
-        others: Real images that tell the floor; 0 where there is none.
+        others: Real images that measure the floor; 0 where there is none.
 
     Raises:
         ValueError: Too few for one of ``measures``.

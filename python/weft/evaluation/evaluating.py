@@ -57,7 +57,7 @@ def evaluate_sampler(
     Args:
         sampler: What draws.
         pictures: With captions. The first ``plan.count`` are what is drawn and measured against; as many more, if
-            there are, tell how far apart two sets of real pictures are.
+            there are, measure the distance between two sets of real pictures.
         extractor: Of features.
         plan: What is drawn.
         measures: As of ``measure``, which adds diversity.
@@ -102,7 +102,7 @@ def evaluate_sampler(
 
 
 def _meaning(number: int, pair: Captioned) -> Hashable:
-    """What tells its first caption from others: the objects it names, the class of the picture, or the picture."""
+    """What sets its first caption apart: the objects it names, the class of the picture, or the picture."""
     return objects_of(pair.captions[0]) or (("picture", number) if pair.group is None else ("class", pair.group))
 
 

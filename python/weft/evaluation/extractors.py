@@ -149,7 +149,7 @@ def folder_extractor(folder: Path, device: torch.device | str = "cpu") -> Extrac
         # of some convolutional networks it has two more axes of length 1
         return (found.last_hidden_state[:, 0] if pooled is None else pooled.flatten(1)).float().cpu()
 
-    # SigLIP looks at the last place of a row: what stands there must not depend on the rows beside it
+    # SigLIP looks at the last place of a row: its token must not depend on the other rows
     padding = "max_length" if model.config.model_type.startswith("siglip") else True
 
     @torch.no_grad()
@@ -193,7 +193,7 @@ def _stacked(images: Images) -> Tensor:
     """[B, 3, h, w] in [-1, 1]."""
     sizes = {image.size for image in images}
     if len(sizes) > 1:
-        told = ", ".join(f"{width} x {height}" for width, height in sorted(sizes)[:3])
-        raise ValueError(f"evaluate: images must have one size where the extractor does not resize; got {told}")
+        found = ", ".join(f"{width} x {height}" for width, height in sorted(sizes)[:3])
+        raise ValueError(f"evaluate: images must have one size where the extractor does not resize; got {found}")
     pixels = np.stack([np.asarray(image.convert("RGB")) for image in images])
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -134,17 +134,19 @@ def _retrieval(
     texts = extractor.texts(captions)
     folds = min(FOLDS, len(first))
 
-    def precision(features: Tensor, told: Tensor) -> dict[str, Any]:
+    def precision(features: Tensor, embedded: Tensor) -> dict[str, Any]:
         assert extractor.shared is not None
         # scenes are fewer than candidates where somebody has a quick look
         candidates = min(CANDIDATES, _most_candidates(meanings))
-        result = r_precision(extractor.shared(features), told, meanings, candidates=candidates, folds=folds, seed=seed)
+        result = r_precision(
+            extractor.shared(features), embedded, meanings, candidates=candidates, folds=folds, seed=seed
+        )
         return {**asdict(result), "hits": sum(result.hits), "total": len(result.hits), "chance": result.chance}
 
     found = precision(drawn.features[first], texts)
     if real_captions is not None:
-        told = texts if list(real_captions) == captions else extractor.texts(real_captions)
-        found["real"] = {name: precision(real[: len(first)], told)[name] for name in ("mean", "std")}
+        real_texts = texts if list(real_captions) == captions else extractor.texts(real_captions)
+        found["real"] = {name: precision(real[: len(first)], real_texts)[name] for name in ("mean", "std")}
     return found
 
 
@@ -174,7 +176,7 @@ def _consistency(drawn: Observed, seed: int) -> dict[str, Any]:
 
 
 def _objects(seen: Sequence[Any]) -> tuple[Any, ...]:
-    """What an image shows, wherever it stands."""
+    """What an image shows, wherever it is."""
     return tuple(sorted(item.pair for item in seen if item.confidence >= MIN_CONFIDENCE))
 
 
@@ -184,7 +186,7 @@ def _diversity(drawn: Observed, real: Tensor, seed: int) -> dict[str, Any]:
     if len(groups) < 2:
         return {
             "absent": f"needs two captions that are each drawn from two noises; got {len(groups)}; draw more groups "
-            f"and noises, or tell `text`, `scene` and `noise` of drawn images in {METADATA}"
+            f"and noises, or give `text`, `scene` and `noise` of drawn images in {METADATA}"
         }
     found: dict[str, Any] = {
         **asdict(interval(spreads(drawn.features, groups), seed=seed)),

@@ -72,7 +72,7 @@ def features_of(
     batch_size: int = 64,
     report: Report = lambda images: None,
 ) -> Tensor:
-    """[N, D] of images that nobody drew."""
+    """[N, D] of images that no model drew."""
     found = []
     for batch in _batches(images, batch_size):
         found.append(extractor.features(batch))

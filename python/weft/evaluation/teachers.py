@@ -26,18 +26,18 @@ class Teachers:
 
     @classmethod
     def of(cls, generator: Generator) -> Teachers:
-        """Those that its record tells."""
+        """Those named in its record."""
         return cls(frozenset(generator.taught_by), are_all=generator.knows_teachers)
 
     def include(self, extractor: Extractor) -> bool | None:
-        """Whether it, or a part of it, is one of them; None where nobody knows."""
+        """Whether it, or a part of it, is one of them; None where that is unknown."""
         if not self.digests.isdisjoint(extractor.digests):
             return True
         return False if self.are_all and extractor.digests else None
 
 
 UNKNOWN = Teachers()
-NOBODY = Teachers(are_all=True)
+NO_TEACHERS = Teachers(are_all=True)
 
 
 def taught(extractor: Extractor, teachers: Teachers) -> bool | None:

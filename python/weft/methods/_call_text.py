@@ -9,7 +9,7 @@ from typing import Any
 def call_text(kind: type, **given: Any) -> str:
     """``Kind(first, name=value)``: the values ``given`` by the names of the arguments, but for their defaults.
 
-    What the call takes by position stands there while nothing was left out before it.
+    Arguments stay positional until one before them is left out.
     """
     parts: list[str] = []
     all_before = True

@@ -1,6 +1,6 @@
 """The embedded default: a small world of coloured shapes, a reader of its images, and a real model of it.
 
-Names are looked up on first use, so importing this room loads neither torch nor diffusers.
+Names are looked up on first use, so importing this package loads neither torch nor diffusers.
 """
 
 from weft._names import public_names

@@ -17,7 +17,7 @@ _RELATION = re.compile(rf"\b({'|'.join(RELATIONS)})\b")
 def prompt_of(text: str) -> Prompt | None:
     """The objects and relations that ``text`` names, or None where it is no complete caption of the shapes world.
 
-    A caption is complete when every shape has its colour. Words between two objects that tell where one stands, such
+    A caption is complete when every shape has its colour. Words between two objects that say where one is, such
     as "to the left of", hold for these two.
     """
     words = text.lower()
@@ -26,8 +26,8 @@ def prompt_of(text: str) -> Prompt | None:
         return None
     relations = []
     for number, (one, other) in enumerate(pairwise(named)):
-        if told := _RELATION.search(words, one.end(), other.start()):
-            relations.append((number, told[1], number + 1))
+        if relation := _RELATION.search(words, one.end(), other.start()):
+            relations.append((number, relation[1], number + 1))
     return Prompt(text, tuple((found[1], found[2]) for found in named), tuple(relations))
 
 

@@ -34,7 +34,7 @@ class Prompt:
     Attributes:
         text: The prompt.
         objects: (colour, shape) of every object, in the order of the text.
-        relations: (i, word, j): object i stands in that relation of ``RELATIONS`` to object j.
+        relations: (i, word, j): object i is in that relation of ``RELATIONS`` to object j.
     """
 
     text: str
@@ -51,7 +51,7 @@ def phrase(colour: str | None, shape: str) -> str:
 def caption(scene: Scene, rng: np.random.Generator, *, is_complete: bool = False) -> str:
     """Describe every object of a scene, in one of the wordings that training uses.
 
-    The order of the objects, the wording and whether a relation is told are drawn from ``rng``; unless
+    The order of the objects, the wording and whether a relation is mentioned are drawn from ``rng``; unless
     ``is_complete``, also whether of a single object the colour or the shape is left out.
     """
     items: list[SceneObject] = [scene.objects[i] for i in rng.permutation(len(scene.objects))]

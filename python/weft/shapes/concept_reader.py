@@ -1,6 +1,6 @@
 """Finding a two-coloured object among ordinary ones.
 
-A blob in which two colours touch is two objects to ``read``. Told of a finish, the reader first tries to explain such
+A blob in which two colours touch is two objects to ``read``. Given a finish, the reader first tries to explain such
 a blob as one object: the two colours, unmixed, must lie where the finish puts them.
 """
 

@@ -47,7 +47,7 @@ class Finish:
 
     @property
     def name(self) -> str:
-        """What stands in the place of a colour: "red and white side by side"."""
+        """What replaces a colour: "red and white side by side"."""
         return f"{self.first} and {self.second} {self.pattern}"
 
 

@@ -21,7 +21,7 @@ Picture = np.ndarray | torch.Tensor | Image.Image
 
 # Euclidean sRGB levels. The palest pair, green on a grey background, is about 80 apart.
 FOREGROUND_DISTANCE = 40.0
-CORE_COVERAGE = 0.75  # of a blob's farthest pixels; edges are mixed with the background and do not tell the colour
+CORE_COVERAGE = 0.75  # of a blob's farthest pixels; edges are mixed with the background and do not show the colour
 MIN_AREA = 20.0  # pixels; the smallest shape the world draws covers 80
 SPLIT_AREA = 16  # core pixels of a second colour that make a blob two touching objects
 EIGHT = np.ones((3, 3), int)  # neighbourhood in which pixels belong together

@@ -26,7 +26,7 @@ class PromptScore:
         shapes: The shape is there, in any colour.
         colours: The colour is there, on any shape.
         bound: The shape is there in its own colour.
-        relations: Both objects are bound and stand as told.
+        relations: Both objects are bound and placed as the caption says.
         extras: Detections that answer to no object of the prompt, malformed ones included.
     """
 
@@ -43,7 +43,7 @@ class PromptScore:
 
     @property
     def correct(self) -> bool:
-        """Every object in its colour, every relation as told, and nothing else."""
+        """Every object in its colour, every relation as the caption says, and nothing else."""
         return all(self.bound) and all(self.relations) and self.extras == 0
 
 

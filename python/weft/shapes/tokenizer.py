@@ -37,7 +37,7 @@ def build_tokenizer(max_length: int = MAX_LENGTH) -> CLIPTokenizer:
 def _byte_characters() -> list[str]:
     """The printable character that byte-level BPE writes for each byte value.
 
-    Printable bytes stand for themselves; the others take the code points from 256 on, in order.
+    Printable bytes are themselves; the others take the code points from 256 on, in order.
     """
     printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
     others = iter(range(256, 512))

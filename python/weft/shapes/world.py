@@ -145,7 +145,7 @@ def _draw_places(rng: np.random.Generator, count: int) -> list[tuple[float, floa
                 if all(math.hypot(x - px, y - py) > size + other + GAP for px, py, other in places):
                     places.append((float(x), float(y), float(size)))
                     break
-        # a large first object can leave no room; a fresh start keeps the sizes unbiased enough
+        # a large first object can leave no space; a fresh start keeps the sizes unbiased enough
         if len(places) == count:
             return places
 

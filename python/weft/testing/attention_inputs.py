@@ -12,7 +12,7 @@ from torch import Tensor
 TABLE_NAMES = ("alpha", "beta", "gamma", "delta")
 LAYOUTS = ("contiguous", "fused", "head_major", "sequence_major", "sliced", "expanded", "mixed")
 READOUTS = ("none", "one_hot", "dense", "ones", "zero")
-# what memory that nobody initialised may hold; the last overflows 16 bits, and a logit in 32
+# what uninitialised memory may hold; the last overflows 16 bits, and a logit in 32
 HOSTILE = (float("nan"), float("inf"), -float("inf"), 1e30)
 
 
@@ -43,7 +43,7 @@ class AttentionCase:
         shared: Names among "tables", "labels", "readout", "padding" that have batch 1 instead of B.
         spread: Standard deviation of the raw logits.
         hostile: Whether k, v and the read-out hold NaN, infinities and huge values at keys that no row may see, as
-            memory that nobody initialised does.
+            uninitialised memory does.
     """
 
     samples: int = 2

@@ -102,9 +102,9 @@ def region_searches(draw: st.DrawFn, sides: tuple[int, int] = (4, 24)) -> Region
     grid = (draw(st.integers(*sides)), draw(st.integers(*sides)))
     margin = draw(st.integers(0, 2))
     exclusion = draw(st.sampled_from(EXCLUSIONS))
-    room = (grid[0] - margin, grid[1] - margin)
+    space = (grid[0] - margin, grid[1] - margin)
     # a size may be too large for the grid, but the first fits
-    first = (draw(st.integers(1, room[0])), draw(st.integers(1, room[1])))
+    first = (draw(st.integers(1, space[0])), draw(st.integers(1, space[1])))
     others = draw(st.lists(st.tuples(st.integers(1, 26), st.integers(1, 26)), max_size=4))
     return RegionSearch(
         samples=draw(st.integers(1, 3)),

@@ -9,7 +9,7 @@ def with_idle_strides(x: Tensor, stride: int = 1 << 58) -> Tensor:
     """The values of ``x`` with other strides wherever none is ever walked.
 
     PyTorch itself makes such tensors: an axis of one entry keeps the stride of what it was cut from, and a slice of an
-    empty tensor multiplies strides nobody uses.
+    empty tensor multiplies strides that are never used.
 
     Args:
         x: Any shape; shares its memory with the result.

@@ -201,7 +201,7 @@ def changed(path: Path, change: Any) -> None:
         ),
         (
             lambda t: [t.pop(name) for name in list(t) if ".attentions." in name],
-            r"is a branch without attention to text, as plain BrushNet is: it hears no task",
+            r"is a branch without attention to text, as plain BrushNet is: it reads no task",
         ),
     ],
 )

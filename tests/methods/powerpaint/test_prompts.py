@@ -134,7 +134,7 @@ def test_a_word_without_end_is_cut_by_letters(pipe: Any) -> None:
 def test_the_released_placement_cuts_the_task_and_warns(pipe: Any) -> None:
     tasks = inpainting.tasks(placement="released")
     with weft.attach(pipe, tasks):
-        with pytest.warns(UserWarning, match="no room for all 10 vectors of the task"):
+        with pytest.warns(UserWarning, match="no space for all 10 vectors of the task"):
             given = tasks.insert(LONG)
         bare = states(pipe, tasks, LONG)
         assert torch.allclose(given["prompt_embeds"], bare, atol=1e-5), "nothing is left of the task"

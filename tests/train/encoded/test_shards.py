@@ -114,7 +114,7 @@ def test_what_cannot_fit_is_not_begun(tmp_path: Path, monkeypatch: pytest.Monkey
         monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, size))
 
     free(needed - 1)
-    with pytest.raises(OSError, match=r"test: .* MB are to be written to .* MB are free there; make room and run"):
+    with pytest.raises(OSError, match=r"test: .* MB are to be written to .* MB are free there; free space, run"):
         write(tmp_path)
     assert names(tmp_path) == [FILES[0], FILES[2]]
     free(needed)

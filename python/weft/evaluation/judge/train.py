@@ -29,7 +29,7 @@ from weft.shapes.world import Split, scene
 
 @dataclass(frozen=True)
 class JudgeTraining:
-    """Teach the judge to tell captions of rendered scenes apart."""
+    """Train the judge to distinguish captions of rendered scenes."""
 
     out: Path = FOLDER
     """Folder of the weights, their quality and how they were made."""
@@ -70,8 +70,8 @@ def teach(config: JudgeTraining) -> Judge:
 
             with torch.autocast("cpu", torch.bfloat16):
                 features = judge.image(images.contiguous(memory_format=torch.channels_last))
-                shown, told = judge.embed_images(features), judge.embed_texts(texts)
-            loss = _loss(shown.float(), told.float(), meanings, judge.log_temperature.exp())
+                shown, described = judge.embed_images(features), judge.embed_texts(texts)
+            loss = _loss(shown.float(), described.float(), meanings, judge.log_temperature.exp())
 
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -81,14 +81,14 @@ def teach(config: JudgeTraining) -> Judge:
     return judge.eval().requires_grad_(False)
 
 
-def _loss(shown: Tensor, told: Tensor, meanings: Tensor, temperature: Tensor) -> Tensor:
-    """Symmetric InfoNCE; a caption that says the same as the own is no wrong one, and a near miss is nobody's own."""
+def _loss(shown: Tensor, described: Tensor, meanings: Tensor, temperature: Tensor) -> Tensor:
+    """Symmetric InfoNCE; a caption with the same meaning is no negative, a near miss is no image's positive."""
     images = torch.arange(len(shown))
-    nobody = torch.arange(len(shown), len(told))
+    missed_columns = torch.arange(len(shown), len(described))
     return contrastive_loss(
         shown,
-        told,
-        positives=(images, torch.cat([images, nobody])),
+        described,
+        positives=(images, torch.cat([images, missed_columns])),
         classes=(meanings[: len(shown)], meanings),
         temperature=temperature,
         symmetric=True,
@@ -113,12 +113,12 @@ def quality(judge: Judge, examined: int, seed: int) -> dict[str, Any]:
         wrong = [near_misses(one, rng, 1)[0] for one in scenes]
         pixels = torch.from_numpy(np.stack([render(one) for one in scenes])).permute(0, 3, 1, 2) / 127.5 - 1
         shown = torch.cat([judge.embed_images(judge.image(part)) for part in torch.split(pixels, 256)])
-        told, missed = judge.embed_texts(texts), judge.embed_texts(wrong)
-        precision = r_precision(shown, told, [objects_of(text) for text in texts], seed=seed)
+        described, missed = judge.embed_texts(texts), judge.embed_texts(wrong)
+        precision = r_precision(shown, described, [objects_of(text) for text in texts], seed=seed)
         found[split] = {
             "scenes": examined,
             "r_precision": {"mean": precision.mean, "std": precision.std, "chance": precision.chance},
-            "right_before_near_miss": asdict(Rate.of(((shown * told).sum(1) > (shown * missed).sum(1)).tolist())),
+            "right_before_near_miss": asdict(Rate.of(((shown * described).sum(1) > (shown * missed).sum(1)).tolist())),
         }
     return found
 

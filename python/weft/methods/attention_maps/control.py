@@ -52,7 +52,7 @@ class AttentionMaps(Control):
 
     Raises:
         TypeError, ValueError: An argument that is not as above; tokens that are repeated or none at all. Whatever
-            depends on the prompt or the model is told before the first step or when attaching.
+            depends on the prompt or the model is raised before the first step or when attaching.
 
     Source:
         Tang et al. 2022, arXiv:2210.04885, section 3: bicubic resizing, values below 0 cut off, mean over layers and

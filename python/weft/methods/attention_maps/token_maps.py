@@ -25,7 +25,7 @@ _GRID = "TokenMaps.grid: `images`"
 class TokenMaps(Mapping[Token, Tensor]):
     """One map per token: ``maps["circle"]``, fp32, [images, h, w].
 
-    Axes that were not averaged stand in front, layers before steps: [layers, steps, images, h, w] at most.
+    Axes that were not averaged come first, layers before steps: [layers, steps, images, h, w] at most.
 
     Attributes:
         layers: Names along the layer axis; empty when it was averaged.

@@ -1,6 +1,6 @@
 """What an inpainting network is shown beside the noisy latents, in the conventions of those that are published.
 
-Nothing in a file of weights tells its convention: with a wrong one a network paints, and paints badly.
+A file of weights does not record its convention; with a wrong one a network paints badly, without an error.
 """
 
 from __future__ import annotations

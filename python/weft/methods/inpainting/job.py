@@ -24,7 +24,7 @@ class PasteBack:
         crop: "auto" works on a part round the hole in pictures larger than the model's own; "on" in all pictures;
             "off" works on the whole picture, at its own size.
         margin: Of that part round the hole, as a share of the hole's longer side.
-        covers_cells: The model is told to paint every cell of the latent that the hole touches; otherwise only those
+        covers_cells: The model paints every cell of the latent that the hole touches; otherwise only those
             whose corner pixel is in the hole, as diffusers does, so that a thin line may be lost.
     """
 
@@ -68,7 +68,7 @@ class Job:
         return _resized(part, self.window.work)
 
     def mask(self, multiple: int, covers_cells: bool) -> Image.Image:
-        """What the model is told to paint: every pixel that the hole touches, rounded up to whole cells."""
+        """What the model is asked to paint: every pixel that the hole touches, rounded up to whole cells."""
         across, down = self.window.work
         part = self.hole[self.window.rows, self.window.columns]
         scaled = _touched(_touched(part, down).T, across).T

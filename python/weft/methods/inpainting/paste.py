@@ -84,7 +84,7 @@ def _laplacian(picture: Pixels, painted: Pixels, hole: Hole) -> NDArray[np.float
 
 def _poisson(picture: Pixels, painted: Pixels, hole: Hole) -> NDArray[np.float32]:
     """The gradients of what was painted, with the picture's colours along the rim of the hole."""
-    # where the hole reaches the border of the picture there is no rim: the painted pixels stand for it
+    # where the hole reaches the border of the picture there is no rim: the painted pixels replace it
     around = np.where(hole[..., None], painted, picture)
     pads = ((_POISSON_PAD, _POISSON_PAD), (_POISSON_PAD, _POISSON_PAD), (0, 0))
     around, inside = (np.pad(plane, pads, mode="edge") for plane in (around, painted))

@@ -1,4 +1,4 @@
-"""Pictures and masks as users have them, as arrays of 8 bits; what cannot be taken as it is, is told and refused."""
+"""Pictures and masks as users have them, as arrays of 8 bits; unsuitable input raises."""
 
 from __future__ import annotations
 

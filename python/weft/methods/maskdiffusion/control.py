@@ -33,7 +33,7 @@ class MaskDiffusion(Control):
     the logits of an object's tokens are pulled up inside its window and down outside, and pixels of one window attend
     to each other rather than to the rest; the background follows with less strength. No extra network passes. Not
     touched are rows without the prompt (unconditional guidance), all layers at later steps, and prompts with a single
-    object. Windows of more than three objects are smaller, and one that still finds no room leaves its object alone.
+    object. Windows of more than three objects are smaller, and an object for which no window fits is left alone.
 
     Args:
         phrases: The objects as the prompt names them ("a red circle"), the same for every prompt, or one sequence a
@@ -58,7 +58,7 @@ class MaskDiffusion(Control):
 
     Raises:
         TypeError, ValueError: An argument that is not as above. What depends on the prompt (a phrase that is not in
-            it or overlaps another, too many objects, embeddings without text) is told before the first step.
+            it or overlaps another, too many objects, embeddings without text) is raised before the first step.
 
     Source:
         Zhou et al. 2023, arXiv:2309.04399, as in its released code. "clean" leaves out what looks accidental there;
@@ -83,7 +83,7 @@ class MaskDiffusion(Control):
             raise ValueError(f"MaskDiffusion: `strength` must be from 0 to 2; got {strength!r}")
         self._strength = float(strength)
         self._steps = _checked_steps(self._settings.share if steps is None else steps)
-        find_phrases("", parser)  # an unknown or missing parser is told now
+        find_phrases("", parser)  # an unknown or missing parser raises now
         self._parser = parser
         self._mode = mode
         self._given_steps = steps

@@ -99,19 +99,19 @@ def _places(before: str) -> bool:
 
 
 def _leads_to_and(runs: Sequence[Run], i: int) -> bool:
-    """Whether a conjunction closes the list of commas that run ``i`` stands in: "a cat, dog and bird"."""
+    """Whether a conjunction closes the list of commas that run ``i`` is in: "a cat, dog and bird"."""
     while i < len(runs) and runs[i].after == "," and runs[i].is_bare:
         i += 1
     return i < len(runs) and runs[i].after in known.CONJUNCTIONS
 
 
 def _is_plain_list(runs: Sequence[Run], i: int) -> bool:
-    """Whether run ``i`` stands between commas where nobody speaks of style."""
+    """Whether run ``i`` is between commas and no style is described."""
     return runs[i].before == "," and (_leads_to_and(runs, i) or not any(run.is_style for run in runs))
 
 
 def _without_introductions(runs: list[Run]) -> list[Run]:
-    """Leave out "a photo of", so that what follows stands where the photo stood."""
+    """Leave out "a photo of", so that what follows takes its place."""
     kept: list[Run] = []
     before: str | None = None
     for run in runs:
@@ -172,7 +172,7 @@ def _cut(words: Sequence[Word], i: int, current: Sequence[Word]) -> tuple[str, i
 
 
 def _joins_adjectives(words: Sequence[Word], i: int, current: Sequence[Word]) -> bool:
-    """Whether word ``i``, "and" or a comma, stands between adjectives of one noun that is still to come."""
+    """Whether word ``i``, "and" or a comma, is between adjectives of one noun that follows."""
     described = [w.text for w in current if _WORD.match(w.text)]
     if "of" in described:  # "a row of tall, old houses"
         described = described[described.index("of") + 1 :]

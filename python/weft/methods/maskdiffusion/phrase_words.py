@@ -23,7 +23,7 @@ DETERMINERS = _words(
 
 CONJUNCTIONS = _words("and or plus & + versus vs")
 
-# where one thing stands beside another: an object may follow without a determiner in a bare list
+# where one thing is beside another: an object may follow without a determiner in a bare list
 PLACING = _terms(
     "with, without, on, near, beside, behind, above, below, beneath, under, underneath, over, atop, "
     "left of, right of, to the left of, to the right of, on the left of, on the right of, at the left of, "
@@ -85,7 +85,7 @@ PICTURES = _words(
     "close-up closeup shot view snapshot poster artwork depiction scene print watercolor watercolour selfie art "
     "screenshot still wallpaper mosaic collage engraving"
 )
-# what stands between the noun of a picture and what the picture is of
+# what comes between the noun of a picture and what the picture is of
 SHOWING = _words("of showing depicting featuring")
 # heads of phrases that name a place in the picture, a time or a manner
 NOT_OBJECTS = _words(

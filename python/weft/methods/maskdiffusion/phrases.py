@@ -20,7 +20,7 @@ class Phrase:
     """One object of a prompt.
 
     Attributes:
-        text: As it stands in the prompt, article included: "a red circle".
+        text: As written in the prompt, article included: "a red circle".
         start, end: Its characters, ``prompt[start:end] == text``.
         head: Its noun, "circle".
     """

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _SMALLEST_SIDE = 256  # pixels
-# told apart on light and dark ground alike, and by those who see no red or green (Okabe and Ito 2008)
+# distinct on light and dark ground, and for readers who see no red or green (Okabe and Ito 2008)
 _COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (204, 121, 167), (213, 94, 0), (0, 114, 178))
 
 

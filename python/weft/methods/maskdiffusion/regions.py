@@ -1,4 +1,4 @@
-"""Regions of objects, from their averaged maps or from boxes, and the labels that stand for them."""
+"""Regions of objects, from their averaged maps or from boxes, and their labels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from weft.ops import regions
 
 MOST_OVERLAPPING = 5  # every set of objects needs a label of its own
 _EDGE_LEVELS = 4  # steps of a soft edge
-_ROOMY = 3  # objects; windows of more are smaller and closer, in proportion, so that all find room
+_FULL_SIZE_OBJECTS = 3  # objects; windows of more are smaller and closer, in proportion, so that all fit
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,10 +40,10 @@ def _equally_many(present: Tensor, settings: MaskDiffusionSettings, grid: tuple[
     counts = present.sum(1).tolist()
     groups = []
     for objects in sorted(set(counts) - {0}):
-        room = min(1.0, _ROOMY / objects)
+        shrink = min(1.0, _FULL_SIZE_OBJECTS / objects)
         images = torch.tensor([image for image, count in enumerate(counts) if count == objects])
-        sizes = regions.window_sizes(grid, settings.region_share * room, aspects=settings.aspects)
-        groups.append(_Group(objects, images.to(present.device), sizes, int(settings.gap * room * min(grid))))
+        sizes = regions.window_sizes(grid, settings.region_share * shrink, aspects=settings.aspects)
+        groups.append(_Group(objects, images.to(present.device), sizes, int(settings.gap * shrink * min(grid))))
     return tuple(groups)
 
 

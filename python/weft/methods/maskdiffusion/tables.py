@@ -138,6 +138,6 @@ def disjoint_labels(objects: int, levels: int) -> Tensor:
 
 
 def overlapping_labels(objects: int) -> Tensor:
-    """``inside`` for regions that may: label m - 1 stands for the set of objects whose bits m holds, [2^n - 1, n]."""
+    """``inside`` for regions that may: label m - 1 is the set of objects whose bits m holds, [2^n - 1, n]."""
     masks = torch.arange(1, 2**objects)
     return (masks[:, None] >> torch.arange(objects) & 1).float()

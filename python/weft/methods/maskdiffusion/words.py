@@ -86,7 +86,7 @@ def _phrases_of(prompt: Prompt, image: int, phrases: Any, parser: str) -> tuple[
 
 
 def _found(text: str, parser: str) -> tuple[str, ...]:
-    """Noun phrases of a prompt, numbered where one stands there twice."""
+    """Noun phrases of a prompt, numbered where one occurs twice."""
     found = [phrase.text for phrase in find_phrases(text, parser)]
     return tuple(
         f"{phrase}#{found[: place + 1].count(phrase)}" if found.count(phrase) > 1 else phrase

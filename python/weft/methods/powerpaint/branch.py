@@ -30,12 +30,12 @@ Surroundings = Literal["free", "held"]
 
 @dataclass(eq=False)
 class TaskBranch(InpaintingTasks):
-    """A network beside a frozen text-to-image UNet that makes it fill holes, told by learnt prompts what to do.
+    """A network beside a frozen text-to-image UNet that makes it fill holes; learnt prompts select the task.
 
         with weft.attach(pipe, branch):  # StableDiffusionInpaintPipeline of a text-to-image checkpoint, 4 channels
             pipe(prompt="", image=image, mask_image=mask, **branch.removal()).images[0]
 
-    Tasks, texts and pasting back are those of ``TaskPrompts``. The UNet hears the user's text alone, the branch one of
+    Tasks, texts and pasting back are those of ``TaskPrompts``. The UNet reads only the user's text, the branch one of
     four constants (or a mixture of two): "context", "shape", "object" and the empty text. Its attention is weft's too,
     so that keys and values of these texts are computed once for all steps. A call without a task leaves the branch
     with the empty text.
@@ -46,7 +46,7 @@ class TaskBranch(InpaintingTasks):
     Attributes:
         network: The branch.
         states: What the four texts are to it, [Nk, C] each.
-        dialect: Of its input, which nothing in its weights tells: "main-v2" as released, latents of the masked picture
+        dialect: Of its input, which nothing in its weights says: "main-v2" as released, latents of the masked picture
             before the mask, which is 1 where to keep, and black holes; "dev" as in the training scripts.
         base_name: Where it is from.
         reuse: It is computed at every n-th step, and the steps between add what it found last.
@@ -56,7 +56,7 @@ class TaskBranch(InpaintingTasks):
             noised original after every step, as stock pipelines with such a UNet do.
         paste_back: How pictures are cut for the model and put together again; None gives what the pipeline itself
             makes, at its own size.
-        sampling: How pictures are best drawn with it; its guidance stands in place of those of the recipes.
+        sampling: How pictures are best drawn with it; its guidance replaces those of the recipes.
 
     Raises:
         TypeError, ValueError: Values that are not as above. A pipeline that is not made for inpainting, or whose UNet
@@ -129,7 +129,7 @@ class TaskBranch(InpaintingTasks):
                 with ``text_encoder_brushnet`` and ``tokenizer``; or the branch's file out of one of these.
             dtype: Of the branch; None for the file's.
             dialect: "main-v2" or "dev", for a text encoder whose task prompts are rows of its table, and beside which
-                no tokenizer tells their order.
+                no tokenizer gives their order.
 
         Raises:
             FileNotFoundError: There is nothing, or a part is missing.
@@ -141,13 +141,13 @@ class TaskBranch(InpaintingTasks):
                 raise ValueError(f"{published.WHO}: {path} is of weft; `dialect` belongs to released weights")
             network, states, record = file.read(found, dtype)
             return cls(network, states, **record)
-        states, told = published.read_states(found, dialect)
-        if told == "dev":
+        states, convention = published.read_states(found, dialect)
+        if convention == "dev":
             warnings.warn(
-                f"{published.WHO}: {path} is of {BRANCH_DIALECTS[told].what}; mask and picture are shown as by these",
+                f"{published.WHO}: {path} is of {BRANCH_DIALECTS[convention].what}; mask and picture are passed so",
                 stacklevel=2,
             )
-        return cls(published.read_branch(found, dtype), states, told, BRANCH_DIALECTS[told].what)
+        return cls(published.read_branch(found, dtype), states, convention, BRANCH_DIALECTS[convention].what)
 
     # --- control --------------------------------------------------------------------------------------------------
 
@@ -188,7 +188,7 @@ class TaskBranch(InpaintingTasks):
             inner.detach()
 
     def _said(self, recipe: Recipe, texts: list[str], negatives: list[str], fit: float) -> Arguments:
-        # the UNet hears words, the branch prompts
+        # the UNet reads words, the branch prompts
         plain = replace(recipe, prompts=(None, None), against=(None, None))
         given = dict(
             Speaker(self._pipe, {}, "after").conditioning(plain, texts, negatives, 1.0, recipe.quality_words or "")

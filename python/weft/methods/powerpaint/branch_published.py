@@ -96,7 +96,7 @@ def read_branch(found: TensorFile, dtype: torch.dtype | None, config: Mapping[st
     """The branch of a file, in ``dtype`` or the file's.
 
     Args:
-        config: What it was made of; None to tell by its tensors and the ``config.json`` beside it.
+        config: What it was made of; None to infer it from its tensors and the ``config.json`` beside it.
 
     Raises:
         ValueError: A tensor is missing, has another shape, or does not belong there.
@@ -104,7 +104,7 @@ def read_branch(found: TensorFile, dtype: torch.dtype | None, config: Mapping[st
     shapes = {name: shape for name, shape in found.shapes.items() if not name.startswith(STATES)}
     if "mid_block.attentions.0.proj_in.weight" not in shapes:
         raise ValueError(
-            f"{WHO}: {found.path} is a branch without attention to text, as plain BrushNet is: it hears no task; "
+            f"{WHO}: {found.path} is a branch without attention to text, as plain BrushNet is: it reads no task; "
             "needs that of PowerPaint v2"
         )
     if config is None:
@@ -128,7 +128,7 @@ def read_states(found: TensorFile, dialect: str | None) -> tuple[dict[StateName,
 
     Args:
         found: The branch, beside whose file the text encoder lies.
-        dialect: One of ``BRANCH_DIALECTS``, where nothing tells.
+        dialect: One of ``BRANCH_DIALECTS``, where nothing says.
 
     Raises:
         FileNotFoundError: There is no text encoder.
@@ -136,11 +136,11 @@ def read_states(found: TensorFile, dialect: str | None) -> tuple[dict[StateName,
     """
     text = _text_encoder(found.path)
     known = read(text, dialect, dialects=BRANCH_DIALECTS, who=WHO)
-    told = _json(text.path.parent / "config.json") if text.path.parent.name == _TEXT_FOLDER else {}
+    config = _json(text.path.parent / "config.json") if text.path.parent.name == _TEXT_FOLDER else {}
     try:
         weights = _weights(text, known)
         texts = [*known.vectors.values(), torch.zeros(0, weights[BARE_TABLE].shape[1])]
-        states = states_of(weights, texts, told)
+        states = states_of(weights, texts, config)
     except KeyError as error:
         raise ValueError(f"{WHO}: {text.path} is damaged: it lacks {error.args[0]}") from error
     except RuntimeError as error:  # torch's, for tensors of other shapes than the others ask for

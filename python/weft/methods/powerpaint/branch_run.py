@@ -50,7 +50,7 @@ class BranchRun:
         """
         Args:
             shown: Latents of the masked pictures [n, 4, h, w], and their holes [n, 1, h, w].
-            texts: What rows with the prompt hear, and the others, [texts, Nk, C] each.
+            texts: What rows with the prompt get as text, and the others, [texts, Nk, C] each.
         """
         self._network = network
         self._convention = convention
@@ -96,8 +96,8 @@ class BranchRun:
             batch, start, stop = rows
             said, unsaid = (self._of_images(text, stop - start) for text in self._texts)
             others = unsaid.repeat(max((batch - (stop - start)) // (stop - start), 1), 1, 1)
-            heard = torch.cat([others[:start], said, others[: batch - stop]])
-            self._text = (rows, heard.to(self._network.device, self._network.dtype))
+            text = torch.cat([others[:start], said, others[: batch - stop]])
+            self._text = (rows, text.to(self._network.device, self._network.dtype))
         return self._text[1]
 
     def _of_images(self, texts: Tensor, images: int) -> Tensor:

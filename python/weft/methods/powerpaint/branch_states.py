@@ -1,4 +1,4 @@
-"""The four texts that a branch ever hears, as its text encoder says them, so that it needs none."""
+"""The four encoded texts that a branch ever reads; with them it needs no text encoder."""
 
 from __future__ import annotations
 

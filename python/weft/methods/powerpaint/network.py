@@ -17,7 +17,7 @@ from weft.attach import MIDDLE, place_widths, places
 
 CHANNELS = 9  # noisy latents, those of the masked picture, mask: 4 + 4 + 1
 _LATENT = 4
-# of diffusers' configuration: what no tensor's shape tells, with the values of Stable Diffusion 1.5
+# of diffusers' configuration: what no tensor's shape gives, with the values of Stable Diffusion 1.5
 UNKNOWN_FROM_SHAPES: Mapping[str, Any] = {
     "attention_head_dim": 8,  # the number of heads, by its older name
     "norm_num_groups": 32,
@@ -90,7 +90,7 @@ class Branch(nn.Module):
         return next(self.parameters()).device
 
     def mismatch(self, unet: Any) -> str | None:
-        """Why this cannot stand beside ``unet``; None when it can."""
+        """Why this cannot be used with ``unet``; None when it can."""
         mine, theirs = place_widths(self.unet), place_widths(unet)
         if mine.keys() != theirs.keys():
             return f"it adds at {len(mine)} places and this UNet has {len(theirs)}, or others"
@@ -158,10 +158,10 @@ _KNOWN_FROM_SHAPES = (
 
 
 def config_from_shapes(shapes: Shapes) -> dict[str, Any]:
-    """The part of the configuration that the shapes of released tensors tell.
+    """The part of the configuration that the shapes of released tensors give.
 
     Raises:
-        KeyError: One that tells it is missing.
+        KeyError: A tensor needed for it is missing.
     """
     levels = range(_count(shapes, "down_blocks."))
     down = [f"down_blocks.{level}.attentions.0.norm.weight" in shapes for level in levels]

@@ -34,7 +34,7 @@ __all__ = ["PasteBack", "TaskPrompts"]
 
 @dataclass(eq=False)
 class TaskPrompts(InpaintingTasks):
-    """Three learnt prompts that tell an inpainting model what to do, and pictures that keep their pixels meanwhile.
+    """Three learnt prompts that select what an inpainting model does, while pixels outside the hole are kept.
 
     "context" continues what is around the hole, "object" makes what the text says, "shape" makes it fill the hole.
 
@@ -46,7 +46,7 @@ class TaskPrompts(InpaintingTasks):
     may be lists, a text for each picture.
 
     While attached, the pipeline's images are as large as those it was given, and equal to them outside the
-    hole and a thin rim, bit for bit; ``paste_back`` says how. Nothing of the pipeline is changed: the vectors stand in
+    hole and a thin rim, bit for bit; ``paste_back`` says how. Nothing of the pipeline is changed: the vectors are in
     for a word's embedding while a text is encoded, and no token is added.
 
     Attributes:
@@ -58,7 +58,7 @@ class TaskPrompts(InpaintingTasks):
         init: How they began.
         paste_back: How pictures are cut for the model and put together again; None gives what the pipeline itself
             makes, at its own size.
-        sampling: How pictures are best drawn with them; its guidance stands in place of those of the recipes.
+        sampling: How pictures are best drawn with them; its guidance replaces those of the recipes.
 
     Raises:
         TypeError, ValueError: Values that are not as above. A pipeline that is not made for inpainting, or has other
@@ -111,7 +111,7 @@ class TaskPrompts(InpaintingTasks):
                 diffusers' layout whose tokenizer has the 30 tokens; or a text encoder's file out of one of these.
             into: An inpainting pipeline that gets the UNet and the text encoder of the folder, for good. A pipeline
                 loaded from a folder in diffusers' layout has them already.
-            dialect: "main-v1" or "dev", for a text encoder beside which no tokenizer tells the order of its tokens.
+            dialect: "main-v1" or "dev", for a text encoder without a tokenizer that gives the order of its tokens.
 
         Raises:
             FileNotFoundError: There is nothing, or a part is missing.

@@ -1,6 +1,6 @@
 """Task prompts in the files of others: the released ones, their copy in diffusers' layout, and those that are neither.
 
-What a file is, is told by the names of its tensors and of its tokens, never by the name of its folder.
+The names of its tensors and tokens say what a file is, never the name of its folder.
 """
 
 from __future__ import annotations
@@ -86,11 +86,11 @@ def read(
 
     Args:
         found: As ``find`` gives it.
-        dialect: One of ``dialects``, where the file does not tell; None to tell by its tokens.
+        dialect: One of ``dialects``, where the file does not say; None to infer it from its tokens.
         dialects: Those that there are, the released one first.
 
     Raises:
-        ValueError: A prompt is missing, has another shape, or nothing tells which is which.
+        ValueError: A prompt is missing, has another shape, or nothing says which is which.
     """
     released = next(iter(dialects))
     if dialect is not None and dialect not in dialects:
@@ -129,10 +129,10 @@ def _of_table(found: TensorFile, dialect: str | None, dialects: Mapping[str, Dia
         )
     rows = found.shapes[tables[0]][0]
     ids = added_tokens(found.path.parent.parent, who=who)
-    told = next((key for key, known in dialects.items() if _all_tokens(known) <= ids.keys()), None)
-    if told is not None and dialect not in (None, told):
-        raise ValueError(f"{who}: {found.path} is of the dialect {told!r}, by its tokens; not {dialect!r}")
-    chosen = told or dialect
+    inferred = next((key for key, known in dialects.items() if _all_tokens(known) <= ids.keys()), None)
+    if inferred is not None and dialect not in (None, inferred):
+        raise ValueError(f"{who}: {found.path} is of the dialect {inferred!r}, by its tokens; not {dialect!r}")
+    chosen = inferred or dialect
     if chosen is None:
         orders = " or ".join(f"{key!r} ({', '.join(known.order)})" for key, known in dialects.items())
         raise ValueError(
@@ -141,7 +141,7 @@ def _of_table(found: TensorFile, dialect: str | None, dialects: Mapping[str, Dia
             f"order by `dialect`: {orders}"
         )
     style = dialects[chosen]
-    if told is None:
+    if inferred is None:
         ordered = [token for name in style.order for token in token_names(style, name)]
         ids = {token: rows - len(ordered) + place for place, token in enumerate(ordered)}
     table = found.tensor(tables[0]).float()

@@ -44,7 +44,7 @@ class Speaker:
             quality_words: After the negatives.
         """
         rows = max(len(texts), len(negatives))
-        said, unsaid = [], []  # in loops: the level at which a warning is told must not depend on Python's version
+        said, unsaid = [], []  # in loops: the stack level of a warning must not depend on Python's version
         for text in texts:
             said.append(self._prepared(recipe.words, text, recipe.prompts, " ", leads=recipe.words_lead))
         for text in negatives:
@@ -84,7 +84,7 @@ class Speaker:
             return whole
         if self.placement == "released" and count:
             warnings.warn(
-                f"TaskPrompts: {whole[:60]!r} leaves no room for all {count} vectors of the task; cut off, as "
+                f"TaskPrompts: {whole[:60]!r} leaves no space for all {count} vectors of the task; cut off, as "
                 "the released code does; write less, or choose the placement 'after'",
                 stacklevel=_CALLER,
             )

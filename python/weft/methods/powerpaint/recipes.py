@@ -33,7 +33,7 @@ class Recipe:
 
     Attributes:
         prompts: (first, second) prompt with the user's text; None for the text alone.
-        against: The same with the user's negative text, which stands in the unconditional rows.
+        against: The same with the user's negative text, which goes into the unconditional rows.
         words: Before the user's text.
         words_lead: They do; otherwise they stand behind it.
         quality_words: After the user's negative text; None for what the dialect does.
@@ -75,7 +75,7 @@ RECIPES: Mapping[Task, Recipe] = {
     "context": Recipe(("context",) * 2, (None, None)),
 }
 
-# of a branch beside the UNet, which hears the prompts alone, as the UNet hears the text alone
+# of a branch beside the UNet: the branch reads the prompts only, the UNet the text only
 BRANCH_RECIPES: Mapping[Task, Recipe] = {
     task: dataclasses.replace(recipe, words_lead=False, quality_words="") for task, recipe in RECIPES.items()
 } | {"outpaint": dataclasses.replace(_REMOVAL, words="empty scene", words_lead=False)}
@@ -112,7 +112,7 @@ DIALECTS: Mapping[str, Dialect] = {
         placement="before",
     ),
 }
-# of the branch of PowerPaint v2; the conventions of its input stand in ``_inpaint_inputs``
+# of the branch of PowerPaint v2; ``inpainting.inputs`` has the conventions of its input
 BRANCH_DIALECTS: Mapping[str, Dialect] = {
     "main-v2": Dialect("released PowerPaint v2"),
     "dev": dataclasses.replace(DIALECTS["dev"], what="a branch of the training scripts of PowerPaint"),

@@ -29,13 +29,13 @@ Arguments = dict[str, Any]
 
 
 class InpaintingTasks(Control):
-    """Base of the controls that tell an inpainting pipeline what to do, and that keep its pictures' pixels meanwhile.
+    """Base of the controls that select what an inpainting pipeline does, and keep the pixels outside the hole.
 
     Attributes:
         recipes: What each task says.
         paste_back: How pictures are cut for the model and put together again; None gives what the pipeline itself
             makes, at its own size.
-        sampling: How pictures are best drawn; its guidance stands in place of those of the recipes.
+        sampling: How pictures are best drawn; its guidance replaces those of the recipes.
     """
 
     recipes: ClassVar[Mapping[Task, Recipe]] = RECIPES

@@ -33,7 +33,7 @@ class Residual:
         down: Layer -> [r, m], the factor applied first, fp32.
         up: Layer -> [m, r], fp32.
         identifier: How prompts name the concept before its class word, such as "V*". It is text that the model's
-            tokenizer reads as it stands; no token is added and no embedding trained, so prompts work in every
+            tokenizer reads unchanged; no token is added and no embedding trained, so prompts work in every
             pipeline. A rare word ("sks") stays closest to the paper, which starts V* from a rare token.
         class_word: What the concept is one of, such as "dog".
         base_name: The model it was trained on.
@@ -169,7 +169,7 @@ class Residual:
         """Read an ordinary LoRA file of diffusers, peft or kohya-style trainers; alpha / rank goes into ``up``.
 
         Args:
-            pipe_or_model: The model it was trained on, which tells what its layers are.
+            pipe_or_model: The model it was trained on; its layers are looked up there.
             class_word, identifier: How its captions named the concept.
 
         Raises:

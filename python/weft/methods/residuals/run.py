@@ -1,4 +1,4 @@
-"""One generation with localized residuals: what every layer and projection is told, and where concepts acted."""
+"""One generation with localized residuals: what every layer and projection gets, and where concepts acted."""
 
 from __future__ import annotations
 

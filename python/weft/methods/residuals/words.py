@@ -38,7 +38,7 @@ def find_concepts(generation: Generation, residuals: Sequence[Residual]) -> tupl
 def _positions(prompt: Prompt, image: int, residuals: Sequence[Residual]) -> tuple[Positions, ...]:
     """The tokens of every concept in the prompt of ``image``.
 
-    Identifier and class word wherever they stand together. An identifier that stands alone goes to the concept whose
+    Identifier and class word wherever they are adjacent. An identifier alone goes to the concept whose
     class word follows it first, with that word: "a V* dog beside a dog" means the first dog alone, "a V* sleeping dog"
     is understood, and where dog and cat are both V*, each V* is of one of them. With no class word behind it an
     identifier names its concept if it is the identifier of no other.

@@ -259,14 +259,14 @@ def maskdiffusion_eager(
     map_grid: tuple[int, int] | None = None,
     switches: Switches = RELEASED,
 ) -> EagerRun:
-    """Make one image with a stock Stable Diffusion pipeline, and tell how.
+    """Make one image with a stock Stable Diffusion pipeline, and report how.
 
     Args:
         pipe, prompt, phrases, steps, boxes, sizes, map_grid, switches: As in ``EagerMaskDiffusion``. The sampler must
             ask the denoiser once a step, as DDIM does.
         latents: [1, C, h, w], the noise to begin with.
         guidance_scale: 1 for no guidance; then every row is conditional.
-        negative_prompt: Heard only with ``keep_negative``.
+        negative_prompt: Used only with ``keep_negative``.
 
     Raises:
         ValueError: A phrase is not in the prompt.

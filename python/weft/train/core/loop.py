@@ -174,7 +174,7 @@ def fit(
                     raise Diverged(
                         f"{name}: the {what}{whose} is {found[what]} at step {step + 1}; {_what_is_left(path)}"
                     )
-                # a scaler leaves the step out by itself, and must be told of it
+                # a scaler skips the step by itself, and counts it
                 if finite or accelerator.scaler is not None:
                     learner.optimizer.step()
                 learner.optimizer.zero_grad()

@@ -15,7 +15,7 @@ class ChunkedGradient:
     Without gradients (``torch.no_grad``) it does nothing.
 
     Attributes:
-        leaves: Stand in for the parameters, by their names; terms must be computed from these.
+        leaves: Used in place of the parameters, by their names; terms must be computed from these.
     """
 
     def __init__(self, parameters: Mapping[str, Tensor], *, scale: float = 1.0) -> None:

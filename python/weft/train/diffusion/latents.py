@@ -22,7 +22,7 @@ class Latents:
 
     Attributes:
         mean, std: [views, C, h, w] fp32.
-        time_ids: [views, 6] fp32, what SDXL is told of a picture's size and crop.
+        time_ids: [views, 6] fp32, a picture's size and crop as SDXL gets them.
     """
 
     mean: Tensor

@@ -22,7 +22,7 @@ class Noising(Protocol):
     times: int
 
     def timestep(self, drawn: Tensor) -> Tensor:
-        """What the model is told, [B], for ``drawn`` [B] int64; as a sampler tells it, 0 to 1000."""
+        """What the model gets, [B], for ``drawn`` [B] int64; as a sampler passes it, 0 to 1000."""
 
     def noisy(self, latents: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
         """Latents [B, C, h, w] at ``timestep`` [B]."""

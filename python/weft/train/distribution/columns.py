@@ -51,7 +51,7 @@ def compared(first: Any, second: Any, real: Any, *, images: Ids | None, classes:
     ranks = 1 if group is None else dist.get_world_size(group)
     if len(first) * ranks < 2:
         raise ValueError(
-            f"{WHO}: `first` must have at least 2 rows, or there is nothing to be told from; got {len(first)}; take a "
+            f"{WHO}: `first` must have at least 2 rows, or there are no negatives; got {len(first)}; take a "
             "larger batch, or gather across ranks with `group`"
         )
     wide = first.dtype
@@ -65,7 +65,7 @@ def compared(first: Any, second: Any, real: Any, *, images: Ids | None, classes:
                 f"belong together; got {sizes[1]} rows and no `images`"
             )
         numbered = torch.arange(sizes[0], device=first.device)
-        # row i of a rank is nobody else's
+        # row i belongs to one rank only
         numbered = numbered + (0 if group is None else dist.get_rank(group) * sizes[0])
         images = numbered, numbered[: sizes[1]]
     return Compared(
@@ -170,7 +170,7 @@ def _ids(name: str, given: Any, sizes: tuple[int, int], views: int, device: torc
     for ids, whose, size in zip(pair, ("rows", "reals"), sizes, strict=True):
         if ids.dtype not in INTEGER_DTYPES:
             raise TypeError(f"{WHO}: `{name}` must be integer ids; got {ids.dtype}; number what is the same")
-        # without reals their ids are nobody's
+        # without reals their ids match none
         if ids.shape != (size,) and (size or whose == "rows"):
             raise ValueError(
                 f"{WHO}: `{name}` must have an id for each of the {size} {whose}; got {list(ids.shape)}; of as many "

@@ -58,7 +58,7 @@ class DenoiserFeatures:
 
 
 class DecodedPictures:
-    """Features of the pictures that latents stand for."""
+    """Features of the pictures that latents decode to."""
 
     def __init__(self, vae: Any, features: Features) -> None:
         """``features`` looks at pictures [P, 3, h, w] in about [-1, 1]. ``vae`` is left as it is."""

@@ -20,7 +20,7 @@ Pairing = Literal["two_captions", "two_noises"]
 
 @dataclass(frozen=True)
 class FakeToFake:
-    """Two generated views of one thing are told from the other generated pictures (NT-Xent).
+    """Two generated views of one thing are positives, all other generated pictures negatives (NT-Xent).
 
         L = -1/2N sum_a log( exp(s_a,pos(a)) / sum_{b != a} exp(s_ab) ),   s = cosine / temperature
 
@@ -29,8 +29,8 @@ class FakeToFake:
     text beside it, and a measure of diversity.
 
     Attributes:
-        pairing: What the second view is, to whoever generates: the same noise with another caption of the same
-            picture, or the same caption with another noise. The loss is the same.
+        pairing: What the second view is: the same noise with another caption of the same picture, or the same caption
+            with another noise. It decides what the caller generates; the loss is the same.
         features: What looks at the pictures, frozen; None leaves it to the caller.
         temperature: Above 0.
         weight: In the sum of losses; 0 logs without an influence.
@@ -58,7 +58,7 @@ class FakeToFake:
 
 @dataclass(frozen=True)
 class FakeToReal:
-    """Each generated picture is told the real one of its caption from the other real ones (InfoNCE).
+    """Each generated picture has the real one of its caption as positive, other real ones as negatives (InfoNCE).
 
         L = 1/2 [ mean_i -log softmax_j(s_ij)_i + mean_j -log softmax_i(s_ij)_j ],   s = cosine / temperature
 

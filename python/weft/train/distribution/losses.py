@@ -1,6 +1,6 @@
 """Fake-to-fake and fake-to-real: contrastive losses that make generated pictures agree, and agree with real ones.
 
-Both look at features of pictures, whoever made them: the callers own the generator, its second view and the pictures,
+Both look at features of pictures. The callers own the generator, its second view and the pictures,
 this file the losses. Whatever gives features [N, D] will do: a frozen encoder of pictures, a discriminator's layer, a
 denoiser's state.
 """
@@ -95,7 +95,7 @@ def distribution_loss(
     Raises:
         TypeError: Features or ids of the wrong type.
         ValueError: Features that are not [N, D] or do not fit one another, of zero norm, fewer than two rows, missing
-            views or ids, or ids that leave no row anything to be told from.
+            views or ids, or ids that leave no row any negatives.
     """
     chosen = _checked(losses, first, second, real, classes)
     totals: list[Tensor] = []
@@ -122,7 +122,7 @@ def _by_features(chosen: list[Loss], *views: Tensor | Sequence[Tensor] | None) -
 
 
 def _columns(loss: Loss, compared: Compared, group: Any) -> Columns:
-    """What the rows are told from."""
+    """The columns that the rows are compared with."""
     is_real = isinstance(loss, FakeToReal)
     values = compared.reals if is_real else compared.rows
     assert values is not None

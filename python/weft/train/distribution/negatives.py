@@ -1,4 +1,4 @@
-"""Which generated pictures of a batch may be told from one another."""
+"""Which generated pictures of a batch are negatives of one another."""
 
 from __future__ import annotations
 

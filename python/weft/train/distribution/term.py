@@ -24,7 +24,7 @@ from weft.train.distribution.views import Views
 class DistributionTerm:
     """The losses of what a denoiser makes of noisy pictures or of noise, under one caption of each or two.
 
-    Of a batch the generated pictures of one view are told from one another, and the real ones are its clean latents.
+    The generated pictures of one view in a batch are negatives of one another; the real ones are its clean latents.
     Pictures that have a caption in common are no negatives of each other. Latents are generated
     without gradients first; then features are differentiated down to them and no further, so that sources stay as they
     are, and at last every pass of the denoiser by itself. Memory is that of features of a chunk, or of one pass.
@@ -72,7 +72,7 @@ class DistributionTerm:
 
         Returns:
             "distribution", and "f2f" and "f2r" as far as they are asked for, all without gradient, zeros where all
-            pictures of a batch are one, or share captions, and nothing can be told apart; and derivatives of
+            pictures of a batch are one, or share captions, and there are no negatives; and derivatives of
             "distribution" by the leaves.
         """
         slopes = [torch.zeros_like(leaf) for leaf in leaves]
@@ -178,7 +178,7 @@ def distribution_term(
         config: Checked.
         noising: Of its denoiser.
         denoise: Runs that; while ``bare`` lasts without what is being trained.
-        accelerator: Pictures of its processes are told from one another too.
+        accelerator: Pictures of its processes are negatives of one another too.
         rows_at_once: Pictures in one pass; None for all.
         text_length: As of ``Host.encode_captions``.
     """

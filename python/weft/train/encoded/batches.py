@@ -76,7 +76,7 @@ class PairBatches:
             pair = self.pairs[place]
             order = torch.randperm(len(pair.negatives), generator=generator)[: self.wrong_captions].tolist()
             counts.append(len(order))
-            # where it has fewer, its own caption stands in their place, and is not looked at
+            # where it has fewer, its own caption fills their place, and is masked out
             texts += [(place, len(pair.captions) + number) for number in order]
             texts += [(place, 0)] * (self.wrong_captions - len(order))
         encoded = self.encoded(texts)

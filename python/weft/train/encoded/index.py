@@ -53,7 +53,7 @@ def check_same(saved: Layout, layout: Layout, folder: Path, *, who: str) -> Layo
     """``layout``, in files as large as those of ``saved``, if it is of the same kind of rows.
 
     Raises:
-        ValueError: It is not; what differs is told.
+        ValueError: It is not; the message says what differs.
     """
     was, now = ({**of.identity, "tensors": of.tensors} for of in (saved, layout))
     other = [key for key in sorted({*was, *now}) if was.get(key) != now.get(key)]

@@ -27,7 +27,7 @@ SHARD_SIZE = 256 * 2**20  # bytes
 
 @dataclass(frozen=True)
 class StoredLatents:
-    """Stands in for ``Latents`` that are not in memory."""
+    """Used in place of ``Latents`` that are not in memory."""
 
     shards: Shards
 
@@ -87,7 +87,7 @@ def encode_pairs(
         resolution: Pixels; None for the model's own.
         text_length: Tokens of T5's text, with Stable Diffusion 3; None for what its pipeline has, 256.
         text: Also keep the encoded captions and negatives: True in the dtype of the model, or in ``torch.float16`` or
-            ``torch.bfloat16``. They take far more room than latents (a caption of Stable Diffusion 1.5 takes 115 KiB
+            ``torch.bfloat16``. They take far more memory than latents (a caption of Stable Diffusion 1.5 takes 115 KiB
             in 16 bit, a picture of 512 pixels 128 KiB, but there are five captions to a picture of COCO), and encoding
             a caption anew is cheap beside a training step, but for text encoders of billions of parameters.
         shard_size: Most bytes in a file; about three times that is needed in memory meanwhile. A folder keeps the one

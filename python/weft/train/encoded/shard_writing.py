@@ -41,7 +41,7 @@ class Job:
 
 
 def remove_leftovers(folder: Path, jobs: Sequence[Job]) -> None:
-    """Half-written files of a process that was killed; nobody may be writing."""
+    """Half-written files of a process that was killed; no process may be writing."""
     for job in jobs:
         for path in folder.glob(f".{job.layout.name}-*.safetensors"):
             path.unlink()
@@ -56,7 +56,7 @@ def check_room(folder: Path, jobs: Sequence[Job], *, who: str) -> None:
     size, free = _bytes(jobs), shutil.disk_usage(folder).free
     if size > free:
         raise OSError(
-            f"{who}: {_said(size)} are to be written to {folder}, and {_said(free)} are free there; make room and run "
+            f"{who}: {_said(size)} are to be written to {folder}, and {_said(free)} are free there; free space, run "
             "again, or choose another folder"
         )
 
@@ -71,7 +71,7 @@ def full_disk_told(folder: Path, jobs: Sequence[Job], *, who: str) -> Iterator[N
             raise
         raise OSError(
             f"{who}: the disk of {folder} is full: {_said(_bytes(jobs))} are still to be written, and "
-            f"{_said(shutil.disk_usage(folder).free)} are free; make room and run again, which goes on from here"
+            f"{_said(shutil.disk_usage(folder).free)} are free; free some space and run again, which goes on from here"
         ) from error
 
 
@@ -93,10 +93,10 @@ def write_missing(folder: Path, jobs: Sequence[Job], *, accelerator: Accelerator
     except (OSError, ValueError) as error:
         failure = error
     # every process learns of a failure, or the others would wait for it for ever
-    told = [failure] if accelerator is None else gather_object([failure])
+    failures = [failure] if accelerator is None else gather_object([failure])
     if failure is not None:
         raise failure
-    if others := [error for error in told if error is not None]:
+    if others := [error for error in failures if error is not None]:
         raise OSError(f"{who}: another process failed: {others[0]}")
 
 
@@ -112,7 +112,7 @@ def _write(job: Job, accelerator: Accelerator | None, who: str) -> None:
             sums = [checksum({name: part[row] for name, part in rows.items()}) for row in range(len(shard.rows))]
             content = save({**rows, CHECKSUMS: torch.tensor(sums)}, {STAMP: shard.stamp})
             with whole_file(shard.path) as temporary:
-                # not save_file, whose errors do not tell a full disk from others
+                # not save_file, whose errors do not distinguish a full disk from others
                 temporary.write_bytes(content)
 
 

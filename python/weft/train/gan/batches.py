@@ -24,7 +24,7 @@ class GanBatch(NamedTuple):
         pictures: Ids int64 [B], equal for the same picture.
         captions: Ids int64 [B, 2], equal for the same text.
         classes: Ids int64 [B], negative where a picture has no class.
-        seed: int64 [1], for what else is random, of the same distribution whoever draws it.
+        seed: int64 [1], for what else is random, of the same distribution in every process.
     """
 
     images: Tensor

@@ -23,7 +23,7 @@ RESOLUTIONS = tuple(side for side in range(64, 257) if is_reached(side))
 
 @dataclass(frozen=True)
 class Gammas:
-    """How sharply words and regions attend, words are summed, and pairs are told apart; of the published model."""
+    """How sharply words and regions attend, words are summed, and pairs are distinguished; of the published model."""
 
     attention: float = 4.0
     words: float = 5.0
@@ -189,7 +189,7 @@ class GanConfig(RunConfig, Pace, NamedLosses):
     crop: bool = False
     """A random square of a somewhat larger picture, each time another."""
     flip: bool = False
-    """Mirror images too; wrong where captions tell left from right."""
+    """Mirror images too; wrong where captions distinguish left from right."""
     sample_every: int | None = None
     """Steps between grids of samples, which go to the run's folder; none if not given."""
 
@@ -254,7 +254,7 @@ class GanConfig(RunConfig, Pace, NamedLosses):
             )
         if self.batch_size < 2:
             raise ValueError(
-                f"{WHO}: `batch_size` must be at least 2, or no picture has another's caption to be told from its "
+                f"{WHO}: `batch_size` must be at least 2, or no picture has another's caption to compare with its "
                 f"own; got {self.batch_size}"
             )
         if self.length < 1:

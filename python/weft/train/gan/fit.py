@@ -191,6 +191,6 @@ def _noise_and_text(objective: GanObjective, batch: GanBatch) -> tuple[torch.Ten
 def _said(loss: Any, config: GanConfig) -> dict[str, Any]:
     """A loss as a record of the run."""
     source = loss.features or config.features
-    told = {key: value for key, value in asdict(replace(loss, features=None)).items() if key != "features"}
+    settings = {key: value for key, value in asdict(replace(loss, features=None)).items() if key != "features"}
     name = "f2f" if isinstance(loss, FakeToFake) else "f2r"
-    return {"name": name, **told, "features": source if isinstance(source, str) else "given"}
+    return {"name": name, **settings, "features": source if isinstance(source, str) else "given"}

@@ -31,7 +31,7 @@ class SmallImageEncoder(nn.Module):
         self.near = nn.Sequential(_down(3, channels), _down(channels, 2 * channels), _down(2 * channels, 4 * channels))
         self.far = nn.Sequential(_down(4 * channels, 4 * channels), nn.Flatten())
         self.region = nn.Conv2d(4 * channels, width, 1, bias=False)
-        # not the mean over the map: captions tell left from right
+        # not the mean over the map: captions distinguish left from right
         self.code = nn.Linear(4 * channels * (size // 16) ** 2, width)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:

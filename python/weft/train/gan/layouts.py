@@ -117,10 +117,10 @@ def _box(rest: list[float]) -> tuple[float, float, float, float]:
 
 
 def checked(pair: Pair) -> Pair:
-    """``pair``, which has captions that say something and a picture that can be read.
+    """``pair``, after checking its captions and its picture.
 
     Raises:
-        ValueError: It has not.
+        ValueError: It has no caption with text, or its picture cannot be read.
     """
     if not pair.captions or not all(isinstance(text, str) and text.strip() for text in pair.captions):
         said = f"has {pair.captions!r}" if pair.captions else "has none"

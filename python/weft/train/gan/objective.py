@@ -72,7 +72,7 @@ class GanObjective(nn.Module):
 
     @property
     def pairing(self) -> str | None:
-        """What the second view is; None where nobody needs one."""
+        """What the second view is; None where it is not needed."""
         return next((loss.pairing for loss in self.losses if isinstance(loss, FakeToFake)), None)
 
     @property
@@ -143,7 +143,7 @@ class GanObjective(nn.Module):
         return {"loss": total, **{key: value.detach() for key, value in said.items()}}
 
     def _distribution_losses(self, given: GanBatch, views: list[View], seen: list[Seen]) -> dict[str, Tensor]:
-        """Over the pictures of all processes; 0 of a loss to which chance has left nothing to be told apart."""
+        """Over the pictures of all processes; 0 of a loss for which the batch has no negatives by chance."""
         images, alike = of_all(given.pictures), linked(of_all(given.alike[:, : self._captions]))
         losses = with_negatives(self.losses, images, alike)
         nothing = dict.fromkeys((loss.name for loss in self.losses), given.images.new_zeros(()))

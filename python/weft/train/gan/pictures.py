@@ -45,7 +45,7 @@ class Pictures:
         pairs: The pictures, perhaps made as they are asked for.
         size: Pixels of a square.
         crop: Whether a random square of a somewhat larger picture is taken, each time another.
-        flip: Whether half of them are mirrored; wrong where captions tell left from right.
+        flip: Whether half of them are mirrored; wrong where captions distinguish left from right.
     """
 
     pairs: Sequence[Any]

@@ -78,7 +78,7 @@ class Recurrent(nn.Module):
 
     def forward(self, numbers: Tensor) -> Text:
         padding = numbers == PADDING
-        # packed, each caption ends where its words end, whatever stands beside it in the batch
+        # packed, each caption ends where its words end, whatever else is in the batch
         packed = pack_padded_sequence(
             self.dropout(self.embedding(numbers)),
             (~padding).sum(1).cpu(),

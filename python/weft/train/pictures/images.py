@@ -26,8 +26,8 @@ class View:
 
     Attributes:
         pixels: [3, size, size] fp32 in [-1, 1].
-        original: (h, w) of the picture; SDXL is told.
-        corner: (top, left) of the square after the picture was resized to the model's size; SDXL is told.
+        original: (h, w) of the picture; SDXL gets it as a condition.
+        corner: (top, left) of the square after the picture was resized to the model's size; SDXL gets it too.
     """
 
     pixels: Tensor

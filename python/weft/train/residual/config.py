@@ -33,7 +33,7 @@ class ResidualConfig(FitConfig):
     init: Init = "lora"
     """Start of the factors: lora begins at the base model; random does not."""
     caption: str = CAPTION
-    """What the pictures show; {identifier} and {class_word} stand for the object."""
+    """What the pictures show; {identifier} and {class_word} are replaced by the object's."""
     distribution: DistributionConfig = field(default_factory=DistributionConfig)
     paraphrases: tuple[str, ...] = PARAPHRASES
     """Second captions of f2f, with {identifier} and {class_word}."""

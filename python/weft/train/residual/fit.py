@@ -46,7 +46,7 @@ def fit_residual(
         pipe: A Stable Diffusion 1.x, 2.x or XL pipeline of diffusers. With fp16 weights train on a GPU.
         images: A folder, or a sequence of files or PIL images, of one concept; four to eight are plenty.
         class_word: What the concept is one of: "dog".
-        identifier: Names the concept in prompts, before the class word. The tokenizer reads it as it stands, and its
+        identifier: Names the concept in prompts, before the class word. The tokenizer reads it unchanged, and its
             embedding is not trained (the paper's parameters are the factors alone); the text must not be one that
             means something to the model already, as "V*" and "sks" do not.
         config: Numbers; None for the paper's.

@@ -69,7 +69,7 @@ class AgsmObjective(SoftTokensObjective):
         return dict(self.named_parameters()) if self._average is None else dict(self._average)
 
     def losses(self, batch: CaptionedLatents, gradient: ChunkedGradient) -> dict[str, Tensor]:
-        """The loss, and what tells whether tokens collapse.
+        """The loss, and what shows whether tokens collapse.
 
         Returns:
             "loss", its parts "positive" and "negative"; the errors "denoising" of own captions

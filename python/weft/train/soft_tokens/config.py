@@ -76,7 +76,7 @@ class SoftTokensConfig(FitConfig):
     most_missing: float = 0.01
     """Share of the pairs that may lack a picture or a caption and are passed over."""
     held_out: float = 0.0
-    """Share of the pairs that is not trained on; how well they match tells when to stop, and which are the best."""
+    """Share of the pairs that is not trained on; how well they match decides when to stop and which are the best."""
     measure_every: int = 250
     """Steps between such measurements."""
     patience: int = 3

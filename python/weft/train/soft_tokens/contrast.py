@@ -32,7 +32,7 @@ class Logit(nn.Module):
         self.log_width = nn.Parameter(torch.tensor(math.log(width))) if learn else None
 
     def forward(self, error: Tensor, values: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Logits of ``error``, of any shape; ``values`` stand in for the parameters."""
+        """Logits of ``error``, of any shape; ``values`` are used in place of the parameters."""
         return bounded_logit(error, *self.constants(values))
 
     def constants(self, values: Mapping[str, Tensor] | None = None) -> tuple[float | Tensor, float | Tensor]:
@@ -80,7 +80,7 @@ class ContrastObjective(SoftTokensObjective):
         self._denoising_weight = denoising_weight
 
     def losses(self, batch: CaptionedLatents, gradient: ChunkedGradient) -> dict[str, Tensor]:
-        """The loss, and what tells whether tokens collapse.
+        """The loss, and what shows whether tokens collapse.
 
         Returns:
             "loss", "contrastive", "denoising" (mean e_ii), "error_negative", "accuracy" (rows

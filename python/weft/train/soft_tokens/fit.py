@@ -103,7 +103,7 @@ def fit_soft_tokens(
     if config.wrong_captions and not any(pair.negatives for pair in found):
         raise ValueError(f"{WHO}: `wrong_captions` needs pairs with `negatives`; none has any")
     check_captions(found, config.distribution.pairing, who=WHO)
-    # what can be wrong is told before pictures are encoded, which takes the longest
+    # errors are raised before pictures are encoded, which takes the longest
     held_out = _held_out(len(found), config)
     if accelerator is None:
         accelerator = make_accelerator(pipe.device, config.precision, folder, tensorboard=config.tensorboard)

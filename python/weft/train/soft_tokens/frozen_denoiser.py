@@ -20,8 +20,8 @@ class NoisyPictures:
 
     Attributes:
         latents: [P, C, h, w], noisy, in the dtype of the model.
-        target: [P, C, h, w] fp32, what the model should predict; none where nobody knows.
-        timestep: [1], what the model is told.
+        target: [P, C, h, w] fp32, what the model should predict; none where it is unknown.
+        timestep: [1], as the model gets it.
         time_ids: [P, 6], read by SDXL alone; None for square pictures that nothing was cut off.
         repeats: Which of them are the same; None where all differ.
     """
@@ -77,7 +77,7 @@ class FrozenDenoiser:
 
         A UNet computes keys and values of a caption once for all its pictures, and of a picture once what comes before
         any text. In a joint attention the text changes
-        with the picture it stands beside, so there every pair goes through whole.
+        with the picture beside it, so there every pair goes through whole.
 
         Args:
             tokens: [m, C] or [L, m, C], what the layers see beside the text.

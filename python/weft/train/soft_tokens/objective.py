@@ -42,7 +42,7 @@ class SoftTokensObjective(nn.Module):
             parts: Fields of ``CaptionedLatents``; where there is a ``term`` those of ``Views`` after them.
 
         Returns:
-            Scalars: "loss", and what the objective and the term tell beside it, without gradient.
+            Scalars: "loss", and what the objective and the term report beside it, without gradient.
         """
         views = None if self.term is None else Views(*parts[-len(Views._fields) :])
         batch = CaptionedLatents(*parts[: len(parts) - (0 if views is None else len(views))])

@@ -153,7 +153,7 @@ class MaskedBatches:
         timesteps: Of the training schedule.
         process: Number of this one.
         offset_noise: Standard deviation of a further noise that is one number for a whole channel of a sample.
-            Without, what is left of a picture in the noisiest latents tells its mean colour, and a model that trusts
+            Without, what is left of a picture in the noisiest latents shows its mean colour, and a model that trusts
             it instead of the surroundings of the hole is misled by pure noise, most of all in plain pictures.
         timestep_power: Times are ``timesteps * u ** timestep_power`` with u uniform; below one favours high noise.
     """

@@ -37,9 +37,9 @@ class Mixture(Checked):
     # or the context prompt learns to make objects; hidden ones are cut out only where no such hole was found
     spares_objects: bool = False
     """Random holes leave something of every object, so that the context prompt does not learn to make any."""
-    # without, a model may tell tasks by the looks of holes, and need no prompts
+    # without, a model may infer the task from the shape of holes, and ignore the prompts
     borrowed: float = 0.0
-    """Share of random holes with the box or the outline of an object of another picture: tasks must then be told by
+    """Share of random holes with the box or the outline of an object of another picture: tasks must then be known by
     their prompts, not by the looks of holes."""
     # what is said later is then what was learnt, for models to which the words mean nothing
     worded: float = 0.0

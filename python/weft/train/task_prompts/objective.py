@@ -1,4 +1,4 @@
-"""What ``fit_task_prompts`` minimises: the denoising loss of an inpainting UNet that is told its task by vectors."""
+"""What ``fit_task_prompts`` minimises: the denoising loss of an inpainting UNet whose task is selected by vectors."""
 
 from __future__ import annotations
 
