@@ -1,4 +1,4 @@
-// The door between Python and the compiled kernels. Importing it starts no device and no thread.
+// The bindings between Python and the compiled kernels. Importing them starts no device and no thread.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -187,6 +187,6 @@ PYBIND11_MODULE(_native, m) {
       "Newest CUDA version the driver takes, same scale; 0 without a driver.");
   m.def(
       "cuda_device_count", [] { return value_or_throw(weft::cuda_device_count()); },
-      "Number of CUDA devices; RuntimeError with the runtime's message when it cannot tell.");
+      "Number of CUDA devices; RuntimeError with the runtime's message when it cannot count them.");
 #endif
 }

@@ -35,7 +35,7 @@ std::string number(int64_t x) { return std::to_string(x); }
 
 void check(cudaError_t status, const char* doing) {
   if (status == cudaSuccess) return;
-  // the error is told once; the next caller that asks CUDA for the last one must not find it
+  // the error is reported once; the next caller that asks CUDA for the last one must not find it
   cudaGetLastError();
   throw std::runtime_error(std::string("attention: CUDA: ") + doing + ": " + cudaGetErrorString(status));
 }
@@ -126,7 +126,7 @@ bool is_aligned(const void* pointer, const HeadStrides& strides) {
 
 int64_t read_words(const AttentionParams& p) { return ceil_div(p.Nk, kKeysPerWord); }
 
-// A word says which keys are read, its twin which of them are not finite.
+// A word says which keys are read, the next word which of them are not finite.
 int64_t read_mask_words(const AttentionParams& p) { return 2 * read_words(p); }
 
 struct Workspace {

@@ -252,7 +252,7 @@ class Tile {
                       scratch_.out, shape_.width, decay);
   }
 
-  // The same product, in which a weight of 0 keeps its key out whatever the value is. Slow, and seldom needed.
+  // The same product, in which a weight of 0 keeps its key out whatever the value is. Slow, and rarely needed.
   void add_seen_values(int64_t head, int64_t block, const float* decay) {
     for (int64_t r = 0; r < rows_; ++r) {
       float* out = scratch_.out + r * shape_.width;

@@ -7,7 +7,7 @@
 
 namespace weft {
 
-// Room for the label tables in a block's shared memory: Lq * (Lk + 1) entries of 8 bytes, or of 16 with beta or gamma.
+// Bytes of the label tables in a block's shared memory: Lq * (Lk + 1) entries of 8, or of 16 with beta or gamma.
 // The long kernel has it beside its tiles on every device from sm_80 on (99 KB a block at least).
 constexpr int64_t kMaxCudaTableBytes = 24 << 10;
 

@@ -32,7 +32,7 @@ void check_pointer(const char* name, const void* pointer, int64_t elements) {
     refuse("`" + std::string(name) + "` must not be null; it has " + number(elements) + " elements");
 }
 
-// Strides reach at most this far from the first element, so offsets fit an int64 with room to spare. Those of an axis
+// Strides reach at most this far from the first element, so offsets fit an int64 with a wide margin. Those of an axis
 // with one entry are never walked.
 void check_strides(const char* name, const HeadStrides& strides, int64_t samples, int64_t tokens, int64_t heads) {
   constexpr int64_t kLimit = int64_t{1} << 56;

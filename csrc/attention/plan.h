@@ -10,7 +10,7 @@
 
 namespace weft {
 
-// How logits are edited, from cheapest to dearest.
+// How logits are edited, from cheapest to most expensive.
 enum class EditMode : int {
   kPlain,   // no table, no padding
   kAffine,  // alpha * S + delta, or padding alone

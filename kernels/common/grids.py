@@ -7,7 +7,7 @@ MIN_PROGRAMS = 264
 # tensor cores want 16 in every axis of a product
 MIN_BLOCK = 16
 
-# architectures with rows for every call; those of its stand-in serve another, and one unheard of takes those that need
+# architectures with rows for every call; those of its stand-in serve another, and an unknown one takes those that need
 # the least shared memory
 COMPLETE_ARCHS = (80, 86, 90)
 STAND_INS = {89: 86, 100: 90, 120: 86}

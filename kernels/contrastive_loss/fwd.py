@@ -112,13 +112,13 @@ def _contrastive_loss_fwd_kernel(
                 count_of_columns += tl.sum(positive.to(tl.float32), axis=0)
                 total_of_columns = tl.load(at + 3 * K, mask=stored, other=0.0)
                 total_of_columns += tl.sum(of_positives, axis=0)
-                tl.debug_barrier()  # everybody has read what is now replaced
+                tl.debug_barrier()  # all warps have read what is now replaced
                 tl.store(at, largest_of_columns, mask=inside)
                 tl.store(at + K, sums_of_columns, mask=inside)
                 tl.store(at + 2 * K, count_of_columns, mask=inside)
                 tl.store(at + 3 * K, total_of_columns, mask=inside)
         if by_column_ptr is not None:
-            tl.debug_barrier()  # everybody sees it at the next rows
+            tl.debug_barrier()  # all warps see it at the next rows
 
         at = by_row_ptr + rows
         inside = rows < R
@@ -132,7 +132,7 @@ def contrastive_loss_fwd(call: Call) -> Tensor:
     """Statistics of one segment.
 
     Args:
-        call: The inputs, checked at the public door; float32, float16 or bfloat16; ids contiguous.
+        call: The inputs, checked by the public function; float32, float16 or bfloat16; ids contiguous.
 
     Returns:
         [4, R], or [4, R + K] where symmetric, fp32: maximum, sum, count and total, as the definition has them.

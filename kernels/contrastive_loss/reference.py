@@ -46,7 +46,7 @@ class Segment(NamedTuple):
 
 
 def contrastive_loss_reference(rows: Tensor, segments: list[Segment]) -> Tensor:
-    """Tell the positives of each row from its other columns, by softmax.
+    """Classify the positives of each row against its other columns, by softmax.
 
         s_ik  = a_i . c_k / T
         lse_i = log of the sum of exp(s_ik) over the admissible columns k

@@ -120,7 +120,7 @@ def lowrank_linear_bwd(call: Call, dy: Tensor, wanted: Mapping[str, bool]) -> di
         found["weight"] = _sum_of_outer(call, dy, call.x)
     back, through = _reversed(call, dy), None
     if call.rank and (wanted["down"] or wanted["gate"] or (wanted["x"] and back.form == "append")):
-        # what no gate opens is skipped only where nobody but dx reads it
+        # what no gate opens is skipped only where dx alone reads it
         skip = not (wanted["down"] or wanted["gate"])
         through = shrink(back, keep_raw=wanted["gate"], skip_closed=skip)
     if wanted["x"]:

@@ -268,7 +268,7 @@ def lowrank_linear_fwd(call: Call, channels_first: bool = False) -> Tensor:
     """Project.
 
     Args:
-        call: The inputs, checked at the public door; float32, float16 or bfloat16.
+        call: The inputs, checked by the public function; float32, float16 or bfloat16.
         channels_first: Whether the result is [B, Cout, N].
 
     Returns:

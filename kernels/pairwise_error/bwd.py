@@ -79,7 +79,7 @@ def pairwise_error_bwd(
     dpred = torch.empty_like(pred) if wanted[0] else pred.new_empty(0)
     dtarget = torch.empty_like(target) if wanted[1] else target.new_empty(0)
     order = memory_order(pred)
-    # of odd layouts these are copies, to be brought back
+    # of odd layouts these are copies, to be copied back
     pairs = as_pairs(dpred, order) if wanted[0] else None
     targets = as_targets(dtarget, order) if wanted[1] else None
     flat_pred, flat_target = as_pairs(pred, order), as_targets(target, order)

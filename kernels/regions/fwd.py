@@ -163,7 +163,7 @@ def _best_windows_fwd_kernel(
         tl.store(windows_ptr + 4 * o + 3, width)
         covered = (row >= top) & (row < top + height) & (column >= left) & (column < left + width)
         covering |= covered.to(tl.int32) << o
-        tl.debug_barrier()  # everybody has read the sums before the next object's replace them
+        tl.debug_barrier()  # all warps have read the sums before the next object's replace them
 
 
 def best_windows_fwd(

@@ -27,7 +27,7 @@ class SearchLaunch:
 def choose_search_launch(height: int, width: int, candidates: int) -> SearchLaunch:
     """The launch for a grid of ``height`` x ``width`` cells and so many windows."""
     block_h, block_w, block_p = (power_of_two(length, 1) for length in (height, width, candidates))
-    # 16 values a thread, each 8 bytes, leave room for what is reckoned with them
+    # 16 values a thread, each 8 bytes, leave registers for the intermediate values
     return SearchLaunch(block_h, block_w, min(block_p, BLOCK_CANDIDATES), min(max(block_h * block_w // 512, 4), 8))
 
 

@@ -29,7 +29,7 @@ def concept_gate_reference(maps: Tensor, strengths: Tensor, rule: str | float, o
     empty mask; so has one with a value that is not finite, which takes no part in the overlap either.
 
     Args:
-        maps: [B, N, K], any float dtype; one column a concept. Reckoned in fp32, or fp64 for fp64.
+        maps: [B, N, K], any float dtype; one column a concept. Computed in fp32, or fp64 for fp64.
         strengths: [B', K], fp32 or fp64 likewise, B' a multiple of B. Row j belongs to maps[j mod B].
         rule: "median", "otsu", or a number in [0, 1).
         overlap: "largest" or "sum".

@@ -184,7 +184,7 @@ class backend:
 def named_in_trace(name: str | None) -> str:
     """What a traced call hands to its registered operator: its own ``name``, else the innermost block of the trace.
 
-    Empty if there is neither; the choice is then made anew at every run, by ``requested_backend``.
+    Empty if there is neither; the choice is then made again at every run, by ``requested_backend``.
     """
     if name is not None:
         return check_backend_name(name)

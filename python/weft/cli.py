@@ -1,6 +1,6 @@
 """The entry point of ``weft``: whatever ends a command ends it in one message, with an exit status.
 
-0 done; 2 an error that the user can mend; 130 interrupted. Everything else is a fault of weft and shows its traceback.
+0 done; 2 an error that the user can fix; 130 interrupted. Everything else is a fault of weft and shows its traceback.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _message(error: Exception) -> str:
     """What an error says, without the names that the line begins with already."""
     # of a KeyError the text is a repr
-    said = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    message = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     if not isinstance(error, BackendUnavailableError):  # which has a line for each backend
-        said = (said.strip().splitlines() or [""])[0]
-    return said.removeprefix("weft: ") or type(error).__name__
+        message = (message.strip().splitlines() or [""])[0]
+    return message.removeprefix("weft: ") or type(error).__name__
 
 
-def _end(said: str, status: int) -> NoReturn:
-    print(f"weft: {said}", file=sys.stderr)
+def _end(message: str, status: int) -> NoReturn:
+    print(f"weft: {message}", file=sys.stderr)
     raise SystemExit(status)

@@ -95,7 +95,7 @@ def test_it_is_always_taught_the_same() -> None:
 
 def test_lessons() -> None:
     scenes = Scenes(40, seed=3)
-    images, texts, meanings = scenes.lesson(range(40), np.random.default_rng(0))
+    images, texts, meanings = scenes.batch(range(40), np.random.default_rng(0))
     assert images.shape == (40, 3, 64, 64)
     assert (images.min() >= -1) & (images.max() <= 1)
     assert len(texts) == len(meanings) == 80

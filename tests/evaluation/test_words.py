@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from weft.evaluation import open_extractor
-from weft.evaluation.words import folder_said, is_word
+from weft.evaluation.words import given_folder, is_word
 
 
 def test_a_word_is_taken_and_the_folder_beside_it_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,7 +21,7 @@ def test_a_word_is_taken_and_the_folder_beside_it_named(tmp_path: Path, monkeypa
         assert is_word("shapes", ["shapes"], option="--data")
     for folder in ("./shapes", "shapes/", Path("shapes")):
         assert not is_word(folder, ["shapes"], option="--data")
-        assert folder_said(folder, ["shapes"], option="--data", what="pictures").is_dir()
+        assert given_folder(folder, ["shapes"], option="--data", what="pictures").is_dir()
         with pytest.raises(FileNotFoundError, match=r"shapes has no config\.json"):
             open_extractor(folder)
 
@@ -35,4 +35,4 @@ def test_what_is_neither_is_told_both(tmp_path: Path, monkeypatch: pytest.Monkey
             f"must be 'shapes' or 'scenes' or a folder of pictures; '{said}' is no such word, and as a folder {place}"
         )
         with pytest.raises(FileNotFoundError, match=f"{want} is {found}"):
-            folder_said(said, ["shapes", "scenes"], option="--data", what="pictures")
+            given_folder(said, ["shapes", "scenes"], option="--data", what="pictures")

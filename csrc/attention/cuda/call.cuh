@@ -1,4 +1,4 @@
-// What a kernel is told: the caller's params and what the launch made of them.
+// A kernel's arguments: the caller's params and what the launch made of them.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -14,7 +14,7 @@ struct CudaCall {
   float* head_maps;           // [B, H, Nq, M]
   const uint32_t* read_mask;  // long keys: [B or 1, words, 2], see readout.cuh
   int64_t read_mask_batch;    // its batch stride, in words
-  int tables_bytes;           // room for the tables in shared memory; the weights of a short kernel lie behind
+  int tables_bytes;           // space for the tables in shared memory; the weights of a short kernel lie behind
   int chunks;                 // blocks that share the queries of one (sample, head)
   bool aligned;               // rows of q, k, v and out begin at multiples of 16 bytes
   bool ranged;                // beta or gamma is given

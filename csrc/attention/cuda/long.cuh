@@ -32,7 +32,7 @@ struct LongTile {
   static constexpr int kStrays = kLabels + 2 * kKeys * 4;  // one word: whether a product met what is not finite
   static constexpr int kMarks = kStrays + 16;              // [2] words: keys of a tile whose V is not finite
   static constexpr int kTables = kMarks + 16;
-  static_assert(kRows <= 4 * kKeys, "the output leaves through the room of K and V");
+  static_assert(kRows <= 4 * kKeys, "the output leaves through the space of K and V");
   static_assert(kKeys <= kThreads, "one thread a key fetches labels");
 };
 
@@ -234,7 +234,7 @@ __global__ void __launch_bounds__(kThreads, LongTile<D>::kBlocks)
       });
       again = false;
       if constexpr (kEdited) {
-        // a value that is not finite has reached rows from which delta may hide its key: seldom, so all goes over
+        // a value that is not finite has reached rows from which delta may hide its key: rare, so all goes over
         // again
         if (p.delta && !load_shared(strays)) {
           __syncthreads();

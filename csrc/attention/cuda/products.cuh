@@ -102,7 +102,7 @@ __device__ __forceinline__ void multiply_probabilities_values(Fragments<kRowTile
   }
 }
 
-// Scales a lane's two rows, rounds them to T, and writes the first `count` of the 16 rows. `stage` has room for 16
+// Scales a lane's two rows, rounds them to T, and writes the first `count` of the 16 rows. `stage` has space for 16
 // rows and is the warp's own; what other lanes still read there is waited for.
 template <class T, int D>
 __device__ __forceinline__ void store_output(uint16_t* out, int stride, const float (&o)[D / 8][4],

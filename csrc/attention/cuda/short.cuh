@@ -1,7 +1,7 @@
 // Attention over few keys: all of K and V of one (sample, head) stay in shared memory while queries stream past.
 //
-// After the first barrier the warps no longer wait for each other. Each walks over tiles of 16 queries: the next tile
-// comes in by cp.async while this one is computed, and the output leaves through the room the queries took.
+// After the first barrier the warps no longer wait for each other. Each loops over tiles of 16 queries: the next tile
+// comes in by cp.async while this one is computed, and the output leaves through the space of the queries.
 // Traffic: Q and out once; K, V and W once per block, from L2 for all but the first.
 #pragma once
 

@@ -19,7 +19,7 @@ __device__ __forceinline__ T load_shared(const T* from) {
   return *from;
 }
 
-// Loads again what an earlier load_shared brought, where keeping it, or what was computed from it, would cost more
+// Loads again what an earlier load_shared read, where keeping it, or what was computed from it, would cost more
 // registers than a second load costs time.
 __device__ __forceinline__ int2 reload_shared(const int2* from) {
   int2 value;

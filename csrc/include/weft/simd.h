@@ -1,7 +1,7 @@
 // Vectors of fp32 lanes. Kernels are written once over this interface; the compiler's flags choose the width.
 //
 // Everything has internal linkage: the same header is compiled for several instruction sets into one library, and a
-// shared inline function would let the linker keep the copy that the processor at hand cannot execute.
+// shared inline function would let the linker keep the copy that this processor cannot execute.
 #pragma once
 
 #include <cstdint>

@@ -1,8 +1,8 @@
 // The memory a call takes beside its arguments.
 //
 // A layout is one function that takes spans from a Carver, in order. Run on a Carver without memory it gives the size;
-// run on one with memory it hands the spans out. So a size and what is made of it cannot differ. Whoever writes where
-// the data says asks `part`, `at` or `holds` first, once for many elements: a mistake there is an exception.
+// run on one with memory it hands the spans out. So a size and its use cannot differ. Code that writes where
+// the data says calls `part`, `at` or `holds` first, once for many elements: a mistake there is an exception.
 //
 // Internal linkage as in simd.h, since kernels of every instruction set include this.
 #pragma once
@@ -30,7 +30,7 @@ struct Span {
 };
 
 // Throw std::length_error and std::logic_error. Not inline: what they call must not be compiled for an instruction set
-// that the processor at hand may lack.
+// that this processor may lack.
 [[noreturn]] void refuse_workspace_size();
 [[noreturn]] void fail_outside_workspace(int64_t first, int64_t count, int64_t size);
 

@@ -61,8 +61,8 @@ def run(command: Doctor | Demo | Generate | Inpaint | Train | Evaluate | Bench) 
     elif isinstance(command, Train):
         from weft.commands.train import train
 
-        if said := train(command):
-            print(said)
+        if summary := train(command):
+            print(summary)
     elif isinstance(command, Evaluate):
         from weft.commands.evaluate import evaluate
 

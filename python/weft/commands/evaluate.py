@@ -117,11 +117,11 @@ def _of_model(options: Evaluate) -> dict[str, Any]:
     from weft.evaluation.extractors import open_extractor
     from weft.evaluation.planning import Plan
     from weft.evaluation.scenes import folder_pictures, shapes_pictures
-    from weft.evaluation.words import folder_said, is_word
+    from weft.evaluation.words import given_folder, is_word
 
     data = None
     if not is_word(options.data, [SHAPES], option="--data"):
-        data = folder_said(options.data, [SHAPES], option="--data", what="pictures with captions")
+        data = given_folder(options.data, [SHAPES], option="--data", what="pictures with captions")
     plan = Plan(options.count, options.groups, options.paraphrases, options.noises, options.seed)
     keep = None if options.keep is None else output_folder(options.keep, who="evaluate", option="--keep")
     device = choose_device(options.device)

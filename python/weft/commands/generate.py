@@ -121,8 +121,8 @@ def generate(options: Generate) -> list[Generated]:
         for number, prompt in enumerate(options.prompt):
             seeds = [options.seed + i for i in range(options.images)]
             stem = f"{number:02d}-{_slug(prompt)}"
-            asked = {**_call(options, prompt, seeds), **_size(options, pipe)}
-            call = {**_recommended(methods), **asked}
+            chosen = {**_call(options, prompt, seeds), **_size(options, pipe)}
+            call = {**_recommended(methods), **chosen}
             stock = pipe(**call, generator=_generators(seeds, device)).images if options.compare else []
             acting = [method for method in methods if _concerns(method, prompt)]
             with _added(attachment, acting):
@@ -232,11 +232,11 @@ def _methods(options: Generate) -> list[Control]:
     if options.residual:
         residuals = [weft.Residual.load(file) for file in options.residual]
         concepts = [residual.phrase for residual in residuals]
-        theirs = {phrase: boxes.pop(phrase) for phrase in concepts if phrase in boxes}
-        if theirs and (options.localize, options.threshold) != ("attention", "median"):
+        concept_boxes = {phrase: boxes.pop(phrase) for phrase in concepts if phrase in boxes}
+        if concept_boxes and (options.localize, options.threshold) != ("attention", "median"):
             raise ValueError("generate: --boxes of concepts replace --localize and --threshold; leave them out")
         chosen = (options.localize, options.threshold, options.residual_scale)
-        methods.append(localized_residuals(residuals, *chosen, theirs))
+        methods.append(localized_residuals(residuals, *chosen, concept_boxes))
     if options.soft_tokens is not None:
         methods.append(weft.SoftTokens.load(options.soft_tokens))
     if options.method == "maskdiffusion":

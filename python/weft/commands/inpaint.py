@@ -132,13 +132,13 @@ def _check(options: Inpaint) -> dict[str, float]:
         raise FileNotFoundError(f"inpaint: there is nothing at --task-prompts {options.task_prompts}")
     outpaints = options.task == "outpaint"
     if outpaints == bool(options.mask):
-        said = (
+        problem = (
             "needs no --mask: its hole follows from --expand" if outpaints else "needs a --mask, white where to paint"
         )
-        raise ValueError(f"inpaint: --task {options.task} {said}")
+        raise ValueError(f"inpaint: --task {options.task} {problem}")
     if outpaints != bool(options.expand):
-        said = "needs --expand, such as left=128,right=0.25" if outpaints else "has no --expand; that is for outpaint"
-        raise ValueError(f"inpaint: --task {options.task} {said}")
+        problem = "needs --expand, such as left=128,right=0.25" if outpaints else "takes no --expand; outpaint does"
+        raise ValueError(f"inpaint: --task {options.task} {problem}")
     if options.fit is not None and options.task != "shape":
         raise ValueError("inpaint: --fit belongs to --task shape")
     if options.fit is not None and not 0 <= options.fit <= 1:

@@ -28,7 +28,7 @@ class Train:
             Annotated[TrainSoftTokens, tyro.conf.subcommand("soft-tokens")],
             Annotated[TrainTaskPrompts, tyro.conf.subcommand("task-prompts")],
             Annotated[TrainGan, tyro.conf.subcommand("gan")],
-            Annotated[TrainConfig, tyro.conf.subcommand("shapes", description="Train the embedded model anew.")],
+            Annotated[TrainConfig, tyro.conf.subcommand("shapes", description="Train the embedded model again.")],
         ],
         tyro.conf.arg(name=""),
     ]

@@ -100,7 +100,7 @@ def mmd(real: Tensor, drawn: Tensor, *, sigma: float, unbiased: bool = True) -> 
     """Squared maximum mean discrepancy under the kernel exp(-|x - y|^2 / (2 sigma^2)).
 
     Args:
-        real, drawn: [N, D] and [M, D], any float dtype; reckoned in float64, a block of rows at a time.
+        real, drawn: [N, D] and [M, D], any float dtype; computed in float64, a block of rows at a time.
         sigma: Width of the kernel, in units of the features.
         unbiased: Leave pairs of a sample with itself out: mean 0 for equal distributions, and so at times below 0.
 

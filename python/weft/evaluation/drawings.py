@@ -27,17 +27,17 @@ class Drawing:
         return read_image(self.path)
 
 
-def write_drawings(folder: Path, asked: Sequence[Request], images: Iterable[Image.Image]) -> Iterator[Image.Image]:
+def write_drawings(folder: Path, requests: Sequence[Request], images: Iterable[Image.Image]) -> Iterator[Image.Image]:
     """Pass ``images`` on and write each as PNG; in the end ``metadata.jsonl``, which names them all.
 
     Args:
         folder: Exists.
-        asked: One an image; their captions, scenes and noise are written.
+        requests: One an image; their captions, scenes and noise are written.
     """
     rows = []
     # of earlier images: cut short, these would have the captions of those
     (folder / METADATA).unlink(missing_ok=True)
-    for number, (request, image) in enumerate(zip(asked, images, strict=True)):
+    for number, (request, image) in enumerate(zip(requests, images, strict=True)):
         name = f"{number:06d}.png"
         with whole_file(folder / name) as temporary:
             image.save(temporary, format="PNG")

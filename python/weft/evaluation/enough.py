@@ -24,10 +24,10 @@ def check_enough(measures: Collection[str], features: int, *, real: int, drawn: 
     fewest = min(real, drawn, others or real)
     needed = {"fid": features + 1, "kid": _FEWEST, "cmmd": _FEWEST}
     if lacking := {name: count for name, count in needed.items() if name in measures and fewest < count}:
-        said = ", ".join(f"{name} at least {count}" for name, count in lacking.items())
+        fewest_of = ", ".join(f"{name} at least {count}" for name, count in lacking.items())
         beside = f", and {others} other real" if others else ""
         raise ValueError(
-            f"evaluate: of {features} features, on each side, images must be: {said}; there are {real} real and "
+            f"evaluate: of {features} features, on each side, images must be: {fewest_of}; there are {real} real and "
             f"{drawn} drawn{beside}; give more (--count, --against, --images), or leave {' and '.join(lacking)} out "
             "of --measures"
         )

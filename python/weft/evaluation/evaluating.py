@@ -73,7 +73,7 @@ def evaluate_sampler(
         As ``requests`` and ``measure``; what can be found out before anything is drawn is.
     """
     flatters = taught(extractor, teachers)
-    asked = requests(pictures, plan)
+    requested = requests(pictures, plan)
     shown, others = pictures[: plan.count], pictures[plan.count : 2 * plan.count]
     if len(others) < plan.count:
         others = []
@@ -81,12 +81,12 @@ def evaluate_sampler(
     real, spare = (_features(part, extractor, report) for part in (shown, others))
     assert real is not None
     check_enough(measures, real.shape[1], real=len(real), drawn=plan.count)
-    images = draw(sampler, asked, batch_size)
+    images = draw(sampler, requested, batch_size)
     if keep is not None:
-        images = write_drawings(keep, asked, images)
-    report = progress("drawing", len(asked))
+        images = write_drawings(keep, requested, images)
+    report = progress("drawing", len(requested))
     reads = not READ.isdisjoint(measures)
-    observed = observe(images, asked, extractor, batch_size=batch_size, with_reader=reads, report=report)
+    observed = observe(images, requested, extractor, batch_size=batch_size, with_reader=reads, report=report)
     found = measure(
         observed,
         real,
@@ -98,7 +98,7 @@ def evaluate_sampler(
         taught=flatters,
         seed=plan.seed,
     )
-    return {"drawn": len(asked), "measures": found}
+    return {"drawn": len(requested), "measures": found}
 
 
 def _meaning(number: int, pair: Captioned) -> Hashable:
@@ -133,17 +133,17 @@ def evaluate_drawings(
             "both"
         )
     captioned = all(one.request is not None for one in drawings)
-    asked = [one.request or Request(number, "", 0) for number, one in enumerate(drawings)]
+    requested = [one.request or Request(number, "", 0) for number, one in enumerate(drawings)]
     chosen: Sequence[Measure] = measures if captioned else [one for one in measures if one in ("fid", "kid", "cmmd")]
     report = progress("real images", len(against) + len(others))
     real, spare = (_features(part, extractor, report) for part in (against, others))
     assert real is not None
-    counts = {"real": len(against), "drawn": len(first_of_scenes(asked)), "others": len(others)}
+    counts = {"real": len(against), "drawn": len(first_of_scenes(requested)), "others": len(others)}
     check_enough(chosen, real.shape[1], **counts)
     images = (one.read() for one in drawings)
     report, reads = progress("drawn images", len(drawings)), not READ.isdisjoint(chosen)
-    observed = observe(images, asked, extractor, batch_size=_BATCH, with_reader=reads, report=report)
+    observed = observe(images, requested, extractor, batch_size=_BATCH, with_reader=reads, report=report)
     return {
-        "drawn": len(asked),
+        "drawn": len(requested),
         "measures": measure(observed, real, extractor, measures=chosen, others=spare, seed=seed),
     }

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from weft.evaluation.digests import digest_of, digests_of
 from weft.evaluation.judge import SIZE, Judge
-from weft.evaluation.words import SHAPES, folder_said, is_word
+from weft.evaluation.words import SHAPES, given_folder, is_word
 from weft.train.core import lacks_pooler
 
 Images = Sequence[Image.Image]
@@ -93,7 +93,7 @@ def module_extractor(
     Args:
         module: [B, 3, h, w] in [-1, 1] to [B, D]. An ``nn.Module`` is put on ``device`` in evaluation mode.
         name: In records.
-        size: Pixels a side that images are brought to, by Pillow's bicubic filter; None: all must have one size.
+        size: Pixels a side that images are resized to, by Pillow's bicubic filter; None: all must have one size.
         device: Where images are put.
     """
     if isinstance(module, nn.Module):
@@ -127,7 +127,7 @@ def folder_extractor(folder: Path, device: torch.device | str = "cpu") -> Extrac
         FileNotFoundError: No such folder.
         ValueError: It holds no such model.
     """
-    folder = folder_said(folder, [SHAPES], option="--extractor", what="a vision model of transformers")
+    folder = given_folder(folder, [SHAPES], option="--extractor", what="a vision model of transformers")
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
             f"evaluate: --extractor must be {SHAPES!r} or a folder of a vision model of transformers; {folder} has no "

@@ -85,7 +85,7 @@ def measure(
 
 
 def _with_floor(name: str, drawn: Observed, real: Tensor, others: Tensor | None, seed: int) -> dict[str, Any]:
-    found = _distance(name, real, drawn.features[first_of_scenes(drawn.asked)], seed)
+    found = _distance(name, real, drawn.features[first_of_scenes(drawn.requests)], seed)
     return found if others is None else {**found, "floor": _distance(name, real, others, seed)["value"]}
 
 
@@ -104,8 +104,8 @@ def _captions(drawn: Observed, seed: int) -> dict[str, Any]:
     if drawn.seen is None:
         return {"absent": "images or captions are not of the shapes world, and the reader knows no other"}
     verdicts = []
-    for place in first_of_scenes(drawn.asked):
-        prompt = prompt_of(drawn.asked[place].caption)
+    for place in first_of_scenes(drawn.requests):
+        prompt = prompt_of(drawn.requests[place].caption)
         assert prompt is not None
         verdicts.append(score(prompt, drawn.seen[place]))
     return {
@@ -125,10 +125,10 @@ def _retrieval(
 ) -> dict[str, Any]:
     if extractor.shared is None or extractor.texts is None:
         return {"absent": f"the extractor {extractor.name!r} embeds no texts"}
-    first = first_of_scenes(drawn.asked)
-    captions = [drawn.asked[place].caption for place in first]
+    first = first_of_scenes(drawn.requests)
+    captions = [drawn.requests[place].caption for place in first]
     if meanings is None:
-        meanings = [objects_of(drawn.asked[place].caption) or drawn.asked[place].scene for place in first]
+        meanings = [objects_of(drawn.requests[place].caption) or drawn.requests[place].scene for place in first]
     if len(set(meanings)) < 2:
         return {"absent": "all captions say the same, or are of one class: none is wrong"}
     texts = extractor.texts(captions)
@@ -136,7 +136,7 @@ def _retrieval(
 
     def precision(features: Tensor, embedded: Tensor) -> dict[str, Any]:
         assert extractor.shared is not None
-        # scenes are fewer than candidates where somebody has a quick look
+        # a quick run may have fewer scenes than candidates
         candidates = min(CANDIDATES, _most_candidates(meanings))
         result = r_precision(
             extractor.shared(features), embedded, meanings, candidates=candidates, folds=folds, seed=seed
@@ -160,7 +160,7 @@ def _most_candidates(meanings: Sequence[Hashable]) -> int:
 
 def _consistency(drawn: Observed, seed: int) -> dict[str, Any]:
     """How little the wording changes: distances between images of a scene and noise; do they show the same?"""
-    groups = wordings(drawn.asked)
+    groups = wordings(drawn.requests)
     if len(groups) < 2:
         return {"absent": f"needs two scenes that are each drawn from two captions and one noise; got {len(groups)}"}
     found: dict[str, Any] = {
@@ -182,7 +182,7 @@ def _objects(seen: Sequence[Any]) -> tuple[Any, ...]:
 
 def _diversity(drawn: Observed, real: Tensor, seed: int) -> dict[str, Any]:
     """How much the noise changes: distances between images of one caption; as a ruler, of unrelated real images."""
-    groups = noises(drawn.asked)
+    groups = noises(drawn.requests)
     if len(groups) < 2:
         return {
             "absent": f"needs two captions that are each drawn from two noises; got {len(groups)}; draw more groups "

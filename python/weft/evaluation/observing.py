@@ -24,20 +24,20 @@ class Observed:
     """What is known of drawn images.
 
     Attributes:
-        asked: What each was drawn from.
+        requests: What each was drawn from.
         features: [N, D] fp32.
         seen: What the reader found in each; None where it did not look, or captions or images are not of the shapes
             world.
     """
 
-    asked: list[Request]
+    requests: list[Request]
     features: Tensor
     seen: list[list[Detection]] | None
 
 
 def observe(
     images: Iterable[Image.Image],
-    asked: Sequence[Request],
+    requests: Sequence[Request],
     extractor: Extractor,
     *,
     batch_size: int = 64,
@@ -48,13 +48,13 @@ def observe(
 
     Args:
         images: One a request, in their order; may be drawn as they are taken.
-        asked: What each was drawn from.
+        requests: What each was drawn from.
         extractor: Of features.
         batch_size: Images at a time.
         with_reader: Whether the reader is to look, too; it takes longer than the extractor.
         report: See ``Report``.
     """
-    is_shapes = with_reader and all(prompt_of(request.caption) is not None for request in asked)
+    is_shapes = with_reader and all(prompt_of(request.caption) is not None for request in requests)
     features, seen = [], list[list[Detection]]()
     for batch in _batches(images, batch_size):
         features.append(extractor.features(batch))
@@ -62,7 +62,7 @@ def observe(
         if is_shapes:
             seen += map(read, batch)
         report(len(batch))
-    return Observed(list(asked), torch.cat(features), seen if is_shapes else None)
+    return Observed(list(requests), torch.cat(features), seen if is_shapes else None)
 
 
 def features_of(

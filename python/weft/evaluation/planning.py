@@ -91,25 +91,25 @@ def _noise(plan: Plan, scene: int, noise: int) -> int:
     return (plan.seed * _SCENES_OF_A_SEED + scene) * _NOISES_OF_A_SCENE + noise
 
 
-def first_of_scenes(asked: Sequence[Request]) -> list[int]:
+def first_of_scenes(requests: Sequence[Request]) -> list[int]:
     """The place of the first image of every scene."""
     found: dict[Hashable, int] = {}
-    for place, request in enumerate(asked):
+    for place, request in enumerate(requests):
         found.setdefault(request.scene, place)
     return list(found.values())
 
 
-def wordings(asked: Sequence[Request]) -> list[list[int]]:
+def wordings(requests: Sequence[Request]) -> list[list[int]]:
     """Places of images that show one scene in different words from the same noise, by group of two or more."""
     groups: dict[Hashable, dict[str, int]] = {}
-    for place, request in enumerate(asked):
+    for place, request in enumerate(requests):
         groups.setdefault((request.scene, request.noise), {}).setdefault(request.caption, place)
     return [list(group.values()) for group in groups.values() if len(group) > 1]
 
 
-def noises(asked: Sequence[Request]) -> list[list[int]]:
+def noises(requests: Sequence[Request]) -> list[list[int]]:
     """Places of images of one caption from different noises, by group of two or more."""
     groups: dict[Hashable, dict[int, int]] = {}
-    for place, request in enumerate(asked):
+    for place, request in enumerate(requests):
         groups.setdefault((request.scene, request.caption), {}).setdefault(request.noise, place)
     return [list(group.values()) for group in groups.values() if len(group) > 1]

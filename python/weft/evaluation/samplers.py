@@ -17,14 +17,14 @@ Picture = Image.Image | np.ndarray  # RGB; an array is [h, w, 3] uint8
 Sampler = Callable[[Sequence[str], Sequence[int]], Sequence[Picture]]
 
 
-def draw(sampler: Sampler, asked: Sequence[Request], batch_size: int) -> Iterator[Image.Image]:
+def draw(sampler: Sampler, requests: Sequence[Request], batch_size: int) -> Iterator[Image.Image]:
     """The images asked for, in their order.
 
     Raises:
         ValueError: The sampler gives another number of pictures than it was asked for.
     """
-    for first in range(0, len(asked), batch_size):
-        batch = asked[first : first + batch_size]
+    for first in range(0, len(requests), batch_size):
+        batch = requests[first : first + batch_size]
         drawn = sampler([request.caption for request in batch], [request.noise for request in batch])
         if len(drawn) != len(batch):
             raise ValueError(f"evaluate: the sampler must give {len(batch)} pictures; it gave {len(drawn)}")

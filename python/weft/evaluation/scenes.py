@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from weft.evaluation.words import SHAPES, folder_said
+from weft.evaluation.words import SHAPES, given_folder
 from weft.shapes.captioned_scenes import CaptionedScenes
 from weft.shapes.world import Split
 from weft.train.gan import Pictures, is_coco, is_cub, read_coco, read_cub
@@ -103,7 +103,7 @@ def folder_pictures(
         FileNotFoundError: It is not there.
         ValueError: Pictures without captions, unreadable ones, or fewer than ``count``.
     """
-    folder = folder_said(folder, [SHAPES], option="--data", what="pictures with captions")
+    folder = given_folder(folder, [SHAPES], option="--data", what="pictures with captions")
     if layout == "auto":
         layout = "cub" if is_cub(folder) else "coco" if is_coco(folder) else "imagefolder"
     if layout == "imagefolder":

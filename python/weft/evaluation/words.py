@@ -9,23 +9,23 @@ from pathlib import Path
 SHAPES = "shapes"  # the judge where an extractor is asked for, the scenes where pictures are
 
 
-def is_word(said: str | Path, words: Collection[str], *, option: str) -> bool:
+def is_word(value: str | Path, words: Collection[str], *, option: str) -> bool:
     """Whether a text is one of ``words``; where a folder of that name is there too, a warning says which is taken.
 
     A path is none: ``Path("shapes")`` is the folder.
     """
-    if not isinstance(said, str) or said not in words:
+    if not isinstance(value, str) or value not in words:
         return False
-    if Path(said).is_dir():
+    if Path(value).is_dir():
         warnings.warn(
-            f"evaluate: {option} {said} is taken as that word; give ./{said} for the folder of that name that is here",
+            f"evaluate: {option} {value} is taken as that word; give ./{value} for the folder of that name",
             stacklevel=3,
         )
     return True
 
 
-def folder_said(said: str | Path, words: Collection[str], *, option: str, what: str) -> Path:
-    """The folder ``said``, which is there.
+def given_folder(value: str | Path, words: Collection[str], *, option: str, what: str) -> Path:
+    """The folder ``value``, which is there.
 
     Args:
         words: That could have been given in its place.
@@ -34,12 +34,12 @@ def folder_said(said: str | Path, words: Collection[str], *, option: str, what: 
     Raises:
         FileNotFoundError: It is not there, or is a file.
     """
-    folder = Path(said).expanduser()
+    folder = Path(value).expanduser()
     if folder.is_dir():
         return folder
     found = "a file" if folder.exists() else "not there"
     raise FileNotFoundError(
-        f"evaluate: {option} must be {' or '.join(map(repr, words))} or a folder of {what}; {str(said)!r} is no such "
+        f"evaluate: {option} must be {' or '.join(map(repr, words))} or a folder of {what}; {str(value)!r} is no such "
         f"word, and as a folder {folder} is {found}; no model id is looked up and nothing is downloaded: fetch it by "
         "`hf download ID --local-dir FOLDER` and give that folder"
     )

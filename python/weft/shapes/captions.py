@@ -78,10 +78,10 @@ def near_misses(scene: Scene, rng: np.random.Generator, count: int) -> list[str]
         rng: Draws what goes wrong, and the wording.
         count: How many.
     """
-    return [caption(_gone_wrong(scene, rng), rng, is_complete=True) for _ in range(count)]
+    return [caption(_with_one_change(scene, rng), rng, is_complete=True) for _ in range(count)]
 
 
-def _gone_wrong(scene: Scene, rng: np.random.Generator) -> Scene:
+def _with_one_change(scene: Scene, rng: np.random.Generator) -> Scene:
     """The scene with one thing changed."""
     objects = list(scene.objects)
     first, *others = rng.permutation(len(objects)).tolist()

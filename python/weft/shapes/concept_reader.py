@@ -81,8 +81,11 @@ def _own_and_rest(group: np.ndarray, kinds: np.ndarray) -> tuple[np.ndarray, lis
     """The part of a group [h, w] bool that has the colours of a finish, and the other parts."""
     parts = split(group, kinds)
     is_own = [np.mean(kinds[part] == OWN) > 0.5 for part in parts]
-    own = np.any([part for part, mine in zip(parts, is_own, strict=True) if mine] or [np.zeros_like(group)], axis=0)
-    return own, [part for part, mine in zip(parts, is_own, strict=True) if not mine]
+    own = np.any(
+        [part for part, is_part in zip(parts, is_own, strict=True) if is_part] or [np.zeros_like(group)],
+        axis=0,
+    )
+    return own, [part for part, is_part in zip(parts, is_own, strict=True) if not is_part]
 
 
 def _nearest_kind(pixels: np.ndarray, finish: Finish) -> np.ndarray:

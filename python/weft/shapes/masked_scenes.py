@@ -15,7 +15,7 @@ from .captions import caption, phrase
 from .rendering import coverage, render
 from .world import Split, scene
 
-EMPTY = "empty scene"  # what is said of a background; removal says it too
+EMPTY = "empty scene"  # the caption of a background, also used for removal
 
 
 class MaskedScenes(Sequence[MaskedPicture]):

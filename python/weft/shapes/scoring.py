@@ -59,7 +59,7 @@ def score(prompt: Prompt, image: Picture | list[Detection]) -> PromptScore:
         colours=_covered([colour for colour, _ in prompt.objects], [item.colour for item in formed]),
         bound=bound,
         relations=tuple(
-            bound[i] and bound[j] and _stands(formed[partner[i]], word, formed[partner[j]])
+            bound[i] and bound[j] and _is_in_relation(formed[partner[i]], word, formed[partner[j]])
             for i, word, j in prompt.relations
         ),
         extras=len(found) - sum(bound),
@@ -89,6 +89,6 @@ def _partners(prompt: Prompt, found: list[Detection]) -> dict[int, int]:
     return {int(i): int(j) for i, j in zip(rows, columns, strict=True) if worth[i, j] > 0}
 
 
-def _stands(a: Detection, word: str, b: Detection) -> bool:
+def _is_in_relation(a: Detection, word: str, b: Detection) -> bool:
     rx, ry = RELATIONS[word]
     return (a.x - b.x) * rx + (a.y - b.y) * ry >= RELATION_DISTANCE

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from weft.train.encoded.shard_writing import Job, check_room, write_missing
+from weft.train.encoded.shard_writing import Job, check_free_space, write_missing
 from weft.train.encoded.shards import Layout, RowTensor, Shard, Shards
 
 TENSORS = {"a": RowTensor("float32", (2, 3)), "b": RowTensor("bfloat16", (5,))}
@@ -47,7 +47,7 @@ def write(folder: Path, layout: Layout = LAYOUT, version: int = 1) -> list[str]:
     """Names of the files that were written."""
     job = Job(layout, shards_of(folder, layout, version), make)
     missing = [shard.path.name for shard in job.missing()]
-    check_room(folder, [job], who="test")
+    check_free_space(folder, [job], who="test")
     write_missing(folder, [job], accelerator=None, who="test")
     return missing
 
@@ -88,7 +88,7 @@ def test_a_full_disk(fits: int, refused: int, tmp_path: Path, monkeypatch: pytes
     left = (10 - 4 * fits) * LAYOUT.row_bytes / 1e6
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", filling)
-        with pytest.raises(OSError, match=f"is full: {left:.3g} MB are still to be written, and .* run again, which"):
+        with pytest.raises(OSError, match=f"is full: {left:.3g} MB are still to be written, and .* run again"):
             write(tmp_path)
     assert names(tmp_path) == FILES[:fits]
     assert write(tmp_path) == FILES[fits:]
@@ -114,7 +114,7 @@ def test_what_cannot_fit_is_not_begun(tmp_path: Path, monkeypatch: pytest.Monkey
         monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, size))
 
     free(needed - 1)
-    with pytest.raises(OSError, match=r"test: .* MB are to be written to .* MB are free there; free space, run"):
+    with pytest.raises(OSError, match=r"test: .* MB are needed in .* MB are free there; free space, run"):
         write(tmp_path)
     assert names(tmp_path) == [FILES[0], FILES[2]]
     free(needed)
@@ -165,7 +165,7 @@ def test_a_damaged_file_is_named_and_made_anew_alone(damage: Any, message: str, 
     write(tmp_path)
     damage(tmp_path / FILES[1])
     for use in (write, opened):
-        with pytest.raises(ValueError, match=rf"{FILES[1]} cannot be used: {message}.*delete it and run again, which"):
+        with pytest.raises(ValueError, match=rf"{FILES[1]} cannot be used: {message}.*delete it and run again"):
             use(tmp_path)
     (tmp_path / FILES[1]).unlink()
     assert write(tmp_path) == [FILES[1]]

@@ -73,7 +73,7 @@ def test_a_few_that_are_missing_are_passed_over_and_told(tmp_path: Path) -> None
     data = [(picture, "a"), (picture, "b"), (picture, " "), (tmp_path / "gone.png", "c"), (None, "d")]
     with pytest.warns(UserWarning, match="3 of 5 pairs are passed over, the first is row 2: no caption"):
         assert len(read(data, most_missing=0.6)) == 2
-    with pytest.raises(ValueError, match=r"3 of 5 pairs .* at most 1% may be; mend the data"):
+    with pytest.raises(ValueError, match=r"3 of 5 pairs .* at most 1% may be; fix the data"):
         read(data)
 
 

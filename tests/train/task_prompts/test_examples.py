@@ -34,23 +34,23 @@ def test_a_sample_is_a_function_of_its_number() -> None:
     one, other = examples(), examples()
     for number in (0, 7, 10**6):
         a, b = one.at(number), other.at(number)
-        assert np.array_equal(a.pixels, b.pixels) and np.array_equal(a.hole, b.hole) and a.said == b.said
-        assert examples().said(number) == a.said
+        assert np.array_equal(a.pixels, b.pixels) and np.array_equal(a.hole, b.hole) and a.prompt == b.prompt
+        assert examples().prompt(number) == a.prompt
     assert not np.array_equal(one.at(1).pixels, one.at(2).pixels)
     assert not np.array_equal(one.at(1).pixels, Examples(SCENES, 64, Mixture(), seed=1).at(1).pixels)
 
 
 def test_kinds_come_in_their_shares() -> None:
-    said = [examples().said(number) for number in range(600)]
-    prompts = [one.prompt for one in said]
+    made = [examples().prompt(number) for number in range(600)]
+    prompts = [one.prompt for one in made]
     for prompt, share in (("object", 0.3), ("shape", 0.3), ("context", 0.4 * 0.9), (None, 0.4 * 0.1)):
         assert abs(prompts.count(prompt) / 600 - share) < 4 * np.sqrt(share * (1 - share) / 600), prompt
-    of_objects = [one for one in said if one.prompt in ("object", "shape")]
+    of_objects = [one for one in made if one.prompt in ("object", "shape")]
     empty = sum(one.text == "" for one in of_objects) / len(of_objects)
     assert abs(empty - 0.3) < 4 * np.sqrt(0.21 / len(of_objects))
-    assert all(one.text == "" for one in said if one.prompt is None), "guidance has neither text nor prompt"
-    assert all(one.fit == 1 for one in said if one.prompt != "shape")
-    assert {round(one.fit, 1) for one in said if one.prompt == "shape"} >= {0.2, 0.4, 0.6}
+    assert all(one.text == "" for one in made if one.prompt is None), "guidance has neither text nor prompt"
+    assert all(one.fit == 1 for one in made if one.prompt != "shape")
+    assert {round(one.fit, 1) for one in made if one.prompt == "shape"} >= {0.2, 0.4, 0.6}
 
 
 @pytest.mark.parametrize("kind", ["object", "shape"])
@@ -59,20 +59,20 @@ def test_holes_of_objects_say_what_was_there(kind: str) -> None:
     for number in range(20):
         example = made.at(number)
         picture = SCENES[int(np.random.default_rng([0, number]).integers(len(SCENES)))]
-        (which,) = [i for i, known in enumerate(picture.objects) if known.caption == example.said.text]
-        assert example.said.prompt == kind
+        (which,) = [i for i, known in enumerate(picture.objects) if known.caption == example.prompt.text]
+        assert example.prompt.prompt == kind
         assert not (picture.mask(which, 64) & ~example.hole).any(), "the hole holds the object"
 
 
 def test_the_whole_picture_from_its_caption() -> None:
     example = examples(shares=only("image"), dropout=0.0).at(3)
-    assert example.hole.all() and example.said.text and example.said.prompt == "context"
+    assert example.hole.all() and example.prompt.text and example.prompt.prompt == "context"
 
 
 def test_pictures_without_objects_take_part_in_the_other_tasks() -> None:
     pictures = [MaskedPicture(picture.image, picture.caption) for picture in SCENES[:10]]
-    said = [examples(pictures=pictures).said(number) for number in range(200)]
-    assert {one.prompt for one in said} == {"context", None}
+    made = [examples(pictures=pictures).prompt(number) for number in range(200)]
+    assert {one.prompt for one in made} == {"context", None}
 
 
 def test_random_holes_may_spare_objects() -> None:
@@ -107,8 +107,8 @@ def test_random_holes_may_look_like_those_of_objects() -> None:
 def test_words_take_the_place_of_empty_captions() -> None:
     for kind, captioned in (("context", True), ("outpaint", False)):
         made = examples(shares=only(kind), dropout=0.0, context_caption=0.3, worded=0.5)
-        said = [made.at(number).said.text for number in range(200)]
-        worded, empty = (sum(text == known for text in said) for known in ("empty scene blur", ""))
+        texts = [made.at(number).prompt.text for number in range(200)]
+        worded, empty = (sum(text == known for text in texts) for known in ("empty scene blur", ""))
         rest = 200 - worded - empty
         assert min(worded, empty) > 40 and abs(worded - empty) < 50 and (40 < rest < 80 if captioned else rest == 0)
 

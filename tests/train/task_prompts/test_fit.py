@@ -23,7 +23,7 @@ from weft.testing import assert_differs
 from weft.train.core.config import LoopConfig
 from weft.train.diffusion.latents import min_snr_weight, training_scheduler
 from weft.train.task_prompts.config import TaskPromptsConfig
-from weft.train.task_prompts.examples import Examples, MaskedBatches, Said
+from weft.train.task_prompts.examples import Examples, LearntPrompt, MaskedBatches
 from weft.train.task_prompts.fit import ADAPTER, fit_task_prompts, starting_vectors
 from weft.train.task_prompts.mixture import Mixture
 from weft.train.task_prompts.objective import TaskPromptsObjective
@@ -60,8 +60,9 @@ def sdxl(folder: Path) -> Any:
 
 
 def objective(pipe: Any, **changes: Any) -> TaskPromptsObjective:
+    empty = LearntPrompt("", None)
     return TaskPromptsObjective(
-        pipe, training_scheduler(pipe), starting_vectors(pipe, CONFIG), lambda number: Said("", None), **changes
+        pipe, training_scheduler(pipe), starting_vectors(pipe, CONFIG), lambda number: empty, **changes
     )
 
 
@@ -94,7 +95,7 @@ def test_the_number_of_parameters_is_the_papers() -> None:
     pipe = inpainting_pipeline(shapes.pipeline())
     pipe.unet.requires_grad_(False)
     made = TaskPromptsObjective(
-        pipe, None, {name: (torch.zeros(10, 768),) for name in NAMES}, lambda number: Said("", None)
+        pipe, None, {name: (torch.zeros(10, 768),) for name in NAMES}, lambda number: LearntPrompt("", None)
     )
     assert sum(parameter.numel() for parameter in made.parameters() if parameter.requires_grad) == 23_040
 
@@ -204,8 +205,8 @@ def test_the_average_is_what_is_given(tmp_path: Path) -> None:
 def test_a_shape_is_mixed_after_the_encoder_and_its_context_learns_nothing(build: Any, tmp_path: Path) -> None:
     pipe = build(tmp_path)
     made = objective(pipe)
-    said = [Said("red", "shape", 0.25), Said("red", "shape"), Said("ball", "context")]
-    states, pooled = made.conditioning(said)
+    prompts = [LearntPrompt("red", "shape", 0.25), LearntPrompt("red", "shape"), LearntPrompt("ball", "context")]
+    states, pooled = made.conditioning(prompts)
     with torch.no_grad():
         vectors = made.vectors()
         parts = encode(
@@ -232,7 +233,7 @@ def test_long_captions_are_cut_and_their_prompt_is_not(tmp_path: Path) -> None:
     long = " ".join(["red"] * 30)
     room = tiny.MAX_LENGTH - 2 - CONFIG.count
     with torch.no_grad():
-        states, _ = made.conditioning([Said(long, "object")])
+        states, _ = made.conditioning([LearntPrompt(long, "object")])
         expected = encode(pipe, [LearntText(" ".join(["red"] * room), made.vectors()["object"])]).states
     assert torch.equal(states, expected)
 
@@ -241,7 +242,7 @@ def test_the_loss_is_that_of_the_stock_channels(tmp_path: Path) -> None:
     """Noisy latents, mask, masked latents: the order in which the pipeline hands them to its UNet."""
     pipe = tiny.inpaint(tmp_path)
     made = TaskPromptsObjective(
-        pipe, training_scheduler(pipe), starting_vectors(pipe, CONFIG), Examples(SCENES, tiny.SIDE, Mixture()).said
+        pipe, training_scheduler(pipe), starting_vectors(pipe, CONFIG), Examples(SCENES, tiny.SIDE, Mixture()).prompt
     )
     batch = MaskedBatches(pipe, Examples(SCENES, tiny.SIDE, Mixture()), 2, 1000)(0)
     numbers, latents, noise, times, mask, masked, _ = batch
@@ -306,7 +307,7 @@ def test_it_learns() -> None:
         loop=loop, trains="unet", precision="no", mixture=Mixture(shares={"context": 1.0}, dropout=0.0), seed=1
     )
     examples = Examples(SCENES[:1], 64, config.mixture, seed=2)
-    judge = TaskPromptsObjective(pipe, training_scheduler(pipe), starting_vectors(pipe, config), examples.said)
+    judge = TaskPromptsObjective(pipe, training_scheduler(pipe), starting_vectors(pipe, config), examples.prompt)
     numbers, latents, noise, times, *shown = MaskedBatches(pipe, examples, 32, 1000)(0)
     batch = (numbers, latents, noise, torch.full_like(times, 800), *shown)  # where a hole gets its colour
     errors = []

@@ -120,7 +120,7 @@ class Judge(nn.Module):
         return F.normalize(self.text(ids_of(texts).to(self.log_temperature.device)), dim=1)
 
     def save(self, folder: Path, **about: Any) -> None:
-        """Write weights as float16, and sizes with whatever else is said ``about`` them."""
+        """Write weights as float16, and sizes with the further entries of ``about``."""
         folder.mkdir(parents=True, exist_ok=True)
         state = {name: x.half() if x.is_floating_point() else x for name, x in self.state_dict().items()}
         with whole_file(folder / WEIGHTS) as temporary:

@@ -42,7 +42,7 @@ class Scenes:
     def __len__(self) -> int:
         return len(self.scenes)
 
-    def lesson(self, chosen: Sequence[int], rng: np.random.Generator) -> tuple[Tensor, list[str], Tensor]:
+    def batch(self, chosen: Sequence[int], rng: np.random.Generator) -> tuple[Tensor, list[str], Tensor]:
         """Degraded images, texts and what the texts say.
 
         Returns:

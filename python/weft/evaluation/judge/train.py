@@ -44,7 +44,7 @@ class JudgeTraining:
     weight_decay: float = 1e-2
     """Of AdamW."""
     scenes: int = 40_000
-    """Drawn once, then shown again and again, degraded anew."""
+    """Drawn once, then shown many times, each time degraded differently."""
     seed: int = 770_000
     """Of everything; no other part of the project draws scenes from it."""
     examined: int = 2000
@@ -58,15 +58,15 @@ def teach(config: JudgeTraining) -> Judge:
         The judge, ready to judge.
     """
     torch.manual_seed(config.seed)
-    judge, lessons = Judge(), Scenes(config.scenes, config.seed)
+    judge, training_scenes = Judge(), Scenes(config.scenes, config.seed)
     judge.image.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(judge.parameters(), config.learning_rate, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config))
     rng = np.random.default_rng(config.seed)
     with tqdm(range(config.steps), desc="judge", unit="step", mininterval=2) as progress:
         for _ in progress:
-            chosen = rng.choice(len(lessons), config.batch_size, replace=False).tolist()
-            images, texts, meanings = lessons.lesson(chosen, rng)
+            chosen = rng.choice(len(training_scenes), config.batch_size, replace=False).tolist()
+            images, texts, meanings = training_scenes.batch(chosen, rng)
 
             with torch.autocast("cpu", torch.bfloat16):
                 features = judge.image(images.contiguous(memory_format=torch.channels_last))

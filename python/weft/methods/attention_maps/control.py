@@ -28,7 +28,7 @@ class AttentionMaps(Control):
         map[m] = mean over steps and layers of  max(0, resize(mean over heads of mean over pieces j of P[:, j]))
 
     with P the softmax of a layer's cross-attention in the rows that carry the prompt (unconditional rows are not
-    read). ``maps`` holds the last generation; a new one starts it afresh.
+    read). ``maps`` holds the last generation; a new one replaces it.
 
     In a joint attention (Stable Diffusion 3) a pixel attends to all other pixels too, and what is left for the text
     differs from layer to layer. There P[:, j] is its share of that: mean over heads of P[:, j], divided by the mean

@@ -23,7 +23,7 @@ def extended(
         picture: [h, w, 3].
         sides: Side -> how far the canvas reaches beyond it: pixels, or below 1 a share of the picture's width (left
             and right) or height.
-        overlap: Pixels of the picture, along each side that grows, that are painted anew.
+        overlap: Pixels of the picture, along each side that grows, that are repainted.
         fill: Colour of the canvas, 0 to 255.
 
     Raises:

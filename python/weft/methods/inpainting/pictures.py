@@ -13,7 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 Pixels = NDArray[np.uint8]  # [h, w, 3], sRGB
 Hole = NDArray[np.bool_]  # [h, w], True where something new shall be painted
 
-THRESHOLD = 128  # grey level from which a mask's pixel is painted anew
+THRESHOLD = 128  # grey level from which a mask's pixel is repainted
 _PLAIN = ("RGB", "L", "1")
 
 

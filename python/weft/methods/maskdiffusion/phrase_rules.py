@@ -15,7 +15,7 @@ from weft.methods.maskdiffusion import phrase_words as known
 _TOKEN = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*|[^\w\s]|\n")
 _WORD = re.compile(r"\w")
 _NO_OTHER_VOWEL = re.compile(r"[^aeiouy]+ing")
-# a fragment of a sentence is longer than what somebody lists without determiners
+# a fragment of a sentence is longer than an item listed without determiners
 _LONGEST_BARE = 4
 
 
@@ -193,7 +193,7 @@ def _goes_on(word: str) -> bool:
 
 
 def _is_verb(word: str, following: str, previous: str) -> bool:
-    """Whether an -ing or -ed word behind ``previous`` begins what somebody does or what was done to him."""
+    """Whether an -ing or -ed word behind ``previous`` begins an action or a state."""
     ended = not _goes_on(following) or following.endswith("ly")
     if word.endswith("ing") and word not in known.ING_NOUNS and not _NO_OTHER_VOWEL.fullmatch(word):
         # "a woman smiling", "a boy playing football" against "a big smiling woman"

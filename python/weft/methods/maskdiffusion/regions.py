@@ -199,8 +199,8 @@ class RegionFinder:
             else regions.top_fraction(maps, settings.region_share)
         )
         first = relative.argmax(1, keepdim=True)
-        mine = torch.zeros_like(large).scatter_(1, first, True)
-        return large & mine & self._present[..., None, None]
+        is_first = torch.zeros_like(large).scatter_(1, first, True)
+        return large & is_first & self._present[..., None, None]
 
     def _soft(self, masks: Tensor) -> Tensor:
         depth = regions.soft_edges(masks, self._settings.soft_edge)  # [images, n, h, w] in [0, 1]

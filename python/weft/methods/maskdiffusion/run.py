@@ -65,7 +65,7 @@ class Run:
         )
         self.self_edit = self_edit(inside, settings.background_weight)
         self._encoded = self._encode()
-        self._exchanged: tuple[weakref.ref[Tensor], int, Tensor] | None = None
+        self._replaced_text: tuple[weakref.ref[Tensor], int, Tensor] | None = None
         self._tensors: _BatchTensors | None = None
 
     def scale(self, strength: float) -> None:
@@ -79,7 +79,7 @@ class Run:
         return not self.finder.fixed and layer in self._tapped
 
     def request(self, layer: LayerInfo, step: Step, edits: bool, reads: bool) -> LayerRequest:
-        """What the layer should do; the same object for the same size of layer and the same wish."""
+        """What the layer should do; the same object for the same layer size and flags."""
         tensors = self._fit(step)
         key = (layer.level, layer.is_cross, edits, reads)
         known = tensors.requests.get(key)
@@ -105,7 +105,7 @@ class Run:
 
     def replace_text(self, text: Tensor, step: Step) -> Tensor:
         """``text`` [B, Nk, C] with the rows of each phrase taken from the phrase encoded alone."""
-        known = self._exchanged
+        known = self._replaced_text
         if known is not None and known[0]() is text and known[1] == _version(text):
             return known[2]
         result = text.clone()
@@ -115,7 +115,7 @@ class Run:
         for row, one in zip(result[step.conditional], self.words, strict=True):
             for span, alone in zip(one.spans, one.texts, strict=True):
                 row[span[0] : span[-1] + 1] = self._encoded[alone][1 : 1 + len(span)].to(text)
-        self._exchanged = (weakref.ref(text), _version(text), result)
+        self._replaced_text = (weakref.ref(text), _version(text), result)
         return result
 
     def _encode(self) -> dict[str, Tensor]:
@@ -128,7 +128,7 @@ class Run:
         return dict(zip(texts, self._generation.prompt.encode(texts), strict=True))
 
     def _fit(self, step: Step) -> _BatchTensors:
-        """What depends on the denoiser's batch, made anew when a callback changes it midway."""
+        """What depends on the denoiser's batch, rebuilt when a callback changes it midway."""
         if self._tensors is None or self._tensors.size != (step.batch, step.seqlen_k):
             self._tensors = _BatchTensors(self.words, self.objects, step)
             self._tensors.token_labels[step.conditional] = self._token_labels(self._tensors)

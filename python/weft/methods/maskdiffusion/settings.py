@@ -48,7 +48,7 @@ class MaskDiffusionSettings:
         share: Share of the noise schedule, from its noisy end, in which anything is edited: steps with a timestep
             above 1000 * (1 - share): with 0.3 the first 15 of 50 evenly spaced ones.
         cross_from, self_from: First step, from 0, at which cross-attention and self-attention are edited.
-        refreshes: Maps are gathered and regions chosen anew after each of so many first steps.
+        refreshes: Maps are gathered and regions chosen again after each of so many first steps.
         smallest_grid: Cells a side that a map must have to be read; the coarsest such layers are.
         exponent: Strength falls with the timestep t as (t / 1000) ** exponent.
         self_gain: Strength of the self-attention edit over that of the cross-attention edit.

@@ -19,7 +19,7 @@ from weft.methods.powerpaint import branch_published as published
 from weft.methods.powerpaint.branch_run import BranchRun, Schedule
 from weft.methods.powerpaint.branch_states import STATE_NAMES, StateName, check_states, mixed
 from weft.methods.powerpaint.network import Branch
-from weft.methods.powerpaint.prompts_text import Speaker
+from weft.methods.powerpaint.prompts_text import PromptEncoder
 from weft.methods.powerpaint.recipes import BRANCH_DIALECTS, BRANCH_RECIPES, Recipe, Task
 from weft.methods.powerpaint.tasks import Arguments, InpaintingTasks
 from weft.methods.sampling import OPEN, Sampling
@@ -187,12 +187,11 @@ class TaskBranch(InpaintingTasks):
         if inner is not None:
             inner.detach()
 
-    def _said(self, recipe: Recipe, texts: list[str], negatives: list[str], fit: float) -> Arguments:
+    def _prompt_arguments(self, recipe: Recipe, texts: list[str], negatives: list[str], fit: float) -> Arguments:
         # the UNet reads words, the branch prompts
         plain = replace(recipe, prompts=(None, None), against=(None, None))
-        given = dict(
-            Speaker(self._pipe, {}, "after").conditioning(plain, texts, negatives, 1.0, recipe.quality_words or "")
-        )
+        encoder = PromptEncoder(self._pipe, {}, "after")
+        given = dict(encoder.conditioning(plain, texts, negatives, 1.0, recipe.quality_words or ""))
         rows = len(given["prompt_embeds"])
         for name, pair in (("task_embeds", recipe.prompts), ("negative_task_embeds", recipe.against)):
             given[name] = mixed(self.states, pair, fit).expand(rows, -1, -1)

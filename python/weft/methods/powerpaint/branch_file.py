@@ -31,7 +31,7 @@ def write(
 ) -> None:
     """Write branch and texts; whole or not at all."""
     weights = network.state_dict()
-    tensors = {name: weights[ours] for name, ours in network.released_names().items()}
+    tensors = {name: weights[own_name] for name, own_name in network.released_names().items()}
     tensors |= {f"{STATES}{name}": state for name, state in states.items()}
     FILE.write(path, tensors, {**record, "config": network.config}, {}, dtype)
 

@@ -72,12 +72,12 @@ def find(path: Path) -> TensorFile:
                 f"{WHO}: {path} is no safetensors file; of a pickled file only the text encoder beside a branch is "
                 f"read; needs {_EXPECTED}"
             )
-        return _told_apart(TensorFile(path, who=WHO))
+        return _checked_kind(TensorFile(path, who=WHO))
     if not path.is_dir():
         raise FileNotFoundError(f"{WHO}: there is nothing at {path}; needs {_EXPECTED}")
     file = _file_in(path)
     if file is not None:
-        return _told_apart(TensorFile(file, who=WHO))
+        return _checked_kind(TensorFile(file, who=WHO))
     if any((path / name).is_file() for name in _V1):
         raise ValueError(
             f"{WHO}: {path} is PowerPaint v1: an inpainting UNet and a text encoder, without a branch; load it with "
@@ -119,7 +119,7 @@ def read_branch(found: TensorFile, dtype: torch.dtype | None, config: Mapping[st
             raise ValueError(f"{WHO}: {found.path} is damaged: it lacks {error.args[0]}") from error
     branch = empty_branch(config)
     state = branch.state_dict()
-    _check_same(found, shapes, {name: tuple(state[ours].shape) for name, ours in branch.released_names().items()})
+    _check_same(found, shapes, {name: tuple(state[own].shape) for name, own in branch.released_names().items()})
     return filled(branch, {name: tensor.to(dtype) for name, tensor in found.tensors() if name in shapes})
 
 
@@ -169,7 +169,7 @@ def _weights(text: TensorFile, known: Published) -> dict[str, Tensor]:
     return {**weights, BARE_TABLE: weights[BARE_TABLE][: known.words]}
 
 
-def _told_apart(found: TensorFile) -> TensorFile:
+def _checked_kind(found: TensorFile) -> TensorFile:
     """``found``, unless it is a file of another kind that users have lying beside."""
     if is_branch(found):
         inputs = found.shapes.get(BRANCH[0], (0, CHANNELS))
@@ -199,11 +199,11 @@ def _told_apart(found: TensorFile) -> TensorFile:
 def _check_same(
     found: TensorFile, there: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]
 ) -> None:
-    missing, foreign = sorted(wanted.keys() - there.keys()), sorted(there.keys() - wanted.keys())
-    if missing or foreign:
-        said = [f"{what} {_some(names)}" for what, names in (("lacks", missing), ("adds", foreign)) if names]
+    missing, unexpected = sorted(wanted.keys() - there.keys()), sorted(there.keys() - wanted.keys())
+    if missing or unexpected:
+        wrong = [f"{what} {_some(names)}" for what, names in (("lacks", missing), ("adds", unexpected)) if names]
         raise ValueError(
-            f"{WHO}: {found.path} must have the {len(wanted)} tensors of a branch; of these it {' and '.join(said)}; "
+            f"{WHO}: {found.path} must have the {len(wanted)} tensors of a branch; of these it {' and '.join(wrong)}; "
             "is it whole?"
         )
     for name, shape in wanted.items():

@@ -71,7 +71,7 @@ class BranchRun:
             known, index, found = self._found
             if known == rows and index <= step.index < index + schedule.reuse:
                 return found
-        found = self._network(self._inputs(call.sample), call.timestep, self._heard(rows))
+        found = self._network(self._inputs(call.sample), call.timestep, self._text_of_rows(rows))
         if schedule.scale != 1:
             found = [residual * schedule.scale for residual in found]
         self._found = (rows, step.index, found) if schedule.reuse > 1 else None
@@ -90,13 +90,13 @@ class BranchRun:
         noisy, masked, hole = (x.to(self._network.dtype) for x in (sample, masked, hole))
         return self._convention.joined(noisy, masked.repeat(copies), hole.repeat(copies))
 
-    def _heard(self, rows: Rows) -> Tensor:
+    def _text_of_rows(self, rows: Rows) -> Tensor:
         """The text of every row; the same tensor as long as rows stay, so that its keys and values stay known."""
         if self._text is None or self._text[0] != rows:
             batch, start, stop = rows
-            said, unsaid = (self._of_images(text, stop - start) for text in self._texts)
-            others = unsaid.repeat(max((batch - (stop - start)) // (stop - start), 1), 1, 1)
-            text = torch.cat([others[:start], said, others[: batch - stop]])
+            positive, negative = (self._of_images(text, stop - start) for text in self._texts)
+            others = negative.repeat(max((batch - (stop - start)) // (stop - start), 1), 1, 1)
+            text = torch.cat([others[:start], positive, others[: batch - stop]])
             self._text = (rows, text.to(self._network.device, self._network.dtype))
         return self._text[1]
 

@@ -91,12 +91,12 @@ class Branch(nn.Module):
 
     def mismatch(self, unet: Any) -> str | None:
         """Why this cannot be used with ``unet``; None when it can."""
-        mine, theirs = place_widths(self.unet), place_widths(unet)
-        if mine.keys() != theirs.keys():
-            return f"it adds at {len(mine)} places and this UNet has {len(theirs)}, or others"
-        for name, width in mine.items():
-            if width != theirs[name]:
-                return f"it has {width} channels at {name}, this UNet {theirs[name]}"
+        widths, unet_widths = place_widths(self.unet), place_widths(unet)
+        if widths.keys() != unet_widths.keys():
+            return f"it adds at {len(widths)} places and this UNet has {len(unet_widths)}, or others"
+        for name, width in widths.items():
+            if width != unet_widths[name]:
+                return f"it has {width} channels at {name}, this UNet {unet_widths[name]}"
         if self.config["cross_attention_dim"] != unet.config.cross_attention_dim:
             known = (self.config["cross_attention_dim"], unet.config.cross_attention_dim)
             return f"it reads text of width {known[0]}, this UNet {known[1]}"
@@ -183,9 +183,9 @@ def _count(shapes: Shapes, start: str) -> int:
 def _released(name: str) -> str:
     if name.startswith(_INPUT[0]):
         return name.replace(*_INPUT, 1)
-    for ours, theirs in _PARTS:
-        if name.startswith(ours):
-            return name.replace(ours, theirs, 1)
+    for own, released in _PARTS:
+        if name.startswith(own):
+            return name.replace(own, released, 1)
     return name.removeprefix("unet.")
 
 

@@ -15,7 +15,7 @@ from weft.attach import Around, word_widths
 from weft.methods.inpainting import PasteBack, check_host
 from weft.methods.powerpaint import prompts_file as file
 from weft.methods.powerpaint import prompts_published as published
-from weft.methods.powerpaint.prompts_text import Speaker, Vectors
+from weft.methods.powerpaint.prompts_text import PromptEncoder, Vectors
 from weft.methods.powerpaint.prompts_weights import load_weights
 from weft.methods.powerpaint.recipes import (
     DIALECTS,
@@ -83,7 +83,7 @@ class TaskPrompts(InpaintingTasks):
     @property
     def widths(self) -> tuple[int, ...]:
         """Width of the vectors for every text encoder."""
-        return tuple(mine.shape[1] for mine in self.vectors["context"])
+        return tuple(vector.shape[1] for vector in self.vectors["context"])
 
     # --- files ----------------------------------------------------------------------------------------------------
 
@@ -160,12 +160,12 @@ class TaskPrompts(InpaintingTasks):
     def detached(self) -> None:
         self._pipe = None
 
-    def _said(self, recipe: Recipe, texts: list[str], negatives: list[str], fit: float) -> Arguments:
+    def _prompt_arguments(self, recipe: Recipe, texts: list[str], negatives: list[str], fit: float) -> Arguments:
         quality = recipe.quality_words
         if quality is None:
             quality = QUALITY_WORDS if DIALECTS[self.dialect].quality_words else ""
-        speaker = Speaker(self._pipe, self.vectors, self.placement)
-        return dict(speaker.conditioning(recipe, texts, negatives, fit, quality))
+        encoder = PromptEncoder(self._pipe, self.vectors, self.placement)
+        return dict(encoder.conditioning(recipe, texts, negatives, fit, quality))
 
 
 def _listed(numbers: Sequence[int]) -> str:
@@ -180,15 +180,15 @@ def _check(vectors: Any, placement: Any, dialect: Any) -> None:
         raise ValueError(
             f"TaskPrompts: `vectors` must have the prompts {', '.join(map(repr, NAMES))}; got {vectors!r}"
         )
-    for name, mine in vectors.items():
-        if not mine or not all(isinstance(one, Tensor) and one.is_floating_point() for one in mine):
+    for name, own_vectors in vectors.items():
+        if not own_vectors or not all(isinstance(one, Tensor) and one.is_floating_point() for one in own_vectors):
             raise TypeError(f"TaskPrompts: the vectors of {name!r} must be float tensors, one for each text encoder")
-        for one in mine:
+        for one in own_vectors:
             if one.ndim != 2 or 0 in one.shape or not bool(one.isfinite().all()):
                 raise ValueError(
                     f"TaskPrompts: the vectors of {name!r} must be finite matrices [n, C]; got {list(one.shape)}"
                 )
-        if len({len(one) for one in mine}) > 1:
+        if len({len(one) for one in own_vectors}) > 1:
             raise ValueError(f"TaskPrompts: the vectors of {name!r} must be equally many for every text encoder")
-    if len({tuple(one.shape[1] for one in mine) for mine in vectors.values()}) > 1:
+    if len({tuple(one.shape[1] for one in own_vectors) for own_vectors in vectors.values()}) > 1:
         raise ValueError("TaskPrompts: the vectors of all prompts must have the same widths")

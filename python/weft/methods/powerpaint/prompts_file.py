@@ -29,9 +29,9 @@ ENCODERS = ("text_encoder", "text_encoder_2")
 def write(path: Path, vectors: Mapping[PromptName, Vectors], record: Mapping[str, Any], dtype: torch.dtype) -> None:
     """Write the vectors of every prompt for every text encoder; whole or not at all."""
     tensors = {
-        f"{name}.{encoder}": mine
-        for name, all_mine in vectors.items()
-        for encoder, mine in zip(ENCODERS, all_mine, strict=False)
+        f"{name}.{encoder}": vector
+        for name, own_vectors in vectors.items()
+        for encoder, vector in zip(ENCODERS, own_vectors, strict=False)
     }
     FILE.write(path, tensors, record, {}, dtype)
 

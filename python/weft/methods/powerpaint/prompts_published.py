@@ -40,7 +40,7 @@ _EXPECTED = (
 
 @dataclass(frozen=True, eq=False)
 class Published:
-    """What was read from somebody else's file.
+    """What was read from a released file.
 
     Attributes:
         dialect: One of those that were looked for.
@@ -62,7 +62,7 @@ def find(path: Path) -> TensorFile:
     """
     if path.is_file():
         _refuse_pickled(path)
-        return _told_apart(TensorFile(path, who=WHO))
+        return _checked_kind(TensorFile(path, who=WHO))
     if not path.is_dir():
         raise FileNotFoundError(f"{WHO}: there is nothing at {path}; needs {_EXPECTED}")
     if any((path / folder).is_dir() for folder in BRANCH_FOLDERS):
@@ -72,10 +72,10 @@ def find(path: Path) -> TensorFile:
     folder = path / "text_encoder"
     for name in TEXT_ENCODERS:
         if (folder / name).is_file():
-            return _told_apart(TensorFile(folder / name, who=WHO))
+            return _checked_kind(TensorFile(folder / name, who=WHO))
     alone = sorted(path.glob("*.safetensors"))
     if len(alone) == 1:
-        return _told_apart(TensorFile(alone[0], who=WHO))
+        return _checked_kind(TensorFile(alone[0], who=WHO))
     raise FileNotFoundError(f"{WHO}: {path} holds no task prompts; needs {_EXPECTED}")
 
 
@@ -182,7 +182,7 @@ def _all_tokens(dialect: Dialect) -> set[str]:
     return {token for name in NAMES for token in token_names(dialect, name)}
 
 
-def _told_apart(found: TensorFile) -> TensorFile:
+def _checked_kind(found: TensorFile) -> TensorFile:
     """``found``, unless it is a file of another kind that users have lying beside."""
     if is_branch(found):
         raise ValueError(_is_branch(found.path))

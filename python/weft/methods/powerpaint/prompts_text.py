@@ -19,7 +19,7 @@ Vectors = tuple[Tensor, ...]  # one [n, C] for each text encoder
 
 
 @dataclass(frozen=True)
-class Speaker:
+class PromptEncoder:
     """Encodes texts with task prompts among them.
 
     Attributes:
@@ -44,14 +44,14 @@ class Speaker:
             quality_words: After the negatives.
         """
         rows = max(len(texts), len(negatives))
-        said, unsaid = [], []  # in loops: the stack level of a warning must not depend on Python's version
+        positive, negative = [], []  # in loops: the stack level of a warning must not depend on Python's version
         for text in texts:
-            said.append(self._prepared(recipe.words, text, recipe.prompts, " ", leads=recipe.words_lead))
+            positive.append(self._prepared(recipe.words, text, recipe.prompts, " ", leads=recipe.words_lead))
         for text in negatives:
-            unsaid.append(self._prepared(quality_words, text, recipe.against, ", ", leads=False))
+            negative.append(self._prepared(quality_words, text, recipe.against, ", ", leads=False))
         pairs = [
             tuple((words[row % len(words)], name) for name in prompts)
-            for words, prompts in ((said, recipe.prompts), (unsaid, recipe.against))
+            for words, prompts in ((positive, recipe.prompts), (negative, recipe.against))
             for row in range(rows)
         ]
         different = list(dict.fromkeys(text for pair in pairs for text in pair))

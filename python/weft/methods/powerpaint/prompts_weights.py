@@ -64,33 +64,38 @@ def _bare(name: str) -> str:
     return name.removeprefix(_PREFIX).replace(WRAPPED, TABLE)
 
 
-def _check_fits(found: TensorFile, theirs: Mapping[str, str], module: nn.Module, ours: Mapping[str, str]) -> None:
+def _check_fits(
+    found: TensorFile, released: Mapping[str, str], module: nn.Module, expected: Mapping[str, str]
+) -> None:
     """Refuse a file whose tensors are not those of ``module``."""
-    missing, foreign = sorted(ours.keys() - theirs.keys()), sorted(theirs.keys() - ours.keys())
-    if missing or foreign:
-        said = [
+    missing, unexpected = (
+        sorted(expected.keys() - released.keys()),
+        sorted(released.keys() - expected.keys()),
+    )
+    if missing or unexpected:
+        listed = [
             f"{what} {len(names)}, such as {names[0]}"
-            for what, names in (("lacks", missing), ("adds", foreign))
+            for what, names in (("lacks", missing), ("adds", unexpected))
             if names
         ]
         raise ValueError(
             f"{WHO}: {found.path} does not fit the pipeline's {type(module).__name__}: of its tensors it "
-            f"{' and '.join(said)}; is it whole, and of the same architecture?"
+            f"{' and '.join(listed)}; is it whole, and of the same architecture?"
         )
     state = module.state_dict()
-    for name, mine in ours.items():
-        there, here = found.shapes[theirs[name]], tuple(state[mine].shape)
+    for name, own_name in expected.items():
+        there, here = found.shapes[released[name]], tuple(state[own_name].shape)
         if name.endswith(TABLE) and there[0] > here[0] and there[1:] == here[1:]:
             continue  # rows of the task tokens
         if there != here:
             raise ValueError(
-                f"{WHO}: {theirs[name]} of {found.path} must be {list(here)} for the pipeline's "
+                f"{WHO}: {released[name]} of {found.path} must be {list(here)} for the pipeline's "
                 f"{type(module).__name__}; it is {list(there)}"
             )
 
 
 @torch.no_grad()
-def _copy(found: TensorFile, theirs: Mapping[str, str], module: nn.Module, ours: Mapping[str, str]) -> None:
+def _copy(found: TensorFile, released: Mapping[str, str], module: nn.Module, expected: Mapping[str, str]) -> None:
     state = module.state_dict()
-    for name, mine in ours.items():
-        state[mine].copy_(found.tensor(theirs[name])[: len(state[mine])])
+    for name, own_name in expected.items():
+        state[own_name].copy_(found.tensor(released[name])[: len(state[own_name])])

@@ -105,7 +105,7 @@ class InpaintingTasks(Control):
         Args:
             image: The picture, or several.
             left, right, top, bottom: Pixels, or below 1 a share of the picture's width or height.
-            overlap: Pixels of the picture that are painted anew along every side that grows.
+            overlap: Pixels of the picture that are repainted along every side that grows.
             fill: Colour of the canvas before it is painted.
 
         Returns:
@@ -179,7 +179,7 @@ class InpaintingTasks(Control):
 
     # --- for those that carry the prompts ---------------------------------------------------------------------------
 
-    def _said(self, recipe: Recipe, texts: list[str], negatives: list[str], fit: float) -> Arguments:
+    def _prompt_arguments(self, recipe: Recipe, texts: list[str], negatives: list[str], fit: float) -> Arguments:
         """The arguments of a pipeline that say a recipe, with the user's texts; every carrier has its own."""
         raise NotImplementedError
 
@@ -214,7 +214,7 @@ class InpaintingTasks(Control):
             raise ValueError(
                 f"{who}: needs one negative text, or one for each of {len(texts)} texts; got {len(negatives)}"
             )
-        return {**self._said(recipe, texts, negatives, fit), _GUIDANCE: recipe.guidance_scale}
+        return {**self._prompt_arguments(recipe, texts, negatives, fit), _GUIDANCE: recipe.guidance_scale}
 
 
 # under a name of its own, so that a guidance scale can be given beside the arguments of a task

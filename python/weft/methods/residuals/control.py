@@ -57,7 +57,7 @@ class LocalizedResiduals(Control):
             least) of the map.
         scale: How strongly concepts act, 1 as they were trained: one number, one for each concept, or one for each
             image and concept, [images][concepts]. It may be set between calls and steps, ``control.scale = 0.7``;
-            nothing is compiled anew.
+            nothing is recompiled.
         cfg: "conditional" lets residuals act in the rows that carry the prompt, and leaves the others (those without
             it, and those that PAG perturbs) to the model, so that guidance strengthens what they draw. "both" lets
             them act in all rows, under the masks of those that carry the prompt, as an ordinary LoRA does. None is

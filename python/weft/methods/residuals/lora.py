@@ -90,13 +90,13 @@ def from_any_layout(
         scales = _scales(json.loads(metadata[METADATA]))
     down, up, others = _pairs(tensors)
     known = {layer.name for layer in layers}
-    strangers = sorted((down.keys() | up.keys()) - known)
+    unknown = sorted((down.keys() | up.keys()) - known)
     if not (down or up) and others:
         raise ValueError(f"Residual.from_lora: {path} is no LoRA of a UNet; it holds {_listed(others)}")
-    if others or strangers:
+    if others or unknown:
         raise ValueError(
             f"Residual.from_lora: a residual changes `proj_out` of transformer blocks alone; {path} changes also "
-            f"{_listed(strangers or others)}; load it with pipe.load_lora_weights"
+            f"{_listed(unknown or others)}; load it with pipe.load_lora_weights"
         )
     if down.keys() != up.keys():
         raise ValueError(f"Residual.from_lora: {path} is damaged: {_listed(sorted(down.keys() ^ up.keys()))} is half")

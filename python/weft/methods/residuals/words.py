@@ -49,8 +49,8 @@ def _positions(prompt: Prompt, image: int, residuals: Sequence[Residual]) -> tup
     ]
     taken = {position for positions in chosen for position in positions}
     for identifier in dict.fromkeys(residual.identifier for residual in residuals):
-        mine = [number for number, residual in enumerate(residuals) if residual.identifier == identifier]
-        words = [(place, k) for k in mine for place in prompt.occurrences(residuals[k].class_word, image)]
+        same_identifier = [number for number, residual in enumerate(residuals) if residual.identifier == identifier]
+        words = [(place, k) for k in same_identifier for place in prompt.occurrences(residuals[k].class_word, image)]
         places = prompt.occurrences(identifier, image)
         for place, following in itertools.zip_longest(places, places[1:]):
             if taken.intersection(place):
@@ -61,6 +61,6 @@ def _positions(prompt: Prompt, image: int, residuals: Sequence[Residual]) -> tup
             if behind:
                 word, owner = min(behind)
                 chosen[owner] |= dict.fromkeys((*place, *word))
-            elif len(mine) == 1:
-                chosen[mine[0]] |= dict.fromkeys(place)
+            elif len(same_identifier) == 1:
+                chosen[same_identifier[0]] |= dict.fromkeys(place)
     return tuple(tuple(positions) for positions in chosen)

@@ -116,7 +116,7 @@ def read_pth(path: Path) -> Tensor:
         with torch.serialization.safe_globals(_HARMLESS):
             found = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"SoftTokens: {path} is not read: {_foreign(path)}") from error
+        raise ValueError(f"SoftTokens: {path} is not read: {_what_it_is(path)}") from error
     if type(found) is nn.Embedding:
         found = found.__dict__.get("_parameters", {}).get("weight")
     if not isinstance(found, Tensor) or not found.is_floating_point():
@@ -126,7 +126,7 @@ def read_pth(path: Path) -> Tensor:
     return found.detach().float()
 
 
-def _foreign(path: Path) -> str:
+def _what_it_is(path: Path) -> str:
     """What a file has that is refused."""
     try:
         names = set(torch.serialization.get_unsafe_globals_in_checkpoint(path))

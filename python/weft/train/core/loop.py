@@ -141,7 +141,7 @@ def fit(
                     continue
                 learner, is_alone = learners[turn.player], turn.name == ALONE
                 own = None if is_alone else list(learner.parameters.values())
-                said, prefix = ((), "") if is_alone else ((turn.name,), f"{turn.name}_")
+                turn_name, prefix = ((), "") if is_alone else ((turn.name,), f"{turn.name}_")
 
                 # forward and backward
                 total: dict[str, Tensor] = {}
@@ -149,7 +149,7 @@ def fit(
                     is_last = number == config.accumulation - 1
                     # gradients of the processes are summed once a step
                     with nullcontext() if is_last else accelerator.no_sync(model):
-                        losses = model(*said, *(part.to(accelerator.device) for part in batch))
+                        losses = model(*turn_name, *(part.to(accelerator.device) for part in batch))
                         accelerator.backward(losses["loss"] / config.accumulation, inputs=own)
                     for key, value in losses.items():
                         total[key] = total.get(key, 0) + value.detach() / config.accumulation
@@ -197,12 +197,12 @@ def fit(
 
             # checkpoint; every process must agree to stop, or the others wait for it for ever
             interrupted = interruption is not None and interruption.requested
-            stop = _any(interrupted, accelerator)
+            stop = _any_process(interrupted, accelerator)
             if stop or step % config.checkpoint_every == 0 or step == config.end:
                 checkpoint()
             if after_step is not None:
                 done = accelerator.is_main_process and bool(after_step(step))
-                if _any(done, accelerator) and not stop:
+                if _any_process(done, accelerator) and not stop:
                     checkpoint()
                     break
             if stop and step < config.end:
@@ -210,9 +210,9 @@ def fit(
     return average
 
 
-def _any(mine: bool, accelerator: Accelerator) -> bool:
+def _any_process(here: bool, accelerator: Accelerator) -> bool:
     """Whether it holds on any process."""
-    flag = torch.tensor(float(mine), device=accelerator.device)
+    flag = torch.tensor(float(here), device=accelerator.device)
     return bool(accelerator.reduce(flag) > 0)
 
 
@@ -242,8 +242,8 @@ def check_run(name: str, folder: Path | None, resume: bool, identity: Mapping[st
     if saved is not None and saved["identity"] != identity:
         keys = sorted({*saved["identity"], *identity})
         other = [key for key in keys if saved["identity"].get(key) != identity.get(key)]
-        said = "; ".join(f"`{key}` was {saved['identity'].get(key)!r}, is {identity.get(key)!r}" for key in other)
-        raise ValueError(f"{name}: {path} is of another run: {said}; choose another folder, or the old settings")
+        changed = "; ".join(f"`{key}` was {saved['identity'].get(key)!r}, is {identity.get(key)!r}" for key in other)
+        raise ValueError(f"{name}: {path} is of another run: {changed}; choose another folder, or the old settings")
     return saved
 
 

@@ -1,4 +1,4 @@
-"""What can be said of the weights of a model: a name, so that what one gave is not taken for another's, and gaps."""
+"""Facts about a model's weights: a digest, so that results of one are not taken for another's, and missing tensors."""
 
 from __future__ import annotations
 

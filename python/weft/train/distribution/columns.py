@@ -93,7 +93,7 @@ def check_not_zero(found: Compared) -> None:
             )
 
 
-def check_told_apart(
+def check_contrasts(
     name: str,
     rows: Sequence[Tensor],
     columns: Sequence[Tensor],

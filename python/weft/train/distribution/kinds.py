@@ -125,22 +125,22 @@ def losses_named(
     Raises:
         ValueError: An unknown name, or one twice.
     """
-    said = [name.strip() for name in names.split(",")]
-    if said in ([""], ["none"]):
+    listed = [name.strip() for name in names.split(",")]
+    if listed in ([""], ["none"]):
         return ()
     made: dict[str, Loss] = {
         "f2f": FakeToFake(pairing, features, f2f_temperature, f2f_weight, class_mask),
         "f2r": FakeToReal(features, f2r_temperature, f2r_weight, symmetric, class_mask),
     }
-    for name in said:
+    for name in listed:
         if name not in made:
             raise ValueError(
                 f"losses_named: `names` must be 'none', or f2f and f2r with a comma between; got {names!r}, of which "
                 f"{name!r} is unknown"
             )
-    if len(set(said)) < len(said):
+    if len(set(listed)) < len(listed):
         raise ValueError(f"losses_named: `names` must have each loss once; got {names!r}")
-    return tuple(made[name] for name in said)
+    return tuple(made[name] for name in listed)
 
 
 @dataclass(frozen=True, kw_only=True)

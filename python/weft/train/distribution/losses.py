@@ -69,7 +69,7 @@ def distribution_loss(
 ) -> dict[str, Tensor]:
     """The losses of one batch. Those that share features are one sweep of ``weft.ops.contrastive_loss``.
 
-    Features are brought to length 1 here. Of two dtypes the wider is taken for all. Costs a synchronisation of the
+    Features are normalised to length 1 here. Of two dtypes the wider is taken for all. Costs a synchronisation of the
     device, to refuse features of zeros.
 
     Args:
@@ -81,7 +81,7 @@ def distribution_loss(
         images: Ids, equal where rows, or a row and a real, show the same picture or have the same caption: they are
             positives of one another. [N], which serves the reals too where K = N; or two tensors, [N] and [K]. Without
             them only row i, its second view and real i belong together. Repeats that shall be neither positive nor
-            negative are said by ``classes``.
+            negative are given by ``classes``.
         classes: Ids, equal where a pair is left out of the negatives, as by class or by repeated caption; as
             ``images``. What is positive stays positive.
         group: Of ``torch.distributed``: features of all ranks are negatives, gradients flow to all of them, and ids
@@ -131,7 +131,7 @@ def _columns(loss: Loss, compared: Compared, group: Any) -> Columns:
         ids.append(compared.classes)
 
     rows, columns = ([pair[side] for pair in ids] for side in (0, int(is_real)))
-    batch.check_told_apart(loss.name, rows, columns, exclude_self=not is_real, group=group)
+    batch.check_contrasts(loss.name, rows, columns, exclude_self=not is_real, group=group)
     return Columns(
         values,
         positives=(rows[0], columns[0]),

@@ -84,8 +84,8 @@ class DistributionTerm:
         chain = self._chain(views)
         drawn = []  # of every view the chunks: states of the chain, and their captions
         for number in range(views.views):
-            start, said = self._start(latents, views, number), views.text_of(number, text)
-            texts = [said.part(rows) for rows in self._chunks(torch.arange(len(latents), device=latents.device))]
+            start, captions = self._start(latents, views, number), views.text_of(number, text)
+            texts = [captions.part(rows) for rows in self._chunks(torch.arange(len(latents), device=latents.device))]
             drawn.append(
                 [(chain.run(denoise, *each), each[1]) for each in zip(self._chunks(start), texts, strict=True)]
             )
@@ -94,8 +94,8 @@ class DistributionTerm:
             found, wanted = self._differentiated(losses, generated, latents, ids)
         if torch.is_grad_enabled():
             for view, slope in zip(drawn, wanted, strict=True):
-                for (states, said), part in zip(view, self._chunks(slope), strict=True):
-                    for total, more in zip(slopes, chain.slopes(denoise, states, said, part, leaves), strict=True):
+                for (states, captions), part in zip(view, self._chunks(slope), strict=True):
+                    for total, more in zip(slopes, chain.slopes(denoise, states, captions, part, leaves), strict=True):
                         total += more / self._scale
         return nothing | found, slopes
 

@@ -79,7 +79,7 @@ class ViewBatches:
 
     def __call__(self, samples: int) -> tuple[Tensor, ...]:
         fields, of = self.batches(samples), self.batches
-        latents, said = fields[0], fields[6][:, 1]
+        latents, captions = fields[0], fields[6][:, 1]
         first = samples + of.process * of.size
         generator = torch_generator(of.seed, _STREAM, first)
         noise, drawn = draw_noise(self.config, self.noising, tuple(latents.shape), generator)
@@ -91,11 +91,11 @@ class ViewBatches:
         numbers = torch.randint(2**31, (of.size,), generator=generator).tolist()
         texts = [
             (place, _another(of.pairs[place], number, int(own)))
-            for place, number, own in zip(places, numbers, said, strict=True)
+            for place, number, own in zip(places, numbers, captions, strict=True)
         ]
         text = of.encoded(texts)
-        said = torch.tensor([[number_of(of.pairs[place].captions[number])] for place, number in texts])
-        return (*fields, *Views(noise, drawn, text.states, pooled_of(text), said))
+        others = torch.tensor([[number_of(of.pairs[place].captions[number])] for place, number in texts])
+        return (*fields, *Views(noise, drawn, text.states, pooled_of(text), others))
 
 
 @dataclass(frozen=True, eq=False)

@@ -45,8 +45,8 @@ def write_index(folder: Path, layouts: Mapping[str, Layout], base_name: str) -> 
     """Say what the shards are, before there are any."""
     about = {"format": FORMAT, "weft": weft.__version__, "base_model": base_name}
     with whole_file(folder / INDEX) as temporary:
-        said = {**about, **{name: layout.as_json() for name, layout in layouts.items()}}
-        temporary.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+        content = {**about, **{name: layout.as_json() for name, layout in layouts.items()}}
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def check_same(saved: Layout, layout: Layout, folder: Path, *, who: str) -> Layout:
@@ -58,8 +58,9 @@ def check_same(saved: Layout, layout: Layout, folder: Path, *, who: str) -> Layo
     was, now = ({**of.identity, "tensors": of.tensors} for of in (saved, layout))
     other = [key for key in sorted({*was, *now}) if was.get(key) != now.get(key)]
     if other:
-        said = "; ".join(f"`{key}` was {was.get(key)!r}, is {now.get(key)!r}" for key in other)
+        differences = "; ".join(f"`{key}` was {was.get(key)!r}, is {now.get(key)!r}" for key in other)
         raise ValueError(
-            f"{who}: {folder} holds {saved.name} of something else: {said}; choose another folder, or the old settings"
+            f"{who}: {folder} holds {saved.name} of something else: {differences}; choose another folder, or the "
+            "old settings"
         )
     return replace(layout, rows_per_shard=saved.rows_per_shard)

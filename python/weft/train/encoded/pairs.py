@@ -18,7 +18,7 @@ from weft.attach import Host, TextStates, base_model, resolve
 from weft.train.diffusion import Latents, caption_fits, check_denoiser, picture_size
 from weft.train.encoded.index import check_same, read_index, write_index
 from weft.train.encoded.rows import rows_of_pictures, rows_of_texts
-from weft.train.encoded.shard_writing import Job, check_room, full_disk_told, remove_leftovers, write_missing
+from weft.train.encoded.shard_writing import Job, check_free_space, explain_full_disk, remove_leftovers, write_missing
 from weft.train.encoded.shards import Shards
 from weft.train.pictures import SMALLEST_SHARE, Pair, read_pairs
 
@@ -77,7 +77,7 @@ def encode_pairs(
 
     A run that was cut off goes on at the file where it stopped; a complete folder is only checked. A file stays good
     for as long as its own pairs do: more pairs may come after the last, where a last file that was not full must be
-    deleted first, and a picture that proves to be damaged on the way can be mended or taken out. One run at a time may
+    deleted first, and a picture that proves to be damaged on the way can be repaired or removed. One run at a time may
     write to a folder.
 
     Args:
@@ -172,11 +172,11 @@ def open_encoded(
         if rows.name in index:
             layout = check_same(index[rows.name], layout, folder, who=who)
         jobs.append(Job(layout, layout.shards(folder, rows.source), rows.make))
-    check_room(folder, jobs, who=who)
+    check_free_space(folder, jobs, who=who)
     if accelerator is None or accelerator.is_main_process:
         # a complete folder may be on a disk that cannot be written to
         if any(job.layout != index.get(job.layout.name) for job in jobs):
-            with full_disk_told(folder, jobs, who=who):
+            with explain_full_disk(folder, jobs, who=who):
                 write_index(folder, {**index, **{job.layout.name: job.layout for job in jobs}}, base_name)
         remove_leftovers(folder, jobs)
     if accelerator is not None:

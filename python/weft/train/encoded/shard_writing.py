@@ -47,7 +47,7 @@ def remove_leftovers(folder: Path, jobs: Sequence[Job]) -> None:
             path.unlink()
 
 
-def check_room(folder: Path, jobs: Sequence[Job], *, who: str) -> None:
+def check_free_space(folder: Path, jobs: Sequence[Job], *, who: str) -> None:
     """Refuse what cannot fit before it is begun.
 
     Raises:
@@ -56,13 +56,13 @@ def check_room(folder: Path, jobs: Sequence[Job], *, who: str) -> None:
     size, free = _bytes(jobs), shutil.disk_usage(folder).free
     if size > free:
         raise OSError(
-            f"{who}: {_said(size)} are to be written to {folder}, and {_said(free)} are free there; free space, run "
+            f"{who}: {_readable(size)} are needed in {folder}, and {_readable(free)} are free there; free space, run "
             "again, or choose another folder"
         )
 
 
 @contextmanager
-def full_disk_told(folder: Path, jobs: Sequence[Job], *, who: str) -> Iterator[None]:
+def explain_full_disk(folder: Path, jobs: Sequence[Job], *, who: str) -> Iterator[None]:
     """What fails meanwhile because the disk is full says so, and how much is still to be written."""
     try:
         yield
@@ -70,8 +70,8 @@ def full_disk_told(folder: Path, jobs: Sequence[Job], *, who: str) -> Iterator[N
         if error.errno not in FULL:
             raise
         raise OSError(
-            f"{who}: the disk of {folder} is full: {_said(_bytes(jobs))} are still to be written, and "
-            f"{_said(shutil.disk_usage(folder).free)} are free; free some space and run again, which goes on from here"
+            f"{who}: the disk of {folder} is full: {_readable(_bytes(jobs))} are still to be written, and "
+            f"{_readable(shutil.disk_usage(folder).free)} are free; free space, run again to continue"
         ) from error
 
 
@@ -87,7 +87,7 @@ def write_missing(folder: Path, jobs: Sequence[Job], *, accelerator: Accelerator
     """
     failure: OSError | ValueError | None = None
     try:
-        with full_disk_told(folder, jobs, who=who):
+        with explain_full_disk(folder, jobs, who=who):
             for job in jobs:
                 _write(job, accelerator, who)
     except (OSError, ValueError) as error:
@@ -153,5 +153,5 @@ def _bytes(jobs: Sequence[Job]) -> int:
     return sum(len(shard.rows) * job.layout.row_bytes for job in jobs for shard in job.missing())
 
 
-def _said(size: int) -> str:
+def _readable(size: int) -> str:
     return f"{size / 1e9:.3g} GB" if size >= 1e9 else f"{size / 1e6:.3g} MB"

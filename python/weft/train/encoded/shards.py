@@ -79,8 +79,8 @@ class Layout:
         found = []
         for number, start in enumerate(range(0, self.rows, self.rows_per_shard)):
             rows = range(start, min(start + self.rows_per_shard, self.rows))
-            said = json.dumps([self.identity, source(rows)], sort_keys=True)
-            stamp = hashlib.sha256(said.encode()).hexdigest()[:16]
+            source_json = json.dumps([self.identity, source(rows)], sort_keys=True)
+            stamp = hashlib.sha256(source_json.encode()).hexdigest()[:16]
             found.append(Shard(number, folder / f"{self.name}-{number:05d}.safetensors", rows, stamp))
         return found
 

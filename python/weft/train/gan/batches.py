@@ -71,19 +71,19 @@ class GanBatches:
         if self.needs_classes:
             check_classes(zip(places, drawn, strict=True))
         which = [torch.randint(2**31, (2,), generator=stream).tolist() for stream in streams]
-        said = [
+        captions = [
             [picture.captions[number % len(picture.captions)] for number in numbers]
             for picture, numbers in zip(drawn, which, strict=True)
         ]
         noise = torch.stack([torch.randn(2, self.noise_width, generator=stream) for stream in streams])
         views = [self.pictures.view(picture, stream) for picture, stream in zip(drawn, streams, strict=True)]
-        numbers = self.numbers([caption for both in said for caption in both])
+        numbers = self.numbers([caption for both in captions for caption in both])
         return GanBatch(
             torch.stack(views),
             numbers.view(self.size, 2, -1),
             noise,
             torch.tensor(places),
-            torch.tensor([[number_of(caption) for caption in both] for both in said]),
+            torch.tensor([[number_of(caption) for caption in both] for both in captions]),
             torch.tensor([-1 if picture.group is None else picture.group for picture in drawn]),
             torch.tensor([first]),
         )

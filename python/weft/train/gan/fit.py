@@ -107,9 +107,9 @@ def fit_gan(
         needs_classes=needs_classes,
     )
 
-    # what was brought as an object may hold another encoder, and be known by another digest
-    brought = [config.features, *(loss.features for loss in losses), text, vision]
-    knows_teachers = all(one is None or isinstance(one, (str, Path)) for one in brought)
+    # a model given as an object may hold another encoder, and be known by another digest
+    given = [config.features, *(loss.features for loss in losses), text, vision]
+    knows_teachers = all(one is None or isinstance(one, (str, Path)) for one in given)
 
     def generator(average: dict[str, torch.Tensor] | None) -> Generator:
         own = None if average is None else {key.removeprefix(f"{GENERATOR}."): value for key, value in average.items()}
@@ -140,7 +140,7 @@ def fit_gan(
             **record,
             "pictures": found.digest(),
             "matching": digest_of_weights([matching]),
-            "losses": [_said(loss, config) for loss in losses],
+            "losses": [_loss_record(loss, config) for loss in losses],
             "both_views": config.both_views,
             "crop": config.crop,
             "flip": config.flip,
@@ -188,7 +188,7 @@ def _noise_and_text(objective: GanObjective, batch: GanBatch) -> tuple[torch.Ten
         return batch.noise[:, 0].to(device), objective.matching.text(batch.numbers[:, 0].to(device))
 
 
-def _said(loss: Any, config: GanConfig) -> dict[str, Any]:
+def _loss_record(loss: Any, config: GanConfig) -> dict[str, Any]:
     """A loss as a record of the run."""
     source = loss.features or config.features
     settings = {key: value for key, value in asdict(replace(loss, features=None)).items() if key != "features"}

@@ -67,7 +67,7 @@ def matching_aware_penalty(judged: Tensor, image: Tensor, sentence: Tensor) -> T
     """2 E |gradient of D(x, s) by (x, s)|^6.
 
     Args:
-        judged: D(x, s), [B], each reckoned from its own row alone.
+        judged: D(x, s), [B], each computed from its own row alone.
         image, sentence: x [B, ...] and s [B, W].
 
     Source:

@@ -22,7 +22,7 @@ class SmallImageEncoder(nn.Module):
     Args:
         width: Of regions and code.
         channels: Of the first convolution.
-        size: Pixels that pictures are brought to, a multiple of 16.
+        size: Pixels that pictures are resized to, a multiple of 16.
     """
 
     def __init__(self, *, width: int, channels: int = 32, size: int = 64) -> None:
@@ -52,7 +52,7 @@ class PretrainedImages(nn.Module):
         model: Gives ``last_hidden_state`` [B, R, C] or [B, C, h, w], as models of transformers do, or a tensor of
             either form. A model with two towers is asked for its vision tower.
         width: Of regions and code.
-        size: Pixels that pictures are brought to; None for what ``model.config`` says.
+        size: Pixels that pictures are resized to; None for what ``model.config`` says.
         mean, std: Of each colour channel in [0, 1] that the model was trained with.
     """
 

@@ -76,10 +76,10 @@ def read_coco(folder: Path, split: str) -> list[Pair]:
     if pictures is None:
         raise ValueError(f"{WHO}: {found[0].name} needs its pictures in {folder / part}, which is not there")
     try:
-        said = json.loads(found[0].read_text(encoding="utf-8"))
-        names = {row["id"]: str(row["file_name"]) for row in said["images"]}
+        listing = json.loads(found[0].read_text(encoding="utf-8"))
+        names = {row["id"]: str(row["file_name"]) for row in listing["images"]}
         captions: dict[object, list[str]] = {number: [] for number in names}
-        for row in said["annotations"]:
+        for row in listing["annotations"]:
             captions[row["image_id"]].append(str(row["caption"]).strip())
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
@@ -123,8 +123,8 @@ def checked(pair: Pair) -> Pair:
         ValueError: It has no caption with text, or its picture cannot be read.
     """
     if not pair.captions or not all(isinstance(text, str) and text.strip() for text in pair.captions):
-        said = f"has {pair.captions!r}" if pair.captions else "has none"
-        raise ValueError(f"{WHO}: every picture needs captions; {pair.name} {said}")
+        found = f"has {pair.captions!r}" if pair.captions else "has none"
+        raise ValueError(f"{WHO}: every picture needs captions; {pair.name} {found}")
     if reason := why_unusable(pair.image):
         raise ValueError(f"{WHO}: every picture must be one; {pair.name}: {reason}")
     return pair

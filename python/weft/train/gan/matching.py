@@ -36,7 +36,7 @@ class Matching(nn.Module):
 
     @property
     def taught_by(self) -> list[str]:
-        """Digests of the frozen encoders that users have brought."""
+        """Digests of the frozen encoders that the user gave."""
         encoders = [getattr(side, "model", None) for side in (self.text, self.images)]
         return [digest_of_weights([model]) for model in encoders if model is not None]
 

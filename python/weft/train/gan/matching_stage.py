@@ -142,8 +142,8 @@ def _loaded(folder: Path, alike: tuple[str, ...], identity: dict[str, Any], enco
         raise ValueError(f"{WHO}: {folder / RECORD} cannot be read: {error!r}; choose another folder") from error
     other = [name for name in alike if record.get(name) != expected[name]]
     if other:
-        said = "; ".join(f"`{name}` was {record.get(name)!r}, is {expected[name]!r}" for name in other)
-        raise ValueError(f"{WHO}: the matching model in {folder} is another: {said}; choose another folder")
+        differences = "; ".join(f"`{name}` was {record.get(name)!r}, is {expected[name]!r}" for name in other)
+        raise ValueError(f"{WHO}: the matching model in {folder} is another: {differences}; choose another folder")
     matching = _built(recipe, vocabulary, encoders, vocabulary.length, seed)
     try:
         missing, unexpected = matching.load_state_dict(load_file(folder / WEIGHTS), strict=False)

@@ -122,7 +122,7 @@ class GanObjective(nn.Module):
     def _generator_losses(self, given: GanBatch, views: list[View]) -> dict[str, Tensor]:
         played = self._in_game(views)
         total = adversarial = _mean(self.game.generator_loss(view.drawn, view.text) for view in played)
-        said = {"adversarial": adversarial}
+        logged = {"adversarial": adversarial}
         seen: list[Seen] = []
         if self.weights.words or self.weights.sentences:
             seen = [self.matching.look(view.drawn.image) for view in played]
@@ -130,17 +130,17 @@ class GanObjective(nn.Module):
                 self.matching.losses(one, view.text, given.alike[:, view.caption])
                 for one, view in zip(seen, played, strict=True)
             ]
-            said["words"], said["sentences"] = (_mean(values) for values in zip(*pairs, strict=True))
-            total = total + self.weights.words * said["words"] + self.weights.sentences * said["sentences"]
+            logged["words"], logged["sentences"] = (_mean(values) for values in zip(*pairs, strict=True))
+            total = total + self.weights.words * logged["words"] + self.weights.sentences * logged["sentences"]
         divergences = [view.drawn.divergence for view in played if view.drawn.divergence is not None]
         if divergences:
-            said["divergence"] = _mean(divergences)
-            total = total + self.weights.divergence * said["divergence"]
+            logged["divergence"] = _mean(divergences)
+            total = total + self.weights.divergence * logged["divergence"]
         if self.losses:
             found = self._distribution_losses(given, views, seen)
             total = total + found.pop("loss")
-            said |= found
-        return {"loss": total, **{key: value.detach() for key, value in said.items()}}
+            logged |= found
+        return {"loss": total, **{key: value.detach() for key, value in logged.items()}}
 
     def _distribution_losses(self, given: GanBatch, views: list[View], seen: list[Seen]) -> dict[str, Tensor]:
         """Over the pictures of all processes; 0 of a loss for which the batch has no negatives by chance."""

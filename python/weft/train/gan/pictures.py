@@ -16,7 +16,7 @@ from torch import Tensor
 from weft.train.gan.layouts import checked, is_coco, is_cub, read_coco, read_cub
 from weft.train.pictures import Pair, digest_of_pairs, read_pairs
 
-MARGIN = 76 / 64  # side that a picture is brought to before a random square is cut, in squares
+MARGIN = 76 / 64  # side that a picture is resized to before a random square is cut, in squares
 BOX_MARGIN = 1.5  # side of the square around a box, in longer sides of the box
 MOST_CACHED = 2**30  # bytes of pictures that are kept once they have been read
 _DIGESTED = 64  # pictures that the digest of a lazy sequence asks for

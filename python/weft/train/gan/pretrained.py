@@ -80,12 +80,12 @@ def load_vision(folder: Path) -> tuple[Any, dict[str, Any]]:
         ValueError: It holds something else.
     """
     _check(folder, "vision")
-    listing, said = folder / "preprocessor_config.json", {}
+    listing, image_statistics = folder / "preprocessor_config.json", {}
     if listing.is_file():
         record = json.loads(listing.read_text())
-        said = {"mean": record.get("image_mean"), "std": record.get("image_std")}
+        image_statistics = {"mean": record.get("image_mean"), "std": record.get("image_std")}
     try:
-        return _model(folder), {name: value for name, value in said.items() if value is not None}
+        return _model(folder), {name: value for name, value in image_statistics.items() if value is not None}
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{WHO}: `vision` must be a folder with a vision model of transformers; {error}") from error
 

@@ -1,6 +1,6 @@
 """What a batch spread over processes must know of its other parts, so that it trains as in one process.
 
-Every process reckons the losses that compare pictures over the pictures of all; the loop then averages gradients.
+Every process computes the losses that compare pictures over the pictures of all; the loop then averages gradients.
 """
 
 from __future__ import annotations

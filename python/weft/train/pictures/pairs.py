@@ -90,10 +90,10 @@ def read_pairs(
             found.append(Pair(image, short, name, tuple(text for text in negatives if fits(text))))
     total = len(found) + len(missing)
     if missing:
-        said = f"{len(missing)} of {total} pairs are passed over, the first is {missing[0]}"
+        problem = f"{len(missing)} of {total} pairs are passed over, the first is {missing[0]}"
         if len(missing) > most_missing * total:
-            raise ValueError(f"{who}: {said}; at most {most_missing:.0%} may be; mend the data, or allow more")
-        warnings.warn(f"{who}: {said}", stacklevel=3)
+            raise ValueError(f"{who}: {problem}; at most {most_missing:.0%} may be; fix the data, or allow more")
+        warnings.warn(f"{who}: {problem}", stacklevel=3)
     if len(found) < 2:
         raise ValueError(f"{who}: needs at least two pairs of a picture and a caption; got {len(found)}")
     if len({caption for pair in found for caption in pair.captions}) < 2:

@@ -76,13 +76,13 @@ class AgsmObjective(SoftTokensObjective):
             and "error_negative" of others; "accuracy" (pictures whose own caption has the least error of the 1 + K)
             and "own_weight" (mean w_0), by the averages; "token_norm" and "token_norm_negative".
         """
-        rivals, is_rival = in_batch(batch.alike, self._negatives)
-        is_rival = torch.cat([is_rival, batch.is_wrong], 1)
+        negatives, is_negative = in_batch(batch.alike, self._negatives)
+        is_negative = torch.cat([is_negative, batch.is_wrong], 1)
         found: dict[str, list[Tensor]] = {}
         for rows in batch.chunks(self._rows_at_once):
             pictures = self._denoiser.noisy(batch, rows)
-            own, others = batch.text(rows), batch.others(rows, rivals[rows])
-            valid = F.pad(is_rival[rows], (1, 0), value=True)
+            own, others = batch.text(rows), batch.others(rows, negatives[rows])
+            valid = F.pad(is_negative[rows], (1, 0), value=True)
             with torch.no_grad():
                 plus, minus = self._shown(pictures.time, self.kept())
                 predicted = torch.cat([self._predict(plus, pictures, own), self._predict(minus, pictures, others)], 1)
@@ -96,14 +96,14 @@ class AgsmObjective(SoftTokensObjective):
             gradient.add(positive.sum() / len(batch.latents))
             away = pictures.target[:, None] - self._gamma_minus * deviation[:, 1:]
             of_others = self._predict(minus, pictures, others)
-            negative = _distance(of_others, away)[is_rival[rows]]
-            gradient.add(negative.sum() / is_rival.sum().clamp(min=1))
+            negative = _distance(of_others, away)[is_negative[rows]]
+            gradient.add(negative.sum() / is_negative.sum().clamp(min=1))
 
             for name, value in {
                 "positive": positive,
                 "negative": negative,
                 "denoising": pairwise_error(of_own.detach(), pictures.target),
-                "error_negative": pairwise_error(of_others.detach(), pictures.target)[is_rival[rows]],
+                "error_negative": pairwise_error(of_others.detach(), pictures.target)[is_negative[rows]],
                 "accuracy": (error.masked_fill(~valid, torch.inf).argmin(1) == 0).float(),
                 "own_weight": weights[:, 0],
             }.items():
@@ -151,8 +151,8 @@ def in_batch(alike: Tensor, count: int) -> tuple[Tensor, Tensor]:
         [B, K] int64, and [B, K] bool: False for a caption of the same picture, or one that says the same.
     """
     rows = torch.arange(len(alike), device=alike.device)
-    rivals = (rows[:, None] + torch.arange(1, count + 1, device=alike.device)) % len(alike)
-    return rivals, ~repeated(alike).gather(1, rivals)
+    negatives = (rows[:, None] + torch.arange(1, count + 1, device=alike.device)) % len(alike)
+    return negatives, ~repeated(alike).gather(1, negatives)
 
 
 def guidance(predicted: Tensor, target: Tensor, valid: Tensor, sharpness: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -69,9 +69,9 @@ class CaptionedLatents:
         """The J wrong captions of each of some pictures, [R * J, ...]."""
         return None if self.wrong_states is None else self.others(rows, rows.new_zeros(len(rows), 0))
 
-    def others(self, rows: Tensor, rivals: Tensor) -> TextStates:
-        """Of each of some pictures the captions ``rivals`` [R, K], and then the J wrong ones: [R * (K + J), ...]."""
-        states, pooled = self.states[rivals], self.pooled[rivals]
+    def others(self, rows: Tensor, negatives: Tensor) -> TextStates:
+        """For each of R pictures the captions ``negatives`` [R, K], then the J wrong ones: [R * (K + J), ...]."""
+        states, pooled = self.states[negatives], self.pooled[negatives]
         if self.wrong_states is not None and self.wrong_pooled is not None:
             states = torch.cat([states, self.wrong_states[rows]], 1)
             pooled = torch.cat([pooled, self.wrong_pooled[rows]], 1)

@@ -159,8 +159,8 @@ def fit_soft_tokens(
             text_length=layout.text_length,
         )
         control.tokens_at = objective.shown
-        mine = replace(trained, process=accelerator.process_index)
-        batch_at = mine if objective.term is None else ViewBatches(mine, config.distribution, noising)
+        of_process = replace(trained, process=accelerator.process_index)
+        batch_at = of_process if objective.term is None else ViewBatches(of_process, config.distribution, noising)
         stopping = EarlyStopping(
             lambda: _measured(objective, held, accelerator),
             objective.kept,

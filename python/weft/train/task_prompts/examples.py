@@ -25,7 +25,7 @@ DRAWS = 8  # of a random hole; when all of them hide a whole object, it is cut o
 
 
 @dataclass(frozen=True)
-class Said:
+class LearntPrompt:
     """The text of a sample.
 
     Attributes:
@@ -41,11 +41,11 @@ class Said:
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """One sample: a picture, the hole in it, and what is said."""
+    """One sample: a picture, the hole in it, and its prompt."""
 
     pixels: NDArray[np.uint8]
     hole: Hole
-    said: Said
+    prompt: LearntPrompt
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,19 +62,19 @@ class Examples:
     size: int
     mixture: Mixture
     seed: int = 0
-    _texts: dict[int, Said] = field(default_factory=dict, init=False, repr=False)
+    _texts: dict[int, LearntPrompt] = field(default_factory=dict, init=False, repr=False)
 
     def at(self, number: int) -> Example:
         """The sample of that number."""
         made = self._made(number)
-        self._texts[number] = made.said
+        self._texts[number] = made.prompt
         while len(self._texts) > REMEMBERED:
             self._texts.pop(next(iter(self._texts)))
         return made
 
-    def said(self, number: int) -> Said:
+    def prompt(self, number: int) -> LearntPrompt:
         """What the sample of that number says; its picture is not made again for it."""
-        return self._texts.get(number) or self.at(number).said
+        return self._texts.get(number) or self.at(number).prompt
 
     def _made(self, number: int) -> Example:
         rng = np.random.default_rng([self.seed, number])
@@ -83,9 +83,9 @@ class Examples:
         pixels = picture.square(self.size)
         if kind in OF_OBJECTS:
             which = int(rng.integers(len(picture.objects)))
-            thing = picture.mask(which, self.size)
-            if thing.any():
-                return self._of_object(kind, pixels, thing, picture.objects[which].caption, rng)
+            mask = picture.mask(which, self.size)
+            if mask.any():
+                return self._of_object(kind, pixels, mask, picture.objects[which].caption, rng)
             kind = "context"  # the object lies outside the square
         return self._of_picture(kind, picture, pixels, rng)
 
@@ -98,12 +98,12 @@ class Examples:
         weights = np.array(list(shares.values()))
         return list(shares)[int(rng.choice(len(shares), p=weights / weights.sum()))]
 
-    def _of_object(self, kind: Kind, pixels: Any, thing: Hole, caption: str, rng: np.random.Generator) -> Example:
+    def _of_object(self, kind: Kind, pixels: Any, mask: Hole, caption: str, rng: np.random.Generator) -> Example:
         text = "" if rng.random() < self.mixture.caption_dropout else caption
         if kind == "object":
-            return Example(pixels, masks.box(thing, rng), Said(text, "object"))
-        hole = masks.grown(thing, rng)
-        return Example(pixels, hole, Said(text, "shape", masks.fit(thing, hole)))
+            return Example(pixels, masks.box(mask, rng), LearntPrompt(text, "object"))
+        hole = masks.grown(mask, rng)
+        return Example(pixels, hole, LearntPrompt(text, "shape", masks.fit(mask, hole)))
 
     def _of_picture(self, kind: Kind, picture: MaskedPicture, pixels: Any, rng: np.random.Generator) -> Example:
         nothing, with_caption = rng.random() < self.mixture.dropout, rng.random() < self.mixture.context_caption
@@ -113,29 +113,29 @@ class Examples:
         elif kind == "outpaint":
             hole, text = self._hole(picture, masks.sides, rng), words
         else:
-            is_borrowed = self.mixture.borrowed > 0 and rng.random() < self.mixture.borrowed
-            draw = self._borrowed if is_borrowed else masks.strokes
+            is_like_an_object = self.mixture.borrowed > 0 and rng.random() < self.mixture.borrowed
+            draw = self._hole_like_an_object if is_like_an_object else masks.strokes
             hole, text = self._hole(picture, draw, rng), picture.caption if with_caption else words
-        return Example(pixels, hole, Said("", None) if nothing else Said(text, "context"))
+        return Example(pixels, hole, LearntPrompt("", None) if nothing else LearntPrompt(text, "context"))
 
-    def _borrowed(self, size: int, rng: np.random.Generator) -> Hole:
-        lender = self.pictures[int(rng.integers(len(self.pictures)))]
-        if not lender.objects:
+    def _hole_like_an_object(self, size: int, rng: np.random.Generator) -> Hole:
+        other = self.pictures[int(rng.integers(len(self.pictures)))]
+        if not other.objects:
             return masks.strokes(size, rng)
-        thing = lender.mask(int(rng.integers(len(lender.objects))), size)
-        if not thing.any():
+        mask = other.mask(int(rng.integers(len(other.objects))), size)
+        if not mask.any():
             return masks.strokes(size, rng)
-        return masks.box(thing, rng) if rng.random() < 0.5 else masks.grown(thing, rng)
+        return masks.box(mask, rng) if rng.random() < 0.5 else masks.grown(mask, rng)
 
     def _hole(
         self, picture: MaskedPicture, draw: Callable[[int, np.random.Generator], Hole], rng: np.random.Generator
     ) -> Hole:
         if not self.mixture.spares_objects:
             return draw(self.size, rng)
-        things = [picture.mask(number, self.size) for number in range(len(picture.objects))]
+        masks_of_objects = [picture.mask(number, self.size) for number in range(len(picture.objects))]
         for _ in range(DRAWS):
             hole = draw(self.size, rng)
-            hidden = [thing for thing in things if thing.any() and not (thing & ~hole).any()]
+            hidden = [mask for mask in masks_of_objects if mask.any() and not (mask & ~hole).any()]
             if not hidden:
                 return hole
         left = hole & ~np.any(hidden, axis=0)

@@ -88,7 +88,7 @@ def fit_task_prompts(
             pipe,
             scheduler,
             start,
-            examples.said,
+            examples.prompt,
             rate=config.prompt_learning_rate / config.loop.learning_rate,
             snr_gamma=config.snr_gamma,
         )
@@ -160,7 +160,8 @@ def starting_vectors(pipe: Any, config: TaskPromptsConfig) -> dict[PromptName, V
 def _now(objective: TaskPromptsObjective) -> dict[PromptName, Vectors]:
     """The prompts as they are, fp32 on the CPU."""
     return {
-        name: tuple(one.detach().float().cpu().clone() for one in mine) for name, mine in objective.vectors().items()
+        name: tuple(one.detach().float().cpu().clone() for one in own_vectors)
+        for name, own_vectors in objective.vectors().items()
     }
 
 

@@ -63,32 +63,32 @@ def sides(size: int, rng: np.random.Generator) -> Hole:
     return sides(size, rng) if hole.all() else hole
 
 
-def box(thing: Hole, rng: np.random.Generator) -> Hole:
+def box(mask: Hole, rng: np.random.Generator) -> Hole:
     """The box of an object, a little wider; half of the time with a warped outline round it.
 
     Args:
-        thing: [h, w], not empty.
+        mask: [h, w], not empty.
     """
-    rows, columns = (np.flatnonzero(thing.any(axis)) for axis in (1, 0))
-    margin = _scaled(BOX_MARGIN, thing) + 1  # and the object is grown by one
-    hole = np.zeros(thing.shape, bool)
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    margin = _scaled(BOX_MARGIN, mask) + 1  # and the object is grown by one
+    hole = np.zeros(mask.shape, bool)
     hole[max(rows[0] - margin, 0) : rows[-1] + 1 + margin, max(columns[0] - margin, 0) : columns[-1] + 1 + margin] = 1
     return hole if rng.random() < 0.5 else hole | _warped(hole, rng)
 
 
-def grown(thing: Hole, rng: np.random.Generator) -> Hole:
+def grown(mask: Hole, rng: np.random.Generator) -> Hole:
     """An object grown by a random number of times: its shape, more and more loosely."""
-    kernel = 2 * (_scaled(int(rng.integers(*KERNELS, endpoint=True)), thing) // 2) + 1
+    kernel = 2 * (_scaled(int(rng.integers(*KERNELS, endpoint=True)), mask) // 2) + 1
     times = int(rng.integers(*GROWTHS, endpoint=True))
-    near = cv2.dilate(thing.astype(np.uint8), np.ones((3, 3), np.uint8), iterations=_scaled(3, thing))
+    near = cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8), iterations=_scaled(3, mask))
     if times == 0 or kernel < 3:
         return near.astype(bool)
     return cv2.dilate(near, np.ones((kernel, kernel), np.uint8), iterations=times).astype(bool)
 
 
-def fit(thing: Hole, hole: Hole) -> float:
+def fit(mask: Hole, hole: Hole) -> float:
     """How closely an object fills its hole, 0 to 1: the weight of the shape prompt in training."""
-    return float(min(thing.sum() / max(hole.sum(), 1), 1.0))
+    return float(min(mask.sum() / max(hole.sum(), 1), 1.0))
 
 
 def _scaled(pixels: int, plane: Hole) -> int:

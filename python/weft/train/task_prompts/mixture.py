@@ -41,7 +41,7 @@ class Mixture(Checked):
     borrowed: float = 0.0
     """Share of random holes with the box or the outline of an object of another picture: tasks must then be known by
     their prompts, not by the looks of holes."""
-    # what is said later is then what was learnt, for models to which the words mean nothing
+    # later prompts then match what was learnt, for models to which the words mean nothing
     worded: float = 0.0
     """Share of empty captions of random holes that are the words which removal says beside its prompt."""
 

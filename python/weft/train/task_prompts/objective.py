@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from weft.attach import LearntText, TextStates, encode, resolve, token_count, token_limit
 from weft.methods.powerpaint import NAMES, PromptName, Vectors, shortened
 from weft.train.diffusion import denoising_target, min_snr_weight
-from weft.train.task_prompts.examples import Said
+from weft.train.task_prompts.examples import LearntPrompt
 
 
 class TaskPromptsObjective(nn.Module):
@@ -29,12 +29,12 @@ class TaskPromptsObjective(nn.Module):
         pipe: Any,
         scheduler: Any,
         start: Mapping[PromptName, Vectors],
-        said: Callable[[int], Said],
+        prompt_of: Callable[[int], LearntPrompt],
         *,
         rate: float = 1.0,
         snr_gamma: float = 0.0,
     ) -> None:
-        """``said`` gives the text of a sample by its number; ``snr_gamma`` is of ``min_snr_weight``."""
+        """``prompt_of`` gives the prompt of a sample by its number; ``snr_gamma`` is of ``min_snr_weight``."""
         super().__init__()
         self._pipe = [pipe]  # in a list: its parts are no parts of the objective
         self.unet = pipe.unet
@@ -42,13 +42,13 @@ class TaskPromptsObjective(nn.Module):
         self.scheduler: Any = scheduler
         self.rate = rate
         self.snr_gamma = snr_gamma
-        self._said = said
-        self._start = {name: tuple(mine.float() for mine in start[name]) for name in NAMES}
+        self._prompt_of = prompt_of
+        self._start = {name: tuple(vector.float() for vector in start[name]) for name in NAMES}
         self.moved = nn.ParameterDict(
             {
-                f"{name}_{number}": nn.Parameter(torch.zeros_like(mine))
+                f"{name}_{number}": nn.Parameter(torch.zeros_like(vector))
                 for name in NAMES
-                for number, mine in enumerate(self._start[name])
+                for number, vector in enumerate(self._start[name])
             }
         )
 
@@ -77,7 +77,7 @@ class TaskPromptsObjective(nn.Module):
             Zhuang et al. 2024, arXiv:2312.03594, section 3.1; channels in the order of diffusers.
         """
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
-        states, pooled = self.conditioning([self._said(int(number)) for number in numbers])
+        states, pooled = self.conditioning([self._prompt_of(int(number)) for number in numbers])
         dtype = self.unet.dtype
         shown, text = torch.cat([noisy, mask, masked], 1).to(dtype), TextStates(states.to(dtype), pooled)
         predicted = self._family.run(self.unet, shown, timesteps, text, time_ids).float()
@@ -91,7 +91,7 @@ class TaskPromptsObjective(nn.Module):
         loss = loss + 0.0 * torch.stack([moved.sum() for moved in self.moved.values()]).sum()
         return {"loss": loss, "in_hole": in_hole}
 
-    def conditioning(self, said: list[Said]) -> tuple[Tensor, Tensor | None]:
+    def conditioning(self, prompts: list[LearntPrompt]) -> tuple[Tensor, Tensor | None]:
         """States [B, Nk, C] and, for SDXL, pooled [B, Cp]; gradients reach the first prompt of each alone.
 
         Source:
@@ -99,13 +99,13 @@ class TaskPromptsObjective(nn.Module):
             That the context does not learn from it is in the released code.
         """
         vectors = self.vectors()
-        loose = [place for place, one in enumerate(said) if one.fit < 1]
-        first = encode(self._pipe[0], [self._learnt(one.text, one.prompt, vectors) for one in said])
+        loose = [place for place, one in enumerate(prompts) if one.fit < 1]
+        first = encode(self._pipe[0], [self._learnt(one.text, one.prompt, vectors) for one in prompts])
         if not loose:
             return first.states, first.pooled
         with torch.no_grad():
-            second = encode(self._pipe[0], [self._learnt(said[place].text, "context", vectors) for place in loose])
-        fit = torch.tensor([one.fit for one in said], device=first.states.device)
+            second = encode(self._pipe[0], [self._learnt(prompts[place].text, "context", vectors) for place in loose])
+        fit = torch.tensor([one.fit for one in prompts], device=first.states.device)
         states = _mixed(first.states, second.states, fit, loose)
         if first.pooled is None or second.pooled is None:
             return states, None
@@ -115,8 +115,8 @@ class TaskPromptsObjective(nn.Module):
         """The prompts as they are now."""
         return {
             name: tuple(
-                mine.to(moved.device) + self.rate * moved
-                for number, mine in enumerate(self._start[name])
+                vector.to(moved.device) + self.rate * moved
+                for number, vector in enumerate(self._start[name])
                 for moved in [self.moved[f"{name}_{number}"]]
             )
             for name in NAMES
@@ -124,9 +124,9 @@ class TaskPromptsObjective(nn.Module):
 
     def _learnt(self, text: str, prompt: PromptName | None, vectors: Mapping[PromptName, Vectors]) -> LearntText:
         """A caption and its prompt; the caption is cut rather than the prompt."""
-        mine = () if prompt is None else vectors[prompt]
-        limit = token_limit(self._pipe[0], len(mine[0]) if mine else 0)
-        return LearntText(shortened(text, lambda part: token_count(self._pipe[0], part) <= limit) or "", mine)
+        learnt = () if prompt is None else vectors[prompt]
+        limit = token_limit(self._pipe[0], len(learnt[0]) if learnt else 0)
+        return LearntText(shortened(text, lambda part: token_count(self._pipe[0], part) <= limit) or "", learnt)
 
 
 def _mixed(first: Tensor, second: Tensor, fit: Tensor, loose: list[int]) -> Tensor:

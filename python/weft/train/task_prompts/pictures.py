@@ -85,10 +85,10 @@ def read_masked_pictures(data: Any, *, who: str) -> Sequence[MaskedPicture]:
 
 
 def digest(pictures: Sequence[MaskedPicture]) -> str:
-    """A name for these pictures: how many, and what some of them are said to show."""
+    """A name for these pictures: how many, and the captions of some of them."""
     step = max(len(pictures) // _DIGESTED, 1)
-    said = [(picture.caption, [known.caption for known in picture.objects]) for picture in pictures[::step]]
-    return hashlib.sha256(repr((len(pictures), said)).encode()).hexdigest()[:16]
+    captions = [(picture.caption, [known.caption for known in picture.objects]) for picture in pictures[::step]]
+    return hashlib.sha256(repr((len(pictures), captions)).encode()).hexdigest()[:16]
 
 
 def _square(image: Image.Image, size: int, how: Image.Resampling = Image.Resampling.LANCZOS) -> Image.Image:
