@@ -251,7 +251,7 @@ def test_the_loss_is_that_of_the_stock_channels(tmp_path: Path) -> None:
         made.snr_gamma = 0.01
         weighted = made(*batch)
         noisy = training_scheduler(pipe).add_noise(latents, noise, times)
-        states, _ = made.conditioning([made._said(int(number)) for number in numbers])
+        states, _ = made.conditioning([made._prompt_of(int(number)) for number in numbers])
         predicted = pipe.unet(torch.cat([noisy, mask, masked], 1), times, states).sample
     error = (predicted - noise).square()
     assert torch.allclose(losses["loss"], error.mean())

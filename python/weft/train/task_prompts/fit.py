@@ -160,8 +160,8 @@ def starting_vectors(pipe: Any, config: TaskPromptsConfig) -> dict[PromptName, V
 def _now(objective: TaskPromptsObjective) -> dict[PromptName, Vectors]:
     """The prompts as they are, fp32 on the CPU."""
     return {
-        name: tuple(one.detach().float().cpu().clone() for one in own_vectors)
-        for name, own_vectors in objective.vectors().items()
+        name: tuple(one.detach().float().cpu().clone() for one in vectors)
+        for name, vectors in objective.vectors().items()
     }
 
 
