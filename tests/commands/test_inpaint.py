@@ -105,7 +105,7 @@ def test_a_picture_depends_on_its_seed(model: Path, pictures: tuple[Path, Path])
         (("--mask", "MASK", "--task", "shape", "--prompt", "a", "--fit", "2"), "--fit must be between 0 and 1; got 2"),
         (("--mask", "MASK", "--guidance-scale", "nan"), "--guidance-scale must be finite; got nan"),
         (("--mask", "MASK", "--task-prompts", "./absent"), "there is nothing at --task-prompts absent"),
-        (("--mask", "MASK", "--expand", "left=4"), "has no --expand"),
+        (("--mask", "MASK", "--expand", "left=4"), "takes no --expand"),
         (("--mask", "MASK", "--task", "outpaint", "--expand", "left=4"), "needs no --mask"),
         (("--task", "outpaint"), "needs --expand, such as left=128,right=0.25"),
         (("--task", "outpaint", "--expand", "up=4"), "--expand must look like"),

@@ -114,7 +114,7 @@ def test_folder_in_diffusers_layout(network: Branch, dialect: str, tmp_path: Pat
     """The states are those of the tokens that users of the released code write."""
     folder = mirrored(network, tmp_path / "mirror", dialect)
     if dialect == "dev":
-        with pytest.warns(UserWarning, match=r"mask and picture are shown as by these"):
+        with pytest.warns(UserWarning, match=r"passed in the form that it expects"):
             found = weft.TaskBranch.load(folder)
     else:
         found = weft.TaskBranch.load(folder)
@@ -149,7 +149,7 @@ def test_a_text_encoder_whose_prompts_nothing_names(network: Branch, tmp_path: P
         weft.TaskBranch.load(folder)
     found = weft.TaskBranch.load(folder, dialect="main-v2").states
     assert all(torch.equal(found[name], state) for name, state in expected.items())
-    with pytest.warns(UserWarning, match="as by these"):
+    with pytest.warns(UserWarning, match="in the form that it expects"):
         other = weft.TaskBranch.load(folder, dialect="dev").states
     assert torch.equal(other["object"], expected["context"]), "the wrong order takes the wrong rows"
     with pytest.raises(ValueError, match=r"`dialect` must be 'main-v2' or 'dev'; got 'main-v1'"):

@@ -144,7 +144,8 @@ class TaskBranch(InpaintingTasks):
         states, convention = published.read_states(found, dialect)
         if convention == "dev":
             warnings.warn(
-                f"{published.WHO}: {path} is of {BRANCH_DIALECTS[convention].what}; mask and picture are passed so",
+                f"{published.WHO}: {path} is of {BRANCH_DIALECTS[convention].what}; mask and picture are passed "
+                "in the form that it expects",
                 stacklevel=2,
             )
         return cls(published.read_branch(found, dtype), states, convention, BRANCH_DIALECTS[convention].what)
