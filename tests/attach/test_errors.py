@@ -103,18 +103,6 @@ def test_a_backend_that_refuses_says_so() -> None:
         model(torch.randn(1, 4, 16, 16).double(), 500, torch.randn(1, 5, 32).double())
 
 
-def test_a_batch_that_does_not_fit_its_prompt(tmp_path: Path) -> None:
-    pipe = tiny.sd1(tmp_path)
-    with weft.attach(pipe) as attachment, torch.no_grad():
-        text, _ = pipe.encode_prompt("a circle", "cpu", 1, True)
-        call = torch.randn(5, 4, 16, 16), 500, text.expand(5, -1, -1)
-        pipe.unet(*call)  # nobody asks which rows are conditional
-        attachment.add(weft.AttentionMaps("circle"))
-        pipe.encode_prompt("a circle", "cpu", 1, True)
-        with pytest.raises(ValueError, match="1, 2 or 3 times the 1 images of `encode_prompt`; got 5 rows"):
-            pipe.unet(*call)
-
-
 def test_an_old_or_untested_diffusers(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     import diffusers
 

@@ -19,14 +19,14 @@ from diffusers.models.attention_processor import (
 from peft import LoraConfig
 
 import weft
-from weft.attach.processors.separate import WeftAttnProcessor
+from weft.attach.processors.cross import CrossSeam
 from weft.testing import assert_differs
 
 CLIP_WIDTH = 24
 
 
 def kinds_of(processors: Any) -> set[type]:
-    return {type(processor) for processor in processors.values()}
+    return {CrossSeam if isinstance(processor, CrossSeam) else type(processor) for processor in processors.values()}
 
 
 def load_ip_adapter(pipe: Any) -> None:
@@ -72,7 +72,7 @@ def test_fusing_while_attached(pipe: Any, tmp_path: Path, caplog: pytest.LogCapt
     stock.fuse_qkv_projections(vae=False)
     assert kinds_of(pipe.unet.attn_processors) == {FusedAttnProcessor2_0}
     tiny.generate(pipe)
-    assert kinds_of(pipe.unet.attn_processors) == {WeftAttnProcessor}, "taken over again at the next generation"
+    assert kinds_of(pipe.unet.attn_processors) == {CrossSeam}, "taken over again at the next generation"
     assert torch.allclose(maps.maps["circle"], plain_map, atol=1e-5)
     attachment.remove(maps)
     assert np.array_equal(tiny.generate(pipe), tiny.generate(stock))
@@ -109,7 +109,7 @@ def test_processors_set_by_the_user_are_taken_over(pipe: Any) -> None:
         mine = AttnProcessor()
         pipe.unet.set_attn_processor(mine)
         tiny.generate(pipe)
-        assert kinds_of(pipe.unet.attn_processors) == {WeftAttnProcessor}
+        assert kinds_of(pipe.unet.attn_processors) == {CrossSeam}
         assert attachment.skipped == []
     assert all(processor is mine for processor in pipe.unet.attn_processors.values())
 
@@ -177,7 +177,7 @@ def test_maps_need_a_layer_that_can_be_read(pipe: Any) -> None:
     load_ip_adapter(pipe)
     with pytest.raises(ValueError, match="no cross-attention that weft could take over"):
         weft.attach(pipe, weft.AttentionMaps("circle"))
-    assert all(type(p) is not WeftAttnProcessor for p in pipe.unet.attn_processors.values())
+    assert all(not isinstance(p, CrossSeam) for p in pipe.unet.attn_processors.values())
 
 
 def lora(**changes: Any) -> LoraConfig:

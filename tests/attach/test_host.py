@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 
+import diffusers
 import pytest
 import tiny_pipelines as tiny
 from diffusers import (
@@ -20,34 +21,42 @@ from diffusers import (
     StableDiffusionXLPipeline,
 )
 
+from diffusers.models.attention_processor import (
+    AttnProcessor2_0,
+    FusedJointAttnProcessor2_0,
+    JointAttnProcessor2_0,
+)
+from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
+
 from weft.attach.families import FAMILIES, family_of
 from weft.attach.families.family import Family, attention_layers
-from weft.attach.families.sd3 import SD3
-from weft.attach.families.unet import UNET
-from weft.attach.processors.joint import WeftJointAttnProcessor
-from weft.attach.processors.separate import WeftAttnProcessor
+from weft.attach.families.unet import RULES, UNET
+from weft.attach.processors.cross import CrossSeam
+from weft.attach.processors.joint import JointSeam
+from weft.attach.processors.seam import Seam, bound
 
-NAMES = ["self", "attn", "hidden_states", "encoder_hidden_states", "attention_mask"]
 PROCESSORS = [
-    *((host, WeftAttnProcessor, [*NAMES, "temb"]) for host in UNET.stand_ins),
-    *((host, WeftJointAttnProcessor, NAMES) for host in SD3.stand_ins),
+    *((host, CrossSeam) for host in RULES),
+    *((host, JointSeam) for host in (JointAttnProcessor2_0, FusedJointAttnProcessor2_0, FluxAttnProcessor)),
 ]
 
 
-@pytest.mark.parametrize(("host", "ours", "names"), PROCESSORS, ids=lambda value: getattr(value, "__name__", ""))
-def test_processors_take_the_same_named_arguments(host: type, ours: type, names: list[str]) -> None:
-    def named(function: object) -> list[str]:
-        parameters = inspect.signature(function).parameters.values()
-        return [p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+@pytest.mark.parametrize(("host", "seam"), PROCESSORS, ids=lambda value: value.__name__)
+def test_processors_take_the_same_arguments(host: type, seam: type[Seam]) -> None:
+    def named(function: object) -> list[tuple[str, object, object]]:
+        return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
 
-    assert named(host.__call__) == named(ours.__call__) == names
+    code_of = AttnProcessor2_0 if seam is CrossSeam else None
+    assert named(host.__call__) == named(bound(seam, host, code_of).__call__)
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.part)
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.about)
 def test_denoisers_take_what_their_family_says(family: Family) -> None:
-    parameters = inspect.signature(family.model.forward).parameters
-    assert {family.latent, "timestep", "encoder_hidden_states"} <= set(parameters)
-    assert family.perturbs is None or family.perturbs in parameters
+    found = [getattr(diffusers, name, None) for name in family.model_names]
+    for model in (model for model in found if model is not None):  # older versions of diffusers lack some
+        parameters = inspect.signature(model.forward).parameters
+        assert {family.latent, family.timestep, family.text} <= set(parameters)
+        assert family.perturbs is None or family.perturbs in parameters
 
 
 @pytest.mark.parametrize(
@@ -81,7 +90,8 @@ def test_every_layer_is_described_as_it_runs(config: dict) -> None:
     family = family_of(model)
     assert family is UNET
     for name, attn in attention_layers(model):
-        assert family.reason_to_skip(model, name, attn, attn.processor) is None
+        assert family.refuse_layer(model, name, attn) is None
+        assert family.refuse_processor(attn, type(attn.processor)) is None
         attn.register_forward_pre_hook(lambda module, args, name=name: seen.__setitem__(name, args[0].shape[1]))
     extra = {}
     if config is tiny.SDXL:

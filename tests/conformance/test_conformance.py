@@ -206,14 +206,8 @@ def _predict(cell: Cell, rows: dict[str, Tensor], step: int) -> Tensor:
     return cell.denoiser(rows["sample"], step, rows["text"], **added).sample
 
 
-# strict, so that the mark goes with the fault: rows are to be matched by their text
-_BY_POSITION = pytest.mark.xfail(
-    reason="a row's role is taken from its position: a single row passes for the prompt's"
-)
 SPLIT = [
-    pytest.param((host, name), id=f"{host}-{name}", marks=[] if CONTROLS[name].whole_batch else [_BY_POSITION])
-    for host, name in CELLS
-    if CONTROLS[name].call is None
+    pytest.param((host, name), id=f"{host}-{name}") for host, name in CELLS if CONTROLS[name].call is None
 ]
 
 

@@ -6,8 +6,7 @@ import functools
 import logging
 import warnings
 import weakref
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -16,18 +15,17 @@ import torch
 from torch import nn
 
 from weft._dispatch import check_backend_name
+from weft.attach.call_guard import CallGuard
 from weft.attach.control import Control
 from weft.attach.families import base_model, resolve
-from weft.attach.families.family import attention_layers, stored_processors
 from weft.attach.families.host import Host
 from weft.attach.generation import GenerationTracker
 from weft.attach.injection import Injector
+from weft.attach.layers import StandIns
 from weft.attach.pipeline_call import PipelineCall
-from weft.attach.processors.plan import join
-from weft.attach.processors.stand_in import StandIn
 from weft.attach.processors.text_cache import TextCache
 from weft.attach.projections import Projector
-from weft.attach.records import Generation, LayerInfo, Step
+from weft.attach.records import Generation, Step
 from weft.attach.text.listener import PromptListener
 
 logger = logging.getLogger(__name__)
@@ -98,9 +96,6 @@ class Attachment:
     Attributes:
         model: The denoiser; None once detached.
         controls: In the order they were given.
-        changed: Names of the layers that weft serves.
-        skipped: (name, reason) of the attention layers that kept their own processor.
-        text_cache: The keys and values of the text, with its counts of hits and misses.
 
     Processors that were exchanged after attaching (``fuse_qkv_projections``, an IP-Adapter, ``set_attn_processor``)
     are noticed at the start of the next generation, and taken over where that is possible.
@@ -109,26 +104,40 @@ class Attachment:
     def __init__(self, host: Host, backend: str | None) -> None:
         self.model: nn.Module | None = host.model
         self.controls: tuple[Control, ...] = ()
-        self.changed: list[str] = []
-        self.skipped: list[tuple[str, str]] = []
-        self.text_cache = TextCache()
+        self._layers = StandIns(host, backend)
         self._host: Host | None = host
         self._pipeline = host.pipeline
         self._family = host.family
-        self._backend = backend
         self._model_class = type(host.model).__name__
-        self._processors: dict[str, StandIn] = {}
         self._projector = Projector()
         self._injector = Injector()
         self._call = PipelineCall()
         self._wrapping: Control | None = None  # the control that wraps calls of the pipeline
-        self._tracker = GenerationTracker(host.pixels_per_cell)
+        self._tracker = GenerationTracker(
+            host.pixels_per_cell, host.sampler_entry, functools.partial(host.family.latent_size, host.model)
+        )
+        self._guard: CallGuard | None = CallGuard(host, self._tracker)
         self._listener: PromptListener | None = None
         self._hooks: list[Any] = []
         self._generation: Generation | None = None
         self._step: Step | None = None
         self._active: list[Control] = []  # the controls that know the running generation
         self._layers_are_known = True  # whether all controls know the layers as they are
+
+    @property
+    def changed(self) -> list[str]:
+        """Names of the layers that weft serves."""
+        return self._layers.names
+
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """(name, reason) of the attention layers that kept their own processor."""
+        return self._layers.skipped
+
+    @property
+    def text_cache(self) -> TextCache:
+        """The keys and values of the text, with its counts of hits and misses."""
+        return self._layers.text_cache
 
     # --- for the user ---------------------------------------------------------------------------------------------
 
@@ -150,7 +159,7 @@ class Attachment:
         reasons: dict[str, list[str]] = {}
         for name, reason in self.skipped:
             reasons.setdefault(reason, []).append(name)
-        kinds = Counter(_kind(processor.layer) for processor in self._processors.values())
+        kinds = self._layers.counted()
         lines = [
             repr(self),
             f"  changed: {' and '.join(f'{count} {kind}' for kind, count in sorted(kinds.items())) or 'no'} layers",
@@ -192,12 +201,18 @@ class Attachment:
             control.check_model(base_model(self._host))
         try:
             around = control.wrap_calls(self._pipeline)
-            control.attached(self._layers())
+            self._check_served(control)
+            control.attached(self._layers.layers)
             if control.adds_at_places:
                 self._injector.take_over(self.model)
             if around is not None:
-                self._call.take_over(self._pipeline, around)
-                self._wrapping = control
+                if self._wrapping is not None:
+                    raise ValueError(
+                        f"attach: one control at a time may wrap the calls of a pipeline; {type(self._wrapping).__name__} "
+                        "does; remove that first"
+                    )
+                assert self._guard is not None
+                self._guard.inner, self._wrapping = around, control
         except BaseException:
             control.detached()  # it must not believe that it is attached
             self._leave_unused()
@@ -217,8 +232,8 @@ class Attachment:
         self.controls = tuple(other for other in self.controls if other is not control)
         self._active = [other for other in self._active if other is not control]
         self._leave_unused()
-        if control is self._wrapping:
-            self._leave_calls()
+        if control is self._wrapping and self._guard is not None:
+            self._guard.inner = self._wrapping = None
         control.detached()
 
     def reset(self) -> None:
@@ -240,13 +255,7 @@ class Attachment:
             return
         for hook in self._hooks:
             hook.remove()
-        for _, module in attention_layers(model):
-            if isinstance(module.processor, StandIn):
-                module.set_processor(module.processor.original)
-        stored = stored_processors(model)
-        for name, processor in stored.items():
-            if isinstance(processor, StandIn):
-                stored[name] = processor.original
+        self._layers.give_back()
         _LIVE.discard(self)
         if self._listener is not None and not self._listener.remove():
             warnings.warn(
@@ -259,11 +268,9 @@ class Attachment:
         self._leave_calls()
         self._host = self._pipeline = self._listener = self._generation = self._step = None
         self._hooks, self._active = [], []
-        self._processors = {}
         self._projector.give_back()
         self._injector.give_back()
-        self.text_cache.clear()
-        self._tracker.reset()
+        self._guard, self._tracker = None, GenerationTracker()
         for control in self.controls:
             control.detached()
 
@@ -272,7 +279,7 @@ class Attachment:
     def _take_over(self) -> None:
         assert self.model is not None and self._host is not None
         _LIVE.add(self)
-        self._install()
+        self._layers.install()
         self._hooks = [
             # first in line, so that what other hooks change does not reach the controls half done
             self.model.register_forward_pre_hook(_PassHook(self._before_pass), prepend=True, with_kwargs=True),
@@ -280,7 +287,10 @@ class Attachment:
             *self._family.hooks(self.model),
         ]
         if self._host.encodes_prompts:
-            self._listener = PromptListener(self._host, self._tracker.announce)
+            self._listener = PromptListener(self._host, self._tracker.announce, self._is_negative)
+        if self._pipeline is not None:
+            assert self._guard is not None
+            self._call.take_over(self._pipeline, self._guard.around)
 
     def _leave_unused(self) -> None:
         """Give back what was taken over for controls that are no longer there."""
@@ -299,69 +309,60 @@ class Attachment:
                 stacklevel=3,
             )
 
-    def _install(self) -> bool:
-        """Serve every layer that can be served. Returns whether that changed since last time."""
-        assert self.model is not None
-        processors: dict[str, StandIn] = {}
-        skipped: list[tuple[str, str]] = []
-        for name, attn in attention_layers(self.model):
-            processor = attn.processor
-            if not isinstance(processor, StandIn):
-                reason = self._family.reason_to_skip(self.model, name, attn, processor)
-                if reason is not None:
-                    skipped.append((name, reason))
-                    continue
-                info = self._family.layer_info(self.model, name, attn)
-                make = self._family.stand_ins[type(processor)]
-                processor = make(processor, info, self.text_cache, self._backend)
-                attn.set_processor(processor)
-            processors[name] = processor
-        moved = processors.keys() != self._processors.keys()
-        self._processors = processors
-        self.changed, self.skipped = list(processors), skipped
-        return moved
+    def _check_served(self, control: Control) -> None:
+        """Say which layers ``control`` cannot reach; raise where it can reach none."""
+        found = self._layers.refusals()
+        if found is None or not control.needs_attention:
+            return
+        if not len(self._layers):
+            raise ValueError(f"attach: {type(control).__name__} needs attention layers, and {found}")
+        warnings.warn(f"attach: {type(control).__name__} acts on a part of the model: {found}", stacklevel=4)
 
-    def _layers(self) -> tuple[Any, ...]:
-        return tuple(processor.layer for processor in self._processors.values())
+    def _is_negative(self, arguments: Mapping[str, Any]) -> bool:
+        """Whether these arguments of ``encode_prompt`` are of a prompt to be guided away from."""
+        call = None if self._guard is None else self._guard.arguments
+        if call is None or self._tracker.has_begun:
+            return False
+        given = arguments.get("prompt_embeds")
+        if given is not None:
+            return given is not call.get("prompt_embeds") and given is call.get("negative_prompt_embeds")
+        return call.get("prompt") is not None and _listed(arguments.get("prompt")) != _listed(call["prompt"])
 
     # --- around a pass --------------------------------------------------------------------------------------------
 
     def _before_pass(
         self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        call = self._family.read_call(args, kwargs)
+        if not self.controls and not len(self._layers):
+            return None
+        assert self._guard is not None
+        self._guard.enter()
+        call = self._family.read_call(model, args, kwargs)
         step = self._tracker.advance(call)
         if step.generation is not self._generation:
             self._begin(step.generation)
-        if self._step is None or step.index != self._step.index or step.generation is not self._step.generation:
+        if self._step is None or _moment(step) != _moment(self._step) or step.generation is not self._step.generation:
             for control in self._active:
                 control.begin_step(step)
         self._step = step
-        for processor in self._processors.values():
-            processor.maps = None
-            asked = ((control, control.request_layer(processor.layer, step)) for control in self._active)
-            sources = [(control, request) for control, request in asked if request is not None]
-            if not sources:
-                processor.plan = None
-            elif processor.plan is None or not processor.plan.joins(sources):
-                processor.plan = join(processor.layer, sources)
+        ranges = self._family.ranges(model, call, step.generation.latent_size)
+        self._layers.before_pass(self._active, step, ranges)
         self._projector.before_pass(self._active, step)
         self._injector.before_pass(self._active, call, step)
         text = call.text
         for control in self._active:
             text = control.replace_text(text, step)
-        return None if text is call.text else self._family.with_text(args, kwargs, text)
+        return None if text is call.text else self._family.with_text(model, args, kwargs, text)
 
     def _begin(self, generation: Generation) -> None:
-        before = dict(self._processors)
-        if self._install():
+        gained, lost = self._layers.install()
+        if gained or lost:
             self._layers_are_known = False
-            gained, lost = self._processors.keys() - before.keys(), before.keys() - self._processors.keys()
             logger.warning(
                 "attach: processors were exchanged since the last generation; %d layers are served again, %d keep "
                 "their own processor now (see `.skipped`)",
-                len(gained),
-                len(lost),
+                gained,
+                lost,
             )
         self.text_cache.clear()
         self._active = []
@@ -369,7 +370,7 @@ class Attachment:
             # also where a control refused the layers last time: it will refuse them again
             if not self._layers_are_known:
                 for control in self.controls:
-                    control.attached(self._layers())
+                    control.attached(self._layers.layers)
                 self._layers_are_known = True
             for control in self.controls:
                 control.begin_generation(generation)
@@ -383,13 +384,7 @@ class Attachment:
         step = self._step
         assert step is not None
         self._injector.after_pass()
-        for processor in self._processors.values():
-            maps, processor.maps = processor.maps, None
-            if maps is None or processor.plan is None:
-                continue
-            for (control, request), columns in zip(processor.plan.sources, processor.plan.columns, strict=True):
-                if columns is not None and request.sink is None:
-                    control.read_maps(processor.layer, step, maps[..., columns])
+        self._layers.after_pass(step)
         for control in self._active:
             control.end_pass(step)
 
@@ -424,8 +419,12 @@ def _check_control(control: Any) -> None:
         )
 
 
-def _kind(layer: LayerInfo) -> str:
-    return "joint-attention" if layer.is_joint else "cross-attention" if layer.is_cross else "self-attention"
+def _moment(step: Step) -> tuple[int, float]:
+    return step.index, step.timestep
+
+
+def _listed(prompt: Any) -> list[Any]:
+    return [prompt] if isinstance(prompt, str) else list(prompt or ())
 
 
 def _shorten(names: list[str]) -> str:

@@ -49,10 +49,15 @@ class Control:
         adds_to_projections: Whether ``add_to_projection`` is called. The projections of a model are taken over only
             for controls that say so, and given back with the last of them.
         adds_at_places: Whether ``add_at_places`` is called; likewise for the places of a UNet.
+        needs_attention: It can do nothing where weft serves no attention layer.
     """
 
     adds_to_projections: ClassVar[bool] = False
     adds_at_places: ClassVar[bool] = False
+
+    @property
+    def needs_attention(self) -> bool:
+        return type(self).request_layer is not Control.request_layer
 
     def start_blank(self) -> None:
         """Set every attribute that belongs to an attachment as it is before any; for ``__init__`` and for copies."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -52,7 +52,8 @@ class Generation:
 
     Attributes:
         index: Counts generations since the model was attached, from 0.
-        prompt: The text behind the conditioning; None where it did not come from ``encode_prompt`` of the pipeline.
+        prompt: The text behind the conditioning of its first pass that has one; None where it did not come from
+            ``encode_prompt`` of the pipeline.
         latent_size: (h, w) of the latent.
         image_size: (h, w) of the image in pixels.
         images: How many images are being made.
@@ -71,18 +72,9 @@ class Generation:
     dtype: torch.dtype
     model_dtype: torch.dtype
 
-    def conditional_rows(self, batch: int) -> slice:
-        """Rows of a denoiser's batch that carry the prompt; all of them where nothing is known about it.
-
-        Raises:
-            ValueError: ``batch`` does not fit the images of the prompt.
-        """
-        return slice(0, batch) if self.prompt is None else self.prompt.conditional_rows(batch)
-
-
 @dataclass(frozen=True)
 class Step:
-    """One pass of the denoiser. Passes at the same timestep (second-order samplers) belong to one step.
+    """One pass of the denoiser. Several belong to one step where a sampler or its guidance needs more than one.
 
     Attributes:
         index: Number of the step in its generation, from 0.
@@ -90,6 +82,9 @@ class Step:
         generation: The generation it belongs to.
         batch: B, rows of the denoiser's batch.
         seqlen_k: Text tokens a row, Nk of cross-attention.
+        prompt: The text that this pass carries; None where no row carries a known one.
+        conditional: The rows that carry it, one for each of the prompt's images: all where no prompt is known at all,
+            none where this pass carries other text (a negative prompt, embeddings from elsewhere).
         is_perturbed: The pass leaves a part of the denoiser out, to be guided away from (``skip_guidance_layers`` of
             Stable Diffusion 3.5): what it attends to says nothing of the image.
     """
@@ -99,12 +94,29 @@ class Step:
     generation: Generation
     batch: int
     seqlen_k: int
+    prompt: Prompt | None
+    conditional: slice
     is_perturbed: bool = False
 
     @property
-    def conditional(self) -> slice:
-        """The rows that carry the prompt; the others are unconditional or perturbed. Raises as the generation's."""
-        return self.generation.conditional_rows(self.batch)
+    def has_rows(self) -> bool:
+        """Whether any row carries the prompt."""
+        return self.conditional.stop > self.conditional.start
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """Where image and text are among the tokens of a joint attention, in queries and keys alike.
+
+    Attributes:
+        image: The pixels of the picture that is made, without those of reference pictures.
+        text: The tokens of the text.
+        total: Tokens in all.
+    """
+
+    image: slice
+    text: slice
+    total: int
 
 
 @dataclass(frozen=True)
@@ -112,16 +124,18 @@ class DenoiserCall:
     """The arguments of the denoiser that matter here.
 
     Attributes:
-        sample: [B, C, h, w], the latent.
+        sample: [B, C, h, w], the latent, or [B, N, C] where a model sees it packed.
         timestep: Number or tensor, one for the whole batch.
         text: [B, Nk, C], the conditioning.
         is_perturbed: A part of the denoiser is left out.
+        arguments: All that were given, by name.
     """
 
     sample: Tensor
     timestep: Tensor | float
     text: Tensor
     is_perturbed: bool = False
+    arguments: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,14 +282,16 @@ class TextReader:
     Attributes:
         tokenizer, encoder: Their names among the parts of the pipeline.
         prompt: The argument of ``encode_prompt`` that they read.
-        follows: Its tokens follow those of the others in the conditioning, and the call says how many they are (T5);
-            otherwise readers share positions.
+        follows: Its tokens follow those of the others in the conditioning; otherwise readers share positions.
+        length: The argument of ``encode_prompt`` that says how many tokens it reads; None for as many as the tokenizer
+            says.
     """
 
     tokenizer: str
     encoder: str
     prompt: str
     follows: bool = False
+    length: str | None = None
 
 
 @dataclass(frozen=True)

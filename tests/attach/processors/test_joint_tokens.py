@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import tiny_joint as tiny
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import weft
@@ -165,18 +166,17 @@ def test_edits_and_read_outs_pass_them_over() -> None:
 
 def test_masked_out_they_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Their keys out of everybody's sight, the image's and the text's: the images are those without them."""
-    from weft.attach.processors import stand_in
-
     model, mine = tiny.transformer(**tiny.SD35), banks(2)
     stock = tiny.call(model)
 
-    def blind(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        seen = key.shape[1] - TOKENS
-        mask = torch.arange(key.shape[1]) < seen
-        return stand_in.attention_without_control(query, key, value, mask[None, None, None])
+    sdpa = F.scaled_dot_product_attention
+
+    def blind(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
+        seen = torch.arange(key.shape[2]) < query.shape[2]
+        return sdpa(query, key, value, **{**options, "attn_mask": seen[None, None, None]})
 
     with weft.attach(model, Adding(mine)):
-        monkeypatch.setattr("weft.attach.processors.joint.attention_without_control", blind)
+        monkeypatch.setattr(F, "scaled_dot_product_attention", blind)
         torch.testing.assert_close(tiny.call(model), stock, atol=2e-6, rtol=1e-5)
 
 

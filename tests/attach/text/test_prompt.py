@@ -78,14 +78,6 @@ def test_tokenizers_must_agree(tmp_path: Path) -> None:
         prompt.find("red", 0)
 
 
-def test_rows_that_carry_the_prompt() -> None:
-    guided, unguided = Prompt(None, 2, True, torch.zeros(2, 1, 1)), Prompt(None, 2, False, torch.zeros(2, 1, 1))
-    assert [guided.conditional_rows(batch) for batch in (2, 4, 6)] == [slice(0, 2), slice(2, 4), slice(2, 4)]
-    assert [unguided.conditional_rows(batch) for batch in (2, 4)] == [slice(0, 2), slice(0, 2)]
-    with pytest.raises(ValueError, match=r"1, 2 or 3 times the 2 images .* got 5 rows"):
-        guided.conditional_rows(5)
-
-
 def test_a_second_prompt_of_sdxl_must_hold_the_word_at_the_same_place(tmp_path: Path) -> None:
     pipe = tiny.sdxl(tmp_path)
     with weft.attach(pipe, weft.AttentionMaps("circle")) as attachment:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import weft
-import weft.attach.processors.stand_in
+import weft.attach.processors.seam
 from weft.methods.maskdiffusion.control import MODES
 from weft.ops import attention, regions
 from weft.testing import assert_bitwise
@@ -227,7 +227,7 @@ class Spy:
         self.step = -1
         self.calls: list[tuple[int, int, int, bool]] = []  # step, Nq, Nk, edited
         self.unconditional: list[tuple[Tensor, Tensor]] = []  # found and expected
-        monkeypatch.setattr(weft.attach.processors.stand_in, "attention", self)
+        monkeypatch.setattr(weft.attach.processors.seam, "attention", self)
         self.hook = pipe.unet.register_forward_pre_hook(self.count)
 
     def count(self, *arguments: Any) -> None:

@@ -8,23 +8,24 @@ from typing import Any
 from diffusers import DiffusionPipeline
 from torch import nn
 
+from weft.attach.families import flux
 from weft.attach.families.family import Family
 from weft.attach.families.host import Host
 from weft.attach.families.sd3 import SD3
 from weft.attach.families.unet import UNET
 from weft.attach.records import BaseModel
 
-FAMILIES = (UNET, SD3)
+FAMILIES: tuple[Family, ...] = (UNET, SD3, *flux.FAMILIES)
 
 
 def family_of(model: Any) -> Family | None:
     """The family that a denoiser is of; None for none."""
-    return next((family for family in FAMILIES if isinstance(model, family.model)), None)
+    return next((family for family in FAMILIES if family.is_of(model)), None)
 
 
 def known_families() -> str:
     """What there is, for a message."""
-    return " or ".join(f"{family.model.__name__} ({family.about})" for family in FAMILIES)
+    return " or ".join(f"{', '.join(family.model_names)} ({family.about})" for family in FAMILIES)
 
 
 def resolve(pipe_or_model: Any) -> Host:

@@ -9,19 +9,15 @@ from __future__ import annotations
 import functools
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
-from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
-from weft.attach.processors.stand_in import StandIn
+from weft.attach.processors.seam import Seam
 from weft.attach.processors.text_cache import TextCache
-from weft.attach.records import DenoiserCall, LayerInfo, ProjectionInfo, TextReader, TextStates
-
-# (processor of diffusers, its layer, keys and values of the text, backend of weft.ops.attention)
-MakeStandIn = Callable[[Any, LayerInfo, TextCache, str | None], StandIn]
+from weft.attach.records import DenoiserCall, LayerInfo, ProjectionInfo, Ranges, TextReader, TextStates
 
 
 @dataclass(frozen=True)
@@ -36,27 +32,35 @@ class Family(ABC):
     """A family of models.
 
     Attributes:
-        model: Class of its denoisers.
         about: What it is, for messages.
         part: The denoiser's name in a pipeline.
         latent: The latent's name among the arguments of the denoiser's ``forward``.
+        text: That of the conditioning.
+        timestep: That of the timestep.
         perturbs: Name of the argument that leaves a part of the denoiser out, for guidance away from that; if any.
-        stand_ins: What makes the stand-in, by the class of the processor it stands in for; matched exactly, since a
-            subclass has its reasons.
         readers: What its pipelines read a prompt with, in their order; a pipeline may lack some.
         text_length: Tokens of the reader that ``follows``, where a call says nothing; None where there is none.
         is_flow: Trained by flow matching, on the straight path between picture and noise; otherwise along a schedule.
     """
 
-    model: type[nn.Module]
     about: str
     part: str
     latent: str
+    text: str = "encoder_hidden_states"
+    timestep: str = "timestep"
     perturbs: str | None = None
-    stand_ins: ClassVar[Mapping[type, MakeStandIn]]
-    readers: tuple[TextReader, ...]
+    readers: tuple[TextReader, ...] = ()
     text_length: int | None = None
     is_flow: bool = False
+
+    @property
+    @abstractmethod
+    def model_names(self) -> tuple[str, ...]:
+        """Names of the classes of its denoisers."""
+
+    def is_of(self, model: Any) -> bool:
+        """Whether ``model`` is one of its denoisers, or of a class derived from one."""
+        return any(kind.__name__ in self.model_names for kind in type(model).__mro__)
 
     # --- to attach ------------------------------------------------------------------------------------------------
 
@@ -67,6 +71,28 @@ class Family(ABC):
     @abstractmethod
     def layer_info(self, model: Any, name: str, attn: Any) -> LayerInfo:
         """Describes a layer for which there is no such reason."""
+
+    @abstractmethod
+    def refuse_processor(self, attn: Any, processor: type) -> str | None:
+        """Why a processor of this class cannot be stood in for; None for no reason."""
+
+    @abstractmethod
+    def stand_in(self, processor: Any, layer: LayerInfo, cache: TextCache, backend: str | None) -> Seam:
+        """What stands in for ``processor``, for which there is no such reason.
+
+        Args:
+            cache: Keys and values of the text.
+            backend: Of ``weft.ops.attention``; None to let the library choose.
+        """
+
+    def latent_size(self, model: Any, call: DenoiserCall) -> tuple[int, int]:
+        """(h, w) of the latent of a pass; asked once a generation, so it may wait for the device."""
+        height, width = call.sample.shape[-2:]
+        return height, width
+
+    def ranges(self, model: Any, call: DenoiserCall, latent_size: tuple[int, int]) -> Ranges | None:
+        """Where text and image are in its joint attentions in a pass; None where it has none."""
+        return None
 
     @abstractmethod
     def widths(self, model: Any) -> Widths:
@@ -82,7 +108,6 @@ class Family(ABC):
 
     # --- to train -------------------------------------------------------------------------------------------------
 
-    @abstractmethod
     def run(
         self, denoiser: Any, latents: Tensor, timestep: Tensor, text: TextStates, time_ids: Tensor | None = None
     ) -> Tensor:
@@ -94,15 +119,22 @@ class Family(ABC):
             text: Captions, each for as many pictures, which lie together.
             time_ids: [P, 6], sizes and crops of the pictures, read by Stable Diffusion XL alone; None for pictures as
                 large as their latents, with nothing cut off.
+
+        Raises:
+            ValueError: Nothing is trained on models of this family.
         """
+        raise self._not_trained()
 
-    @abstractmethod
     def feature_layer(self, model: Any) -> nn.Module:
-        """The layer whose output tells most about a picture, wherever in the picture it is."""
+        """The layer whose output tells most about a picture, wherever in the picture it is. Raises as ``run``."""
+        raise self._not_trained()
 
-    @abstractmethod
     def feature_map(self, output: Any) -> Tensor:
-        """[P, C', pixels] of the output of that layer."""
+        """[P, C', pixels] of the output of that layer. Raises as ``run``."""
+        raise self._not_trained()
+
+    def _not_trained(self) -> ValueError:
+        return ValueError(f"weft.train: nothing is trained on {' or '.join(self.model_names)} ({self.about}) yet")
 
     def layers_before_text(self, model: Any) -> list[nn.Module]:
         """The costly layers that a picture goes through before the model reads any text."""
@@ -138,38 +170,30 @@ class Family(ABC):
 
     # --- around a pass --------------------------------------------------------------------------------------------
 
-    @functools.cached_property
-    def _forward(self) -> inspect.Signature:
-        return inspect.signature(self.model.forward)
-
-    def reason_to_skip(self, model: nn.Module, name: str, attn: Any, processor: Any) -> str | None:
-        """Why this layer keeps its own ``processor``; None when it can be taken over."""
-        if type(attn) is not Attention:
-            return f"its module is {type(attn).__name__}, not diffusers' Attention"
-        reason = self.refuse_layer(model, name, attn)
-        if reason is None and type(processor) not in self.stand_ins:
-            known = ", ".join(host.__name__ for host in self.stand_ins)
-            reason = f"keeps its own processor {type(processor).__name__}; taken over are {known}"
-        return reason
-
-    def read_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> DenoiserCall:
+    def read_call(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> DenoiserCall:
         """Find what matters among the arguments of the denoiser's ``forward``."""
-        arguments = self._forward.bind_partial(None, *args, **kwargs).arguments
+        arguments = _forward(type(model)).bind_partial(None, *args, **kwargs).arguments
         return DenoiserCall(
             arguments[self.latent],
-            arguments["timestep"],
-            arguments["encoder_hidden_states"],
+            arguments[self.timestep],
+            arguments[self.text],
+            arguments=arguments,
             is_perturbed=self.perturbs is not None and arguments.get(self.perturbs) is not None,
         )
 
     def with_text(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], text: Tensor
+        self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], text: Tensor
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments of the denoiser's ``forward`` with another conditioning."""
-        if "encoder_hidden_states" in kwargs:
-            return args, {**kwargs, "encoder_hidden_states": text}
-        place = list(self._forward.parameters).index("encoder_hidden_states") - 1  # self is not among them
+        if self.text in kwargs:
+            return args, {**kwargs, self.text: text}
+        place = list(_forward(type(model)).parameters).index(self.text) - 1  # self is not among them
         return (*args[:place], text, *args[place + 1 :]), kwargs
+
+
+@functools.cache
+def _forward(kind: Any) -> inspect.Signature:
+    return inspect.signature(kind.forward)
 
 
 def attention_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -177,6 +201,11 @@ def attention_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
     for name, module in model.named_modules():
         if hasattr(module, "get_processor") and hasattr(module, "set_processor"):
             yield name, module
+
+
+def set_processor(attn: Any, processor: Any) -> None:
+    """Give an attention module another processor."""
+    attn.set_processor(processor)
 
 
 def stored_processors(model: nn.Module) -> dict[str, Any]:

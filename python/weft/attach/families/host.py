@@ -32,6 +32,20 @@ class Host:
         return self.model if self.pipeline is None else getattr(self.pipeline, self.family.part)
 
     @property
+    def current_model(self) -> Any:
+        """The denoiser that the pipeline has now, without the wrapper of ``torch.compile``."""
+        return getattr(self.denoiser, "_orig_mod", self.denoiser)
+
+    def sampler_entry(self) -> tuple[int, int] | None:
+        """The entry of its schedule that the pipeline's sampler is at, and how many entries a step of it has.
+
+        None where the sampler does not count, or not yet.
+        """
+        scheduler = getattr(self.pipeline, "scheduler", None)
+        entry = getattr(scheduler, "step_index", None)
+        return None if entry is None else (int(entry), int(getattr(scheduler, "order", 1)))
+
+    @property
     def encodes_prompts(self) -> bool:
         """Whether there is a pipeline that encodes prompts by its public method."""
         return hasattr(self.pipeline, "encode_prompt")

@@ -6,55 +6,50 @@ second one of the image alone ``attn2``; and what ``joint_tokens`` says.
 
 from __future__ import annotations
 
-import functools
-import re
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
-from diffusers import SD3Transformer2DModel
-from diffusers.models.attention_processor import FusedJointAttnProcessor2_0, JointAttnProcessor2_0
 from torch import Tensor, nn
 
-from weft.attach.families.family import Family, MakeStandIn, Widths
-from weft.attach.processors.joint import WeftJointAttnProcessor
+from weft.attach.families.family import Widths
+from weft.attach.families.joint import Joint
 from weft.attach.processors.joint_tokens import carry_tokens
-from weft.attach.records import LayerInfo, TextReader, TextStates
-
-_NAME = re.compile(r"transformer_blocks\.\d+\.attn2?")
+from weft.attach.records import DenoiserCall, LayerInfo, Ranges, TextReader, TextStates
 
 
-class SD3Family(Family):
-    """Joint transformers whose image and text attend to each other in every block."""
+class SD3Family(Joint):
+    """Joint transformers whose image comes before the text; some blocks have a second attention of the image alone."""
 
-    model = SD3Transformer2DModel
-    about = "Stable Diffusion 3, 3.5, also image-to-image, inpainting and ControlNet"
-    part = "transformer"
-    latent = "hidden_states"
-    perturbs = "skip_layers"
-    stand_ins: ClassVar[Mapping[type, MakeStandIn]] = {
-        JointAttnProcessor2_0: functools.partial(WeftJointAttnProcessor, False),
-        FusedJointAttnProcessor2_0: functools.partial(WeftJointAttnProcessor, True),
-    }
-    readers = (
-        TextReader("tokenizer", "text_encoder", "prompt"),
-        TextReader("tokenizer_2", "text_encoder_2", "prompt_2"),
-        TextReader("tokenizer_3", "text_encoder_3", "prompt_3", follows=True),
-    )
+    def __init__(self) -> None:
+        super().__init__(
+            text_first=False,
+            attentions=r"transformer_blocks\.\d+\.attn2?",
+            classes=("SD3Transformer2DModel",),
+            about="Stable Diffusion 3, 3.5, also image-to-image, inpainting and ControlNet",
+            perturbs="skip_layers",
+            readers=(
+                TextReader("tokenizer", "text_encoder", "prompt"),
+                TextReader("tokenizer_2", "text_encoder_2", "prompt_2"),
+                TextReader("tokenizer_3", "text_encoder_3", "prompt_3", follows=True, length="max_sequence_length"),
+            ),
+        )
+
     text_length = 256
-    is_flow = True
 
     def refuse_layer(self, model: Any, name: str, attn: Any) -> str | None:
-        if not _NAME.fullmatch(name):
-            return "not an attention of the denoiser's blocks"
         patch = self.patch(model)
         if patch.bit_count() != 1:
             return f"patches of {patch} x {patch} cells halve the latent no whole times"
-        return None
+        return super().refuse_layer(model, name, attn)
 
     def layer_info(self, model: Any, name: str, attn: Any) -> LayerInfo:
         is_joint = attn.added_kv_proj_dim is not None
         level = self.patch(model).bit_length() - 1
         return LayerInfo(name, is_joint, attn.heads, attn.inner_dim // attn.heads, level, is_joint)
+
+    def ranges(self, model: Any, call: DenoiserCall, latent_size: tuple[int, int]) -> Ranges | None:
+        patch, texts = self.patch(model), call.text.shape[1]
+        pixels = (call.sample.shape[-2] // patch) * (call.sample.shape[-1] // patch)
+        return Ranges(slice(0, pixels), slice(pixels, pixels + texts), pixels + texts)
 
     def widths(self, model: Any) -> Widths:
         return Widths(model.config.joint_attention_dim, model.config.caption_projection_dim)

@@ -5,37 +5,36 @@ Relied on beyond the public interface: the UNet names its parts down_blocks, mid
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
-from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0, FusedAttnProcessor2_0
+from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0, FusedAttnProcessor2_0
 from torch import Tensor, nn
 
-from weft.attach.families.family import Family, MakeStandIn, Widths
+from weft.attach.families.family import Family, Widths
 from weft.attach.families.unet_blocks import find_projections, is_in_a_block, layers_before_text, level_of
-from weft.attach.processors.separate import ProcessorRule, WeftAttnProcessor
+from weft.attach.processors.cross import CrossRule, CrossSeam
+from weft.attach.processors.seam import Seam, bound
+from weft.attach.processors.text_cache import TextCache
 from weft.attach.records import PIXELS_PER_CELL, LayerInfo, ProjectionInfo, TextReader, TextStates
 
-RULES = {
-    AttnProcessor2_0: ProcessorRule(),
-    FusedAttnProcessor2_0: ProcessorRule(fused=True),
-    AttnProcessor: ProcessorRule(uses_layer_scale=True, keeps_text=False),
+# the processors that are stood in for; matched exactly, since a subclass has its reasons
+RULES: dict[type, CrossRule] = {
+    AttnProcessor2_0: CrossRule(),
+    FusedAttnProcessor2_0: CrossRule(fused=True),
+    AttnProcessor: CrossRule(uses_layer_scale=True, keeps_text=False),
 }
+# it forms the probabilities itself; where a control acts, the code of the other does the same with one call
+CODE: dict[type, type] = {AttnProcessor: AttnProcessor2_0}
 
 
 class UNetFamily(Family):
     """Denoisers whose blocks halve and double the latent, with cross-attention to the text."""
 
-    model = UNet2DConditionModel
+    model_names = ("UNet2DConditionModel",)
     about = "Stable Diffusion 1.x, 2.x, XL, also image-to-image, inpainting and ControlNet"
     part = "unet"
     latent = "sample"
-    stand_ins: ClassVar[Mapping[type, MakeStandIn]] = {
-        host: functools.partial(WeftAttnProcessor, rule) for host, rule in RULES.items()
-    }
     # a refiner of XL has the second alone
     readers = (
         TextReader("tokenizer", "text_encoder", "prompt"),
@@ -47,6 +46,8 @@ class UNetFamily(Family):
             return "not an attention of the denoiser's blocks"
         if ".fuser." in name:
             return "attends over grounding boxes as well as pixels (GLIGEN)"
+        if type(attn) is not Attention:
+            return f"its module is {type(attn).__name__}, not diffusers' Attention"
         if attn.inner_kv_dim != attn.inner_dim:
             return "groups several heads on one key"
         return None
@@ -54,6 +55,18 @@ class UNetFamily(Family):
     def layer_info(self, model: Any, name: str, attn: Any) -> LayerInfo:
         level = level_of(model, name)
         return LayerInfo(name, attn.is_cross_attention, attn.heads, attn.inner_dim // attn.heads, level)
+
+    def refuse_processor(self, attn: Any, processor: type) -> str | None:
+        if processor in RULES:
+            return None
+        known = ", ".join(rule.__name__ for rule in RULES)
+        return f"keeps its own processor {processor.__name__}; taken over are {known}"
+
+    def stand_in(self, processor: Any, layer: LayerInfo, cache: TextCache, backend: str | None) -> Seam:
+        host = type(processor)
+        made: Any = bound(CrossSeam, host, CODE.get(host))
+        seam: Seam = made(processor, layer, backend, cache=cache, rule=RULES[host])
+        return seam
 
     def widths(self, model: Any) -> Widths:
         width = model.config.cross_attention_dim

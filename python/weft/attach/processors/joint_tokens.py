@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from weft.attach.processors.joint import WeftJointAttnProcessor
+from weft.attach.processors.joint import JointSeam
 from weft.attach.records import ExtraText
 
 
@@ -65,6 +65,6 @@ class _Carrier:
     def _extra(self) -> ExtraText | None:
         """What is to be added; nothing where weft does not serve the attention, as in a copy of the model."""
         processor = self._attn.processor
-        if type(processor) is not WeftJointAttnProcessor or processor.plan is None:
+        if not issubclass(type(processor), JointSeam) or processor.plan is None:
             return None
         return processor.plan.request.extra

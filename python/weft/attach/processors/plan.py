@@ -41,9 +41,9 @@ class WiderEdit:
                 wider[:, : self._neutral_query, : self._neutral_key].copy_(table)
         return self._wider
 
-    def query_labels(self, known: int, after: int) -> Tensor:
-        """Labels of the ``known`` queries and of as many as come ``after`` them, int32 [B or 1, known + after]."""
-        return F.pad(_labels(self._query_labels, known, self._edit), (0, after), value=self._neutral_query)
+    def query_labels(self, before: int, known: int, after: int) -> Tensor:
+        """Labels of the ``known`` queries, with as many ``before`` and ``after`` them, int32 [B or 1, all of them]."""
+        return F.pad(_labels(self._query_labels, known, self._edit), (before, after), value=self._neutral_query)
 
     def key_labels(self, before: int, known: int, after: int) -> Tensor:
         """Labels of the ``known`` keys, with as many ``before`` and ``after`` them, int32 [B or 1, all of them]."""

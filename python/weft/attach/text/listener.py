@@ -24,10 +24,19 @@ class PromptListener:
     when ``prompt_embeds`` are given.
     """
 
-    def __init__(self, host: Host, report: Callable[[Prompt], None]) -> None:
+    def __init__(
+        self, host: Host, report: Callable[[Prompt], None], is_negative: Callable[[dict[str, Any]], bool]
+    ) -> None:
+        """
+        Args:
+            host: Has the pipeline.
+            report: Takes every prompt.
+            is_negative: Whether arguments of ``encode_prompt`` are of a prompt to be guided away from.
+        """
         pipeline = host.pipeline
         self._host, self._pipeline = host, pipeline
         self._report: Callable[[Prompt], None] | None = report
+        self._is_negative = is_negative
         self._before = pipeline.__dict__.get("encode_prompt")  # another tool's wrapper, as a rule absent
         self._encoded: list[tuple[weakref.ref[Tensor], Texts]] = []
         self._wrapper = self._wrap(pipeline.encode_prompt)
@@ -58,13 +67,13 @@ class PromptListener:
             if self._report is not None:
                 bound = signature.bind(*args, **kwargs)
                 bound.apply_defaults()
-                embeddings = encoded[0] if isinstance(encoded, tuple) else encoded
-                self._report(self._prompt(encode_prompt, bound.arguments, embeddings))
+                self._report(self._prompt(encode_prompt, bound.arguments, encoded))
             return encoded
 
         return listening
 
-    def _prompt(self, encode_prompt: Callable[..., Any], arguments: dict[str, Any], embeddings: Tensor) -> Prompt:
+    def _prompt(self, encode_prompt: Callable[..., Any], arguments: dict[str, Any], encoded: Any) -> Prompt:
+        embeddings, *others = encoded if isinstance(encoded, tuple) else (encoded,)
         images = embeddings.shape[0]
         given = arguments.get("prompt_embeds")
         texts = self._texts(arguments) if given is None else self._texts_of(given)
@@ -80,7 +89,12 @@ class PromptListener:
         if text_length is not None:  # of embeddings that were given, rather than what the call says
             arguments = {**arguments, "max_sequence_length": text_length}
         encode = functools.partial(_encode, encode_prompt, arguments)
-        return Prompt(texts, images, guided, embeddings, encode, text_length)
+        # what else has the form of a text is the negative prompt's
+        negatives = tuple(
+            x for x in others if isinstance(x, Tensor) and x.ndim == 3 and x.shape[-1] == embeddings.shape[-1]
+        )
+        is_negative = self._is_negative(arguments)
+        return Prompt(texts, images, guided, embeddings, encode, text_length, negatives, is_negative)
 
     def _texts(self, arguments: dict[str, Any]) -> Texts:
         pipeline = self._pipeline
@@ -89,7 +103,7 @@ class PromptListener:
         # in this order: an SDXL refiner has the second tokenizer only, and encodes `prompt` with it
         for (reader, tokenizer), first in zip(self._host.tokenizers(), self._host.family.readers, strict=False):
             start = pipeline.tokenizer_max_length if reader.follows else 0
-            max_length = arguments["max_sequence_length"] if reader.follows else None
+            max_length = None if reader.length is None else arguments[reader.length]
             texts = _listed(arguments.get(first.prompt) or prompts)
             per_tokenizer.append([self._tokenized(text, tokenizer, start, max_length, reader) for text in texts])
         return tuple(zip(*per_tokenizer, strict=True))

@@ -22,11 +22,13 @@ class Prompt:
     Attributes:
         texts: Per image the prompt as each tokenizer sees it; None when only embeddings were given.
         images: Rows of the conditional embeddings.
-        guided: Whether unconditional rows go with them.
+        guided: Whether unconditional rows go before them.
         embeddings: The conditional embeddings themselves, [images, Nk, C].
         encoder: Encodes other texts as these were; None where there is no pipeline to do it.
         text_length: Tokens of T5 at the end of the embeddings (``max_sequence_length``), which are zeros where a
             pipeline of Stable Diffusion 3 has no T5; None where the model reads none.
+        negatives: Embeddings that were made with it, of the negative prompt.
+        is_negative: It is itself a prompt to be guided away from, encoded by a call of its own.
     """
 
     texts: Texts | None
@@ -35,22 +37,8 @@ class Prompt:
     embeddings: Tensor = field(repr=False)
     encoder: Callable[[list[str]], Tensor] | None = field(default=None, repr=False)
     text_length: int | None = None
-
-    def conditional_rows(self, batch: int) -> slice:
-        """Rows of a denoiser's batch that carry the prompt.
-
-        Unconditional rows come first; perturbed ones (PAG) last; a callback may drop the unconditional ones midway.
-
-        Raises:
-            ValueError: ``batch`` is no such stack.
-        """
-        if batch not in (self.images, 2 * self.images, 3 * self.images):
-            raise ValueError(
-                f"attach: the denoiser's batch must be 1, 2 or 3 times the {self.images} images of `encode_prompt`; "
-                f"got {batch} rows; call `pipe.encode_prompt` for the images you are making"
-            )
-        start = self.images if self.guided and batch > self.images else 0
-        return slice(start, start + self.images)
+    negatives: tuple[Tensor, ...] = field(default=(), repr=False)
+    is_negative: bool = False
 
     def find(self, phrase: str, image: int) -> tuple[int, ...]:
         """Token positions of ``phrase`` in the prompt of ``image``, or of its n-th occurrence for "phrase#n".

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from weft.attach import Control, Generation, LayerInfo, LayerRequest, Step
+from weft.attach import Control, Generation, LayerInfo, LayerRequest, Prompt, Step
 from weft.methods._call_text import call_text
 from weft.methods.attention_maps.layer_choice import LayerChoice, StepChoice
 from weft.methods.attention_maps.token_maps import Token, TokenMaps
@@ -134,11 +134,13 @@ class AttentionMaps(Control):
         places = find_places(generation, self.tokens, self._missing)
         self._found = {token: tuple(map(bool, images)) for token, images in zip(self.tokens, places, strict=True)}
         self._layers.check_resolutions(self._cross_layers, generation.latent_size)
-        self._run = _Run(size, generation.latent_size, places)
+        self._run = _Run(size, generation, self.tokens, places)
 
     def request_layer(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
         run = self._run
         if run is None or not layer.is_cross or step.is_perturbed or not self._wants_step(step.index):
+            return None
+        if not step.has_rows or not run.knows(step.prompt):
             return None
         if not self._layers.chooses(layer, step.generation.latent_size):
             return None
@@ -148,41 +150,69 @@ class AttentionMaps(Control):
         assert self._run is not None
         kept_layer = layer.name if "layers" not in self.reduce else None
         kept_step = step.index if "steps" not in self.reduce else None
-        self._run.add((kept_layer, kept_step), layer, maps[step.conditional])
+        self._run.add((kept_layer, kept_step), layer, step, maps[step.conditional])
 
 
 @dataclass
 class _Sum:
-    """A running mean on the device, and what went into it."""
+    """A running mean on the device: the sum, and how often each word of each image went into it."""
 
     total: Tensor
-    count: int = 0
+    counts: Tensor  # [images, M] on the CPU
+
+    def mean(self) -> Tensor:
+        return self.total / self.counts.clamp_min(1)[..., None, None].to(self.total)
 
 
 class _Run:
     """What one generation has gathered: sums [images, M, h, w] fp32, one for each place of the axes that are kept."""
 
     def __init__(
-        self, size: tuple[int, int], latent_size: tuple[int, int], places: list[list[tuple[int, ...]]]
+        self,
+        size: tuple[int, int],
+        generation: Generation,
+        tokens: tuple[Token, ...],
+        places: list[list[tuple[int, ...]]],
     ) -> None:
         self._size = size
-        self._latent_size = latent_size
-        self._places = places  # [M][images] positions
+        self._latent_size = generation.latent_size
+        self._images = generation.images
+        self._tokens = tokens
+        self._places: dict[Prompt | None, list[list[tuple[int, ...]]]] = {generation.prompt: places}  # [M][images]
         self._sums: dict[tuple[str | None, int | None], _Sum] = {}
-        self._requests: dict[tuple[int, int, bool], LayerRequest] = {}
+        self._requests: dict[tuple[Prompt | None, int, int, int, bool], LayerRequest] = {}
+
+    def knows(self, prompt: Prompt | None) -> bool:
+        """Whether ``prompt`` is one for the images of this generation, with any of the words."""
+        if prompt not in self._places:
+            is_other = prompt is None or prompt.images != self._images
+            self._places[prompt] = [] if is_other else [self._found(token, prompt) for token in self._tokens]
+        return any(positions for images in self._places[prompt] for positions in images)
+
+    def _found(self, token: Token, prompt: Prompt) -> list[tuple[int, ...]]:
+        """Positions of ``token`` in a prompt that came midway; none where it cannot be found."""
+        if isinstance(token, int):
+            return [(token,)] * self._images
+        places: list[tuple[int, ...]] = []
+        for image in range(self._images):
+            try:
+                places.append(prompt.find(token, image))
+            except (LookupError, ValueError):  # the picture goes on; steps with the word have read it
+                places.append(())
+        return places
 
     def request(self, step: Step, is_joint: bool) -> LayerRequest:
         """The read-out, [B, Nk, M] with zero rows for samples that do not carry the prompt.
 
         In a joint attention there is one column more, of ones: the attention to the text.
         """
-        key = (step.batch, step.seqlen_k, is_joint)
+        key = (step.prompt, step.batch, step.conditional.start, step.seqlen_k, is_joint)
         if key not in self._requests:
-            readout = torch.zeros(step.batch, step.seqlen_k, len(self._places) + is_joint)
+            readout = torch.zeros(step.batch, step.seqlen_k, len(self._tokens) + is_joint)
             rows = readout[step.conditional]
             if is_joint:
                 rows[..., -1] = 1
-            for column, images in enumerate(self._places):
+            for column, images in enumerate(self._places[step.prompt]):
                 for image, positions in enumerate(images):
                     if positions and positions[-1] >= step.seqlen_k:
                         raise ValueError(
@@ -194,7 +224,7 @@ class _Run:
             self._requests[key] = LayerRequest(readout=readout.to(step.generation.device, step.generation.dtype))
         return self._requests[key]
 
-    def add(self, key: tuple[str | None, int | None], layer: LayerInfo, maps: Tensor) -> None:
+    def add(self, key: tuple[str | None, int | None], layer: LayerInfo, step: Step, maps: Tensor) -> None:
         """Add the maps of one layer, [images, Nq, M], in a joint attention with those of the text behind them."""
         if layer.is_joint:
             # a pixel may look at nothing but pixels
@@ -208,20 +238,21 @@ class _Run:
         grids = maps.detach().float().transpose(1, 2).reshape(maps.shape[0], -1, h, w)  # [images, M, h, w]
         if (h, w) != self._size:
             grids = F.interpolate(grids, self._size, mode="bicubic", align_corners=False).clamp_(min=0)
+        counts = torch.tensor([[bool(positions) for positions in images] for images in self._places[step.prompt]]).T
         known = self._sums.get(key)
         if known is None:
             # contiguous() also makes it ours when nothing was resized
-            self._sums[key] = _Sum(grids.contiguous().clone(), 1)
+            self._sums[key] = _Sum(grids.contiguous().clone(), counts.int())
         else:
             known.total += grids
-            known.count += 1
+            known.counts += counts
 
     def result(self, tokens: tuple[Token, ...], reduce: tuple[str, ...]) -> TokenMaps:
         if not self._sums:
             raise ValueError("AttentionMaps.maps: nothing was read; no chosen step has run in a chosen layer so far")
         layers = list(dict.fromkeys(layer for layer, _ in self._sums))
         steps = list(dict.fromkeys(step for _, step in self._sums))
-        means = {key: known.total / known.count for key, known in self._sums.items()}
+        means = {key: known.mean() for key, known in self._sums.items()}
         for layer in layers:
             for step in steps:
                 if (layer, step) not in means:

@@ -197,14 +197,14 @@ class MaskDiffusion(Control):
         run = self._run
         assert run is not None
         swap = self._settings.swap
-        if swap == "never" or run.objects == 0 or (swap == "edited" and not self._is_edited(step)):
+        if swap == "never" or run.objects == 0 or not self._knows(step) or (swap == "edited" and not self._is_edited(step)):
             return text
         return run.replace_text(text, step)
 
     def request_layer(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
         run = self._run
         assert run is not None
-        if run.objects == 0:
+        if run.objects == 0 or not step.has_rows or not self._knows(step):
             return None
         first = self._settings.cross_from if layer.is_cross else self._settings.self_from
         edits = step.index >= first and self._is_edited(step)
@@ -219,6 +219,10 @@ class MaskDiffusion(Control):
         run = self._run
         if run is not None and run.finder.average():
             run.place_regions(step)
+
+    def _knows(self, step: Step) -> bool:
+        """Whether words stand in this pass where they were found: it carries the generation's prompt, or none."""
+        return step.prompt is None or step.prompt is step.generation.prompt
 
     def _is_edited(self, step: Step) -> bool:
         if isinstance(self._steps, int):

@@ -112,7 +112,7 @@ class Run:
         if not self._settings.keep_negative:
             result[:] = self._encoded[""].to(text)
             result[step.conditional] = text[step.conditional]
-        for row, one in zip(result[step.conditional], self.words, strict=True):
+        for row, one in zip(result[step.conditional], self.words, strict=step.has_rows):
             for span, alone in zip(one.spans, one.texts, strict=True):
                 row[span[0] : span[-1] + 1] = self._encoded[alone][1 : 1 + len(span)].to(text)
         self._replaced_text = (weakref.ref(text), _version(text), result)
@@ -129,7 +129,7 @@ class Run:
 
     def _fit(self, step: Step) -> _BatchTensors:
         """What depends on the denoiser's batch, rebuilt when a callback changes it midway."""
-        if self._tensors is None or self._tensors.size != (step.batch, step.seqlen_k):
+        if self._tensors is None or not self._tensors.fit(step):
             self._tensors = _BatchTensors(self.words, self.objects, step)
             self._tensors.token_labels[step.conditional] = self._token_labels(self._tensors)
         return self._tensors
@@ -184,6 +184,10 @@ class _BatchTensors:
             for column, span in enumerate(one.spans):
                 row[span[-1], column] = 1.0
         self.readout = readout.to(device)
+
+    def fit(self, step: Step) -> bool:
+        """Whether they are of a pass of these rows."""
+        return self.size == (step.batch, step.seqlen_k) and self.conditional == step.conditional
 
 
 def token_classes(words: tuple[Words, ...], seqlen_k: int) -> tuple[Tensor, Tensor]:

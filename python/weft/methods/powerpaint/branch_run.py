@@ -94,9 +94,10 @@ class BranchRun:
         """The text of every row; the same tensor as long as rows stay, so that its keys and values stay known."""
         if self._text is None or self._text[0] != rows:
             batch, start, stop = rows
-            positive, negative = (self._of_images(text, stop - start) for text in self._texts)
-            others = negative.repeat(max((batch - (stop - start)) // (stop - start), 1), 1, 1)
-            text = torch.cat([others[:start], positive, others[: batch - stop]])
+            images = stop - start or batch  # a pass of its own for the rows without the prompt
+            positive, negative = (self._of_images(text, images) for text in self._texts)
+            others = negative.repeat(batch // images, 1, 1)
+            text = torch.cat([others[:start], positive[: stop - start], others[: batch - stop]])
             self._text = (rows, text.to(self._network.device, self._network.dtype))
         return self._text[1]
 

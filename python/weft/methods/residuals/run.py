@@ -17,6 +17,7 @@ from weft.methods.residuals.words import Positions
 
 Grid = tuple[int, int]
 Table = tuple[tuple[float, ...], ...]  # [images][concepts]
+Rows = tuple[int, int, int]  # of a pass: how many, and from where to where they carry the prompt
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,11 @@ class LocalizedRun:
         self._generation, self._sources, self._rules = generation, sources, rules
         self._factors, self._space = factors, space
         self._table: Table = ()
-        self._batches: dict[int, Tensor] = {}  # size of a batch -> the strengths of its rows, [B, K]
-        self._requests: dict[tuple[str, int, int], LayerRequest] = {}
-        self._terms: dict[tuple[str, int], tuple[ProjectionInfo, ProjectionTerms]] = {}
-        self._regions: dict[tuple[int, Grid], Tensor] = {}  # size of a batch and grid -> gate of masks, [B, N, K]
-        self._last_batch: int | None = None
+        self._batches: dict[Rows, Tensor] = {}  # rows of a pass -> their strengths, [B, K]
+        self._requests: dict[tuple[str, Rows, int], LayerRequest] = {}
+        self._terms: dict[tuple[str, Rows], tuple[ProjectionInfo, ProjectionTerms]] = {}
+        self._regions: dict[tuple[Rows, Grid], Tensor] = {}  # rows of a pass and grid -> gate of masks, [B, N, K]
+        self._last_rows: Rows | None = None
 
     def scale(self, table: Table) -> None:
         """Let concepts act with these strengths, [images][concepts], where the prompt of an image names them."""
@@ -74,10 +75,10 @@ class LocalizedRun:
                 for row, image in zip(table, named, strict=True)
             )
         self._table = table
-        for batch, strengths in self._batches.items():
-            strengths.copy_(self._rows(batch))
-        for (batch, grid), gate in self._regions.items():
-            gate.copy_(self._covered(batch, grid))
+        for rows, strengths in self._batches.items():
+            strengths.copy_(self._of_rows(rows))
+        for (rows, grid), gate in self._regions.items():
+            gate.copy_(self._covered(rows, grid))
 
     @property
     def acts(self) -> bool:
@@ -87,16 +88,18 @@ class LocalizedRun:
     def request_layer(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
         """The read-out of the concepts' words, for layers that feed a gate."""
         feeders = self._sources.feeders
-        if not self.acts or feeders is None:
+        # words stand where they were found in the prompt of this generation alone
+        if not self.acts or feeders is None or not step.has_rows or step.prompt is not self._generation.prompt:
             return None
-        key = (layer.name, step.batch, step.seqlen_k)
+        rows = _rows(step)
+        key = (layer.name, rows, step.seqlen_k)
         if key not in self._requests:
             block = layer.name.partition(".transformer_blocks.")[0]
             names = feeders.get(block, ())
             if layer.name not in names:
                 return None
             h, w = layer.grid(self._generation.latent_size)
-            gate = self._attention_gate(block, step.batch, h * w, several=len(names) > 1)
+            gate = self._attention_gate(block, rows, h * w, several=len(names) > 1)
             sink = gate.sink(first=layer.name == names[0], last=layer.name == names[-1])
             self._requests[key] = LayerRequest(readout=self._readout(step), sink=sink)
         return self._requests[key]
@@ -104,12 +107,14 @@ class LocalizedRun:
     def terms(self, projection: ProjectionInfo, step: Step) -> ProjectionTerms | None:
         """What ``projection`` adds; None where no concept acts."""
         factors = self._factors.get(projection.name)
-        if factors is None or not self.acts:
+        if factors is None or not self.acts or (self._rules.conditional_only and not step.has_rows):
             return None
-        self._last_batch = step.batch
-        key = (projection.name, step.batch)
+        rows = _rows(step)
+        if step.has_rows:
+            self._last_rows = rows
+        key = (projection.name, rows)
         if key not in self._terms:
-            gate = self._gate(projection, step.batch)
+            gate = self._gate(projection, rows)
             terms = ProjectionTerms(factors.down, factors.up, factors.ranks, gate, keeps_base=self._rules.exact)
             self._terms[key] = projection, terms
         return self._terms[key][1]
@@ -119,53 +124,54 @@ class LocalizedRun:
         latent = height, width = self._generation.latent_size
         concepts, images = len(self._table[0]), self._generation.images
         shares = torch.zeros(concepts, images, height, width)
-        shown = [one for (_, batch), one in self._terms.items() if batch == self._last_batch] if self.acts else []
+        shown = [one for (_, rows), one in self._terms.items() if rows == self._last_rows] if self.acts else []
         for projection, terms in shown:
-            assert terms.gate is not None and self._last_batch is not None
-            gate = terms.gate[self._generation.conditional_rows(self._last_batch)]
+            assert terms.gate is not None and self._last_rows is not None
+            gate = terms.gate[slice(*self._last_rows[1:])]
             is_open = (gate if gate.ndim == 3 else gate[:, None]).ne(0).float().cpu()
             grid = projection.grid(latent) if gate.ndim == 3 else (1, 1)
             shares += F.interpolate(is_open.transpose(1, 2).reshape(images, concepts, *grid), latent).transpose(0, 1)
         return shares / max(len(shown), 1)
 
-    def _gate(self, projection: ProjectionInfo, batch: int) -> Tensor:
+    def _gate(self, projection: ProjectionInfo, rows: Rows) -> Tensor:
         """What gates ``projection``: [B, N, K] by attention or by masks, else the strengths [B, K]."""
         grid = projection.grid(self._generation.latent_size)
         if self._sources.feeders is not None:
-            return self._mask_tensor(projection.block, batch, grid[0] * grid[1])
+            return self._mask_tensor(projection.block, rows[0], grid[0] * grid[1])
         if self._sources.masks is None:
-            return self._strengths(batch)
-        if (batch, grid) not in self._regions:
-            covered = self._covered(batch, grid)
-            gate = self._space.tensor(f"regions {grid}", tuple(covered.shape), self._generation)
-            self._regions[batch, grid] = gate.copy_(covered)
-        return self._regions[batch, grid]
+            return self._strengths(rows)
+        if (rows, grid) not in self._regions:
+            covered = self._covered(rows, grid)
+            gate = self._space.tensor(f"regions {grid} of {rows}", tuple(covered.shape), self._generation)
+            self._regions[rows, grid] = gate.copy_(covered)
+        return self._regions[rows, grid]
 
-    def _covered(self, batch: int, grid: Grid) -> Tensor:
+    def _covered(self, rows: Rows, grid: Grid) -> Tensor:
         """The gate of masks on ``grid``, [B, N, K], on the CPU."""
         assert self._sources.masks is not None
-        return self._rows(batch)[:, None] * on_grid(self._sources.masks, grid)
+        return self._of_rows(rows)[:, None] * on_grid(self._sources.masks, grid)
 
-    def _attention_gate(self, block: str, batch: int, cells: int, several: bool) -> AttentionGate:
-        rows = self._generation.conditional_rows(batch)
+    def _attention_gate(self, block: str, rows: Rows, cells: int, several: bool) -> AttentionGate:
         total = None
         if several:
             shape = (self._generation.images, cells, len(self._table[0]))
             total = self._space.tensor(f"sum of {cells}", shape, self._generation)  # of one block at a time
-        gate = self._mask_tensor(block, batch, cells)
-        return AttentionGate(gate, self._strengths(batch), rows, self._rules.threshold, self._rules.overlap, total)
+        gate, carrying = self._mask_tensor(block, rows[0], cells), slice(*rows[1:])
+        return AttentionGate(gate, self._strengths(rows), carrying, self._rules.threshold, self._rules.overlap, total)
 
     def _mask_tensor(self, block: str, batch: int, cells: int) -> Tensor:
         return self._space.tensor(f"gate of {block}", (batch, cells, len(self._table[0])), self._generation)
 
-    def _strengths(self, batch: int) -> Tensor:
-        if batch not in self._batches:
-            rows = self._rows(batch)
-            self._batches[batch] = self._space.tensor("strengths", tuple(rows.shape), self._generation).copy_(rows)
-        return self._batches[batch]
+    def _strengths(self, rows: Rows) -> Tensor:
+        if rows not in self._batches:
+            found = self._of_rows(rows)
+            strengths = self._space.tensor(f"strengths of {rows}", tuple(found.shape), self._generation)
+            self._batches[rows] = strengths.copy_(found)
+        return self._batches[rows]
 
-    def _rows(self, batch: int) -> Tensor:
-        """The strengths of every row of a batch, [B, K] fp64 on the CPU."""
+    def _of_rows(self, rows: Rows) -> Tensor:
+        """The strengths of every row of a pass, [B, K] fp64 on the CPU."""
+        batch, start, stop = rows
         images = torch.tensor(self._table, dtype=torch.float64)
         if batch % len(images):
             raise ValueError(
@@ -174,9 +180,10 @@ class LocalizedRun:
             )
         if not self._rules.conditional_only:
             return images.repeat(batch // len(images), 1)  # rows repeat the images
-        rows = images.new_zeros(batch, images.shape[1])
-        rows[self._generation.conditional_rows(batch)] = images
-        return rows
+        strengths = images.new_zeros(batch, images.shape[1])
+        if stop > start:
+            strengths[start:stop] = images
+        return strengths
 
     def _readout(self, step: Step) -> Tensor:
         """W, [B, Nk, K]: 1 at the tokens of each concept in the rows that carry the prompt."""
@@ -188,3 +195,7 @@ class LocalizedRun:
                 row[list(positions), concept] = 1
         space = self._space.tensor("read-out", tuple(readout.shape), self._generation)
         return space.copy_(readout)
+
+
+def _rows(step: Step) -> Rows:
+    return step.batch, step.conditional.start, step.conditional.stop
