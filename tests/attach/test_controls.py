@@ -164,7 +164,9 @@ def test_a_mask_over_pixels_cannot_be_joined_with_a_control() -> None:
     pixels, text = torch.randn(1, 16, 32), torch.randn(1, 5, 32)
     with weft.attach(model, weft.AttentionMaps([1])), torch.no_grad():
         model(torch.randn(1, 4, 16, 16), 500, text)
-        with pytest.raises(ValueError, match=r"takes a mask over keys, \[B, 1, 1, 5\]; got \[1, 2, 16, 5\] in mid_block"):
+        with pytest.raises(
+            ValueError, match=r"takes a mask over keys, \[B, 1, 1, 5\]; got \[1, 2, 16, 5\] in mid_block"
+        ):
             attn(pixels, text, attention_mask=torch.zeros(1, 16, 5))
 
 

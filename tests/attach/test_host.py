@@ -20,7 +20,6 @@ from diffusers import (
     StableDiffusionXLInpaintPipeline,
     StableDiffusionXLPipeline,
 )
-
 from diffusers.models.attention_processor import (
     AttnProcessor2_0,
     FusedJointAttnProcessor2_0,

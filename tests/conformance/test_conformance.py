@@ -206,9 +206,7 @@ def _predict(cell: Cell, rows: dict[str, Tensor], step: int) -> Tensor:
     return cell.denoiser(rows["sample"], step, rows["text"], **added).sample
 
 
-SPLIT = [
-    pytest.param((host, name), id=f"{host}-{name}") for host, name in CELLS if CONTROLS[name].call is None
-]
+SPLIT = [pytest.param((host, name), id=f"{host}-{name}") for host, name in CELLS if CONTROLS[name].call is None]
 
 
 @pytest.mark.parametrize("cell", SPLIT, indirect=True)

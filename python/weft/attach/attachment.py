@@ -84,6 +84,8 @@ def attach(pipe_or_model: Any, *controls: Control, backend: str | None = None) -
         attachment._take_over()
         for control in controls:
             attachment.add(control)
+        if not controls:
+            attachment._say_unserved()
     except BaseException:
         attachment.detach()
         raise
@@ -208,8 +210,8 @@ class Attachment:
             if around is not None:
                 if self._wrapping is not None:
                     raise ValueError(
-                        f"attach: one control at a time may wrap the calls of a pipeline; {type(self._wrapping).__name__} "
-                        "does; remove that first"
+                        "attach: one control at a time may wrap the calls of a pipeline; "
+                        f"{type(self._wrapping).__name__} does: remove that first"
                     )
                 assert self._guard is not None
                 self._guard.inner, self._wrapping = around, control
@@ -318,6 +320,11 @@ class Attachment:
             raise ValueError(f"attach: {type(control).__name__} needs attention layers, and {found}")
         warnings.warn(f"attach: {type(control).__name__} acts on a part of the model: {found}", stacklevel=4)
 
+    def _say_unserved(self) -> None:
+        """Warn where nothing can be asked of the model."""
+        if not len(self._layers):
+            warnings.warn(f"attach: {self._layers.refusals()}", stacklevel=4)
+
     def _is_negative(self, arguments: Mapping[str, Any]) -> bool:
         """Whether these arguments of ``encode_prompt`` are of a prompt to be guided away from."""
         call = None if self._guard is None else self._guard.arguments
@@ -382,7 +389,8 @@ class Attachment:
 
     def _after_pass(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         step = self._step
-        assert step is not None
+        if step is None:  # no layer is served, and no control is there
+            return
         self._injector.after_pass()
         self._layers.after_pass(step)
         for control in self._active:

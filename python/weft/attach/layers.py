@@ -113,10 +113,15 @@ class StandIns:
             return f"weft serves no attention layer of this {model}: {reasons or 'it has none'}"
         classes = Counter(self._refused.values())
         listed = ", ".join(f"{name} ({count} layers)" for name, count in classes.items())
-        remedies = " and ".join(dict.fromkeys(remedy(name) for name in classes))
+        remedies = " and ".join(dict.fromkeys(call for name in classes if (call := remedy(name)) is not None))
         return (
             f"weft serves {len(self._served)} of {len(self._served) + len(self._refused)} attention layers of this "
-            f"{model}; the others keep the processor {listed}; call {remedies} to have them served"
+            f"{model}; the others keep the processor {listed}, "
+            + (
+                f"call {remedies} to have them served"
+                if remedies
+                else "which weft cannot stand in for (see `.skipped`)"
+            )
         )
 
     def _reasons(self) -> Counter[str]:

@@ -72,6 +72,7 @@ class Generation:
     dtype: torch.dtype
     model_dtype: torch.dtype
 
+
 @dataclass(frozen=True)
 class Step:
     """One pass of the denoiser. Several belong to one step where a sampler or its guidance needs more than one.
@@ -112,11 +113,13 @@ class Ranges:
         image: The pixels of the picture that is made, without those of reference pictures.
         text: The tokens of the text.
         total: Tokens in all.
+        adds_mask: A mask of the attention is u_i * u_j of a vector of zeros and ones, and is added to the logits.
     """
 
     image: slice
     text: slice
     total: int
+    adds_mask: bool = False
 
 
 @dataclass(frozen=True)
@@ -285,6 +288,8 @@ class TextReader:
         follows: Its tokens follow those of the others in the conditioning; otherwise readers share positions.
         length: The argument of ``encode_prompt`` that says how many tokens it reads; None for as many as the tokenizer
             says.
+        dropped: (pipeline, tokenizer) -> how many tokens at the front of its row the pipeline leaves out of the
+            conditioning; None for none.
     """
 
     tokenizer: str
@@ -292,6 +297,7 @@ class TextReader:
     prompt: str
     follows: bool = False
     length: str | None = None
+    dropped: Callable[[Any, Any], int] | None = None
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,8 @@ class Family(ABC):
         readers: What its pipelines read a prompt with, in their order; a pipeline may lack some.
         text_length: Tokens of the reader that ``follows``, where a call says nothing; None where there is none.
         is_flow: Trained by flow matching, on the straight path between picture and noise; otherwise along a schedule.
+        cells_in_scale: Cells of the latent along each side of what the pipeline calls its ``vae_scale_factor``.
+        shares_real: Maps are shares of the text tokens that are no padding; otherwise of all.
     """
 
     about: str
@@ -52,6 +54,8 @@ class Family(ABC):
     readers: tuple[TextReader, ...] = ()
     text_length: int | None = None
     is_flow: bool = False
+    cells_in_scale: int = 1
+    shares_real: bool = False
 
     @property
     @abstractmethod
@@ -172,7 +176,8 @@ class Family(ABC):
 
     def read_call(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> DenoiserCall:
         """Find what matters among the arguments of the denoiser's ``forward``."""
-        arguments = _forward(type(model)).bind_partial(None, *args, **kwargs).arguments
+        kind: Any = type(model)
+        arguments = _forward(kind).bind_partial(None, *args, **kwargs).arguments
         return DenoiserCall(
             arguments[self.latent],
             arguments[self.timestep],
@@ -187,7 +192,8 @@ class Family(ABC):
         """The arguments of the denoiser's ``forward`` with another conditioning."""
         if self.text in kwargs:
             return args, {**kwargs, self.text: text}
-        place = list(_forward(type(model)).parameters).index(self.text) - 1  # self is not among them
+        kind: Any = type(model)
+        place = list(_forward(kind).parameters).index(self.text) - 1  # self is not among them
         return (*args[:place], text, *args[place + 1 :]), kwargs
 
 

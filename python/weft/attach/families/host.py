@@ -82,7 +82,7 @@ class Host:
     @property
     def pixels_per_cell(self) -> int:
         """Pixels of the image along each side of a cell of the latent."""
-        return int(getattr(self.pipeline, "vae_scale_factor", PIXELS_PER_CELL))
+        return int(getattr(self.pipeline, "vae_scale_factor", PIXELS_PER_CELL)) // self.family.cells_in_scale
 
     @property
     def native_size(self) -> int:

@@ -44,6 +44,9 @@ class Joint(Family):
         about: What it is, for messages.
         part: The denoiser's name in a pipeline.
         readers: What its pipelines read a prompt with.
+        cells_in_scale: Cells of the latent along each side of what the pipeline calls its ``vae_scale_factor``.
+        adds_mask: Its mask is u_i * u_j of a vector of zeros and ones [B, N], and is added to the logits.
+        shares_real: Maps are shares of the text tokens that are no padding, which takes part in its attention.
 
     Example:
         >>> family = weft.attach.Joint(text="context", image="x", timestep="t", patch=2)
@@ -65,6 +68,9 @@ class Joint(Family):
     readers: tuple[TextReader, ...] = ()
     perturbs: str | None = None
     is_flow: bool = True
+    cells_in_scale: int = 1
+    adds_mask: bool = False
+    shares_real: bool = True
     _grids: PositionGrids = field(default_factory=lambda: PositionGrids(), repr=False, compare=False)
 
     @property
@@ -88,7 +94,8 @@ class Joint(Family):
         return LayerInfo(name, True, attn.heads, head_dim, self.patch(model).bit_length() - 1, is_joint=True)
 
     def stand_in(self, processor: Any, layer: LayerInfo, cache: TextCache, backend: str | None) -> Seam:
-        return bound(JointSeam, type(processor))(processor, layer, backend)
+        host: Any = type(processor)
+        return bound(JointSeam, host)(processor, layer, backend)
 
     def widths(self, model: Any) -> Widths:
         return Widths(int(model.config.joint_attention_dim))
@@ -111,7 +118,7 @@ class Joint(Family):
         image_tokens = call.sample.shape[1] if call.sample.ndim == 3 else pixels
         first = texts if self.text_first else 0
         text = 0 if self.text_first else image_tokens
-        return Ranges(slice(first, first + pixels), slice(text, text + texts), texts + image_tokens)
+        return Ranges(slice(first, first + pixels), slice(text, text + texts), texts + image_tokens, self.adds_mask)
 
 
 class PositionGrids:

@@ -10,7 +10,6 @@ _CALLS = {
 }
 
 
-def remedy(processor: str) -> str:
-    """What to call where layers have a processor of this class name."""
-    found = (call for part, call in _CALLS.items() if part in processor)
-    return next(found, "`set_default_attn_processor()` of the denoiser")
+def remedy(processor: str) -> str | None:
+    """What to call where layers have a processor of this class name; None where it is the model's own."""
+    return next((call for part, call in _CALLS.items() if part in processor), None)

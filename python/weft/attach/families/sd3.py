@@ -26,6 +26,7 @@ class SD3Family(Joint):
             classes=("SD3Transformer2DModel",),
             about="Stable Diffusion 3, 3.5, also image-to-image, inpainting and ControlNet",
             perturbs="skip_layers",
+            shares_real=False,  # CLIP's text and T5's have padding of their own, and maps are of both
             readers=(
                 TextReader("tokenizer", "text_encoder", "prompt"),
                 TextReader("tokenizer_2", "text_encoder_2", "prompt_2"),

@@ -63,7 +63,7 @@ class UNetFamily(Family):
         return f"keeps its own processor {processor.__name__}; taken over are {known}"
 
     def stand_in(self, processor: Any, layer: LayerInfo, cache: TextCache, backend: str | None) -> Seam:
-        host = type(processor)
+        host: Any = type(processor)
         made: Any = bound(CrossSeam, host, CODE.get(host))
         seam: Seam = made(processor, layer, backend, cache=cache, rule=RULES[host])
         return seam

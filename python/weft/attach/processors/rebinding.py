@@ -1,8 +1,8 @@
 """A processor's own code with the attention function that it calls replaced by another.
 
 Nearly every attention processor of diffusers ends in one call, of ``dispatch_attention_fn`` or of
-``F.scaled_dot_product_attention``, after its norms and rotary embeddings. A copy of its ``__call__`` with other globals
-runs the same code around another attention, so nothing of a model's arithmetic is written a second time.
+``F.scaled_dot_product_attention``, after its norms and rotary embeddings. A copy of its ``__call__`` with other
+globals runs the same code around another attention, so nothing of a model's arithmetic is written a second time.
 
 Relied on beyond the public interface: the two names, in the module that defines the processor.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +49,9 @@ def refusal(processor: type) -> str | None:
         return f"{name} is not written in Python"
     if not _is_called(call, DISPATCH) and not _is_called(call, SDPA):
         return f"{name} calls neither {DISPATCH} nor F.{SDPA}"
+    helpers = [helper for helper in _helpers(call) if _is_called(helper, DISPATCH) or _is_called(helper, SDPA)]
+    if helpers:
+        return f"{name} calls attention in a function of its own as well, {helpers[0].__name__}"
     return None
 
 
@@ -79,8 +82,9 @@ def with_signature(call: Callable[..., Any], method: str) -> Callable[..., Any]:
     function itself, so ``__signature__`` would not do.
     """
     defaults: dict[str, Any] = {}
-    declared, passed = [], []
-    kinds = inspect.Parameter
+    declared: list[str] = []
+    passed: list[str] = []
+    kinds: Any = inspect.Parameter
     parameters = list(inspect.signature(call).parameters.values())[1:]  # without self
     for parameter in parameters:
         stars = {kinds.VAR_POSITIONAL: "*", kinds.VAR_KEYWORD: "**"}.get(parameter.kind, "")
@@ -103,6 +107,14 @@ def with_signature(call: Callable[..., Any], method: str) -> Callable[..., Any]:
 def _call_of(processor: type) -> types.FunctionType | None:
     call = inspect.unwrap(processor.__call__)
     return call if isinstance(call, types.FunctionType) else None
+
+
+def _helpers(call: types.FunctionType) -> Iterator[types.FunctionType]:
+    """The functions of its module that a processor calls."""
+    for name in call.__code__.co_names:
+        helper = call.__globals__.get(name)
+        if isinstance(helper, types.FunctionType) and helper.__globals__ is call.__globals__:
+            yield helper
 
 
 def _is_called(call: types.FunctionType, name: str) -> bool:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from weft.attach.processors.masks import key_padding
+from weft.attach.processors.masks import key_padding, with_product
 from weft.attach.processors.plan import Plan
 from weft.attach.processors.rebinding import AttentionCall, rebind, with_signature
 from weft.attach.records import LayerInfo, Ranges
@@ -145,6 +145,12 @@ class Seam:
     ) -> Tensor:
         """weft's attention, [B, N, H, D] in and out; maps of the image's queries go where they are wanted."""
         arguments = self._arguments(plan, query, key)
+        if mask is not None and self.ranges is not None and self.ranges.adds_mask:
+            edit, query_labels, key_labels = with_product(
+                arguments["edit"], arguments["query_labels"], arguments["key_labels"], mask, self.layer.name
+            )
+            arguments |= {"edit": edit, "query_labels": query_labels, "key_labels": key_labels}
+            mask = None
         arguments["key_padding"] = key_padding(mask, key.shape[1], self.layer.name)
         arguments["scale"] = scale
         readout: Tensor | None = arguments.pop("readout")

@@ -72,9 +72,7 @@ class JointView:
         return torch.cat([projection(text), projection(self._tokens)], 1)
 
 
-def projecting(
-    attn: Any, layer: str, fused: bool, cache: TextCache | None, extra: ExtraText | None
-) -> Project:
+def projecting(attn: Any, layer: str, fused: bool, cache: TextCache | None, extra: ExtraText | None) -> Project:
     """Keys and values of a text, from ``cache`` where there is one, with those of ``extra`` behind them."""
 
     def projected(text: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import weakref
@@ -14,6 +15,7 @@ from torch import Tensor
 from weft.attach.families.host import Host
 from weft.attach.records import TextReader
 from weft.attach.text.prompt import Prompt, Texts
+from weft.attach.text.recorded_ids import ReadRows, recording
 from weft.attach.text.tokenized import TokenizedText
 
 
@@ -37,6 +39,7 @@ class PromptListener:
         self._host, self._pipeline = host, pipeline
         self._report: Callable[[Prompt], None] | None = report
         self._is_negative = is_negative
+        self._shares_real = host.family.shares_real
         self._before = pipeline.__dict__.get("encode_prompt")  # another tool's wrapper, as a rule absent
         self._encoded: list[tuple[weakref.ref[Tensor], Texts]] = []
         self._wrapper = self._wrap(pipeline.encode_prompt)
@@ -63,30 +66,49 @@ class PromptListener:
 
         @functools.wraps(encode_prompt)
         def listening(*args: Any, **kwargs: Any) -> Any:
-            encoded = encode_prompt(*args, **kwargs)
-            if self._report is not None:
-                bound = signature.bind(*args, **kwargs)
-                bound.apply_defaults()
-                self._report(self._prompt(encode_prompt, bound.arguments, encoded))
+            if self._report is None:
+                return encode_prompt(*args, **kwargs)
+            encoders = {reader.encoder: encoder for reader, encoder in self._host.text_encoders()}
+            with recording(encoders) as read:
+                encoded = encode_prompt(*args, **kwargs)
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            self._report(self._prompt(encode_prompt, bound.arguments, encoded, read))
             return encoded
 
         return listening
 
-    def _prompt(self, encode_prompt: Callable[..., Any], arguments: dict[str, Any], encoded: Any) -> Prompt:
+    def describe(self, texts: Sequence[str], embeddings: Tensor, negatives: tuple[Tensor, ...]) -> None:
+        """Report embeddings that were made elsewhere, [images, Nk, C], as those of ``texts``."""
+        known = tuple(
+            tuple(
+                _described(text, reader, tokenizer, embeddings.shape[1])
+                for reader, tokenizer in self._host.tokenizers()
+            )
+            for text in texts
+        )
+        known = tuple(text for text in known for _ in range(len(embeddings) // len(texts)))
+        self._encoded.append((weakref.ref(embeddings), known))
+        if self._report is not None:
+            prompt = Prompt(known, len(embeddings), bool(negatives), embeddings, negatives=negatives)
+            self._report(dataclasses.replace(prompt, shares_real=self._shares_real))
+
+    def _prompt(
+        self, encode_prompt: Callable[..., Any], arguments: dict[str, Any], encoded: Any, read: dict[str, ReadRows]
+    ) -> Prompt:
         embeddings, *others = encoded if isinstance(encoded, tuple) else (encoded,)
         images = embeddings.shape[0]
         given = arguments.get("prompt_embeds")
-        texts = self._texts(arguments) if given is None else self._texts_of(given)
+        texts = self._texts(arguments, read) if given is None else self._texts_of(given)
         if texts is not None:  # each prompt's images stand together
             texts = tuple(text for text in texts for _ in range(images // len(texts)))
         guided = bool(arguments.get("do_classifier_free_guidance", False))
         self._encoded = [(tensor, known) for tensor, known in self._encoded if tensor() is not None]
         if texts is not None:
             self._encoded.append((weakref.ref(embeddings), texts))
-        # what reads CLIP and then a T5 says how long both are
-        before = getattr(self._pipeline, "tokenizer_max_length", None)
-        text_length = embeddings.shape[1] - before if before and "max_sequence_length" in arguments else None
-        if text_length is not None:  # of embeddings that were given, rather than what the call says
+        text_length = None
+        if self._host.family.text_length is not None:  # of embeddings that were given, rather than what the call says
+            text_length = embeddings.shape[1] - self._pipeline.tokenizer_max_length
             arguments = {**arguments, "max_sequence_length": text_length}
         encode = functools.partial(_encode, encode_prompt, arguments)
         # what else has the form of a text is the negative prompt's
@@ -94,29 +116,45 @@ class PromptListener:
             x for x in others if isinstance(x, Tensor) and x.ndim == 3 and x.shape[-1] == embeddings.shape[-1]
         )
         is_negative = self._is_negative(arguments)
-        return Prompt(texts, images, guided, embeddings, encode, text_length, negatives, is_negative)
+        return Prompt(
+            texts, images, guided, embeddings, encode, text_length, negatives, is_negative, self._shares_real
+        )
 
-    def _texts(self, arguments: dict[str, Any]) -> Texts:
-        pipeline = self._pipeline
+    def _texts(self, arguments: dict[str, Any], read: dict[str, ReadRows]) -> Texts:
         prompts = _listed(arguments["prompt"])
         per_tokenizer = []
         # in this order: an SDXL refiner has the second tokenizer only, and encodes `prompt` with it
         for (reader, tokenizer), first in zip(self._host.tokenizers(), self._host.family.readers, strict=False):
-            start = pipeline.tokenizer_max_length if reader.follows else 0
-            max_length = None if reader.length is None else arguments[reader.length]
+            start = self._pipeline.tokenizer_max_length if reader.follows else 0
+            max_length = None if reader.length is None else arguments.get(reader.length)
             texts = _listed(arguments.get(first.prompt) or prompts)
-            per_tokenizer.append([self._tokenized(text, tokenizer, start, max_length, reader) for text in texts])
+            rows = read.get(reader.encoder, ReadRows())
+            dropped = 0 if reader.dropped is None else reader.dropped(self._pipeline, tokenizer)
+            per_tokenizer.append(
+                [
+                    self._tokenized(
+                        text,
+                        tokenizer,
+                        start=start,
+                        # a row that was seen has the pipeline's own length
+                        max_length=max_length if number >= len(rows) else None,
+                        dropped=dropped,
+                        ids=_numbers(rows.ids[number]) if number < len(rows) else None,
+                        mask=_numbers(rows.masks[number]) if number < len(rows) else None,
+                        name=reader.tokenizer,
+                    )
+                    for number, text in enumerate(texts)
+                ]
+            )
         return tuple(zip(*per_tokenizer, strict=True))
 
-    def _tokenized(
-        self, text: str, tokenizer: Any, start: int, max_length: int | None, reader: TextReader
-    ) -> TokenizedText:
+    def _tokenized(self, text: str, tokenizer: Any, **row: Any) -> TokenizedText:
         convert = getattr(self._pipeline, "maybe_convert_prompt", None)
 
         def spell_out(phrase: str) -> str:
             return phrase if convert is None else convert(phrase, tokenizer)
 
-        return TokenizedText(spell_out(text), tokenizer, spell_out, start, max_length, name=reader.tokenizer)
+        return TokenizedText(spell_out(text), tokenizer, spell_out, **row)
 
     def _texts_of(self, embeddings: Tensor) -> Texts | None:
         """The texts of embeddings that this listener saw being made."""
@@ -136,6 +174,28 @@ def _encode(encode_prompt: Callable[..., Any], arguments: dict[str, Any], texts:
     }
     encoded = encode_prompt(**{name: ours.get(name, value) for name, value in arguments.items()})
     return encoded[0] if isinstance(encoded, tuple) else encoded
+
+
+def _described(text: str, reader: TextReader, tokenizer: Any, length: int) -> TokenizedText:
+    """A text of a conditioning of ``length`` tokens: one row of its tokenizer, or several behind each other."""
+    limit = int(tokenizer.model_max_length)
+    if length <= limit or reader.follows:
+        return TokenizedText(text, tokenizer, max_length=length, name=reader.tokenizer)
+    # long prompts are cut into rows, each with a start and an end of its own
+    ids = list(tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids)
+    empty = list(tokenizer("").input_ids)
+    start, end = empty[:1], empty[1:2]
+    room = limit - len(start) - len(end)
+    parts = [ids[first : first + room] for first in range(0, max(len(ids), 1), room)]
+    row: list[int] = []
+    for part in [*parts, *([[]] * (length // limit))][: length // limit]:
+        row += [*start, *part, *end, *([tokenizer.pad_token_id] * (room - len(part)))]
+    mask = tuple(place < len(ids) // room * limit + len(ids) % room + 2 for place in range(len(row)))
+    return TokenizedText(text, tokenizer, ids=tuple(row), mask=mask, name=reader.tokenizer)
+
+
+def _numbers(row: Tensor | None) -> Any:
+    return None if row is None else tuple(row.tolist())
 
 
 def _listed(prompt: str | Sequence[str]) -> list[str]:

@@ -28,6 +28,7 @@ class Prompt:
         text_length: Tokens of T5 at the end of the embeddings (``max_sequence_length``), which are zeros where a
             pipeline of Stable Diffusion 3 has no T5; None where the model reads none.
         negatives: Embeddings that were made with it, of the negative prompt.
+        shares_real: Maps are shares of the tokens that are no padding, which takes part in attention.
         is_negative: It is itself a prompt to be guided away from, encoded by a call of its own.
     """
 
@@ -39,6 +40,7 @@ class Prompt:
     text_length: int | None = None
     negatives: tuple[Tensor, ...] = field(default=(), repr=False)
     is_negative: bool = False
+    shares_real: bool = False
 
     def find(self, phrase: str, image: int) -> tuple[int, ...]:
         """Token positions of ``phrase`` in the prompt of ``image``, or of its n-th occurrence for "phrase#n".

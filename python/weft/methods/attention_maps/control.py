@@ -33,7 +33,9 @@ class AttentionMaps(Control):
     In a joint attention (Stable Diffusion 3) a pixel attends to all other pixels too, and what is left for the text
     differs from layer to layer. There P[:, j] is its share of that: mean over heads of P[:, j], divided by the mean
     over heads of the sum of P over all text tokens. So heads count by how much they look at the text, and maps of
-    all tokens sum to 1 as those of a cross-attention do. Passes with layers left out (``skip_guidance_layers``) are
+    all tokens sum to 1 as those of a cross-attention do. Flux and its kin fill the text up with padding that takes
+    part in attention without a mask: there maps are shares of the tokens that are no padding, and ``maps.padding`` is
+    the share of the padding. Passes with layers left out (``skip_guidance_layers``) are
     not read.
 
     Args:
@@ -178,6 +180,8 @@ class _Run:
         self._latent_size = generation.latent_size
         self._images = generation.images
         self._tokens = tokens
+        prompt = generation.prompt
+        self._splits_padding = prompt is not None and prompt.shares_real and prompt.texts is not None
         self._places: dict[Prompt | None, list[list[tuple[int, ...]]]] = {generation.prompt: places}  # [M][images]
         self._sums: dict[tuple[str | None, int | None], _Sum] = {}
         self._requests: dict[tuple[Prompt | None, int, int, int, bool], LayerRequest] = {}
@@ -185,8 +189,9 @@ class _Run:
     def knows(self, prompt: Prompt | None) -> bool:
         """Whether ``prompt`` is one for the images of this generation, with any of the words."""
         if prompt not in self._places:
-            is_other = prompt is None or prompt.images != self._images
-            self._places[prompt] = [] if is_other else [self._found(token, prompt) for token in self._tokens]
+            self._places[prompt] = []
+            if prompt is not None and prompt.images == self._images and (prompt.texts or not self._splits_padding):
+                self._places[prompt] = [self._found(token, prompt) for token in self._tokens]
         return any(positions for images in self._places[prompt] for positions in images)
 
     def _found(self, token: Token, prompt: Prompt) -> list[tuple[int, ...]]:
@@ -204,14 +209,16 @@ class _Run:
     def request(self, step: Step, is_joint: bool) -> LayerRequest:
         """The read-out, [B, Nk, M] with zero rows for samples that do not carry the prompt.
 
-        In a joint attention there is one column more, of ones: the attention to the text.
+        In a joint attention there is one column more, of ones: the attention to the text. Where shares are of tokens
+        that are no padding, these have that column, and the padding has another.
         """
         key = (step.prompt, step.batch, step.conditional.start, step.seqlen_k, is_joint)
         if key not in self._requests:
-            readout = torch.zeros(step.batch, step.seqlen_k, len(self._tokens) + is_joint)
+            words = len(self._tokens)
+            readout = torch.zeros(step.batch, step.seqlen_k, words + is_joint * (1 + self._splits_padding))
             rows = readout[step.conditional]
             if is_joint:
-                rows[..., -1] = 1
+                rows[..., words:] = self._text_columns(step)
             for column, images in enumerate(self._places[step.prompt]):
                 for image, positions in enumerate(images):
                     if positions and positions[-1] >= step.seqlen_k:
@@ -224,11 +231,20 @@ class _Run:
             self._requests[key] = LayerRequest(readout=readout.to(step.generation.device, step.generation.dtype))
         return self._requests[key]
 
+    def _text_columns(self, step: Step) -> Tensor:
+        """Ones for the tokens that shares are of, and for padding where it is not among them, [images, Nk, 1 or 2]."""
+        if not self._splits_padding:
+            return torch.ones(self._images, step.seqlen_k, 1)
+        assert step.prompt is not None
+        real = torch.zeros(self._images, step.seqlen_k)
+        for image, row in enumerate(real):
+            row[[place for place in step.prompt.real(image) if place < step.seqlen_k]] = 1
+        return torch.stack([real, 1 - real], -1)
+
     def add(self, key: tuple[str | None, int | None], layer: LayerInfo, step: Step, maps: Tensor) -> None:
         """Add the maps of one layer, [images, Nq, M], in a joint attention with those of the text behind them."""
         if layer.is_joint:
-            # a pixel may look at nothing but pixels
-            maps = maps[..., :-1] / maps[..., -1:].clamp_min(torch.finfo(maps.dtype).tiny)
+            maps = self._shares(maps)
         h, w = layer.grid(self._latent_size)
         if maps.shape[1] != h * w:
             raise ValueError(
@@ -239,6 +255,8 @@ class _Run:
         if (h, w) != self._size:
             grids = F.interpolate(grids, self._size, mode="bicubic", align_corners=False).clamp_(min=0)
         counts = torch.tensor([[bool(positions) for positions in images] for images in self._places[step.prompt]]).T
+        if self._splits_padding and layer.is_joint:
+            counts = F.pad(counts, (0, 1), value=True)
         known = self._sums.get(key)
         if known is None:
             # contiguous() also makes it ours when nothing was resized
@@ -246,6 +264,16 @@ class _Run:
         else:
             known.total += grids
             known.counts += counts
+
+    def _shares(self, maps: Tensor) -> Tensor:
+        """Shares of the text, [images, Nq, M], and that of padding behind them where it is kept apart."""
+        words = maps[..., : len(self._tokens)]
+        text = maps[..., len(self._tokens) :]
+        smallest = torch.finfo(maps.dtype).tiny  # a pixel may look at nothing but pixels
+        shares = words / text[..., :1].clamp_min(smallest)
+        if not self._splits_padding:
+            return shares
+        return torch.cat([shares, text[..., 1:] / text.sum(-1, keepdim=True).clamp_min(smallest)], -1)
 
     def result(self, tokens: tuple[Token, ...], reduce: tuple[str, ...]) -> TokenMaps:
         if not self._sums:
@@ -264,10 +292,12 @@ class _Run:
             stacked = stacked[:, :, 0]
         if "layers" in reduce:
             stacked = stacked[:, 0]
+        padding = stacked[len(tokens)] if len(stacked) > len(tokens) else None
         return TokenMaps(
-            dict(zip(tokens, stacked, strict=True)),
+            dict(zip(tokens, stacked, strict=padding is None)),
             layers=tuple(layer for layer in layers if layer is not None),
             steps=tuple(step for step in steps if step is not None),
+            padding=padding,
         )
 
 

@@ -30,12 +30,20 @@ class TokenMaps(Mapping[Token, Tensor]):
     Attributes:
         layers: Names along the layer axis; empty when it was averaged.
         steps: Indices along the step axis; empty when it was averaged.
+        padding: The share of the text's attention that goes to padding, of the shape of a map, where maps are shares
+            of the other tokens; None where there is none, or maps are shares of all.
     """
 
     def __init__(
-        self, maps: dict[Token, Tensor], *, layers: tuple[str, ...] = (), steps: tuple[int, ...] = ()
+        self,
+        maps: dict[Token, Tensor],
+        *,
+        layers: tuple[str, ...] = (),
+        steps: tuple[int, ...] = (),
+        padding: Tensor | None = None,
     ) -> None:
         self._maps = maps
+        self.padding = padding
         self.layers = layers
         self.steps = steps
 

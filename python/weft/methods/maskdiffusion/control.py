@@ -197,7 +197,12 @@ class MaskDiffusion(Control):
         run = self._run
         assert run is not None
         swap = self._settings.swap
-        if swap == "never" or run.objects == 0 or not self._knows(step) or (swap == "edited" and not self._is_edited(step)):
+        if (
+            swap == "never"
+            or run.objects == 0
+            or not self._knows(step)
+            or (swap == "edited" and not self._is_edited(step))
+        ):
             return text
         return run.replace_text(text, step)
 
