@@ -41,7 +41,6 @@ MODELS = frozenset(
 )
 # (file, attribute asked for) -> why it stays
 ALLOWED = {
-    ("attach/text/listener.py", "tokenizer_max_length"): "of some pipelines alone, whatever their denoiser",
     ("attach/text/listener.py", "maybe_convert_prompt"): "a mixin of diffusers for textual inversion",
     ("attach/text/learnt_words.py", "maybe_convert_prompt"): "a mixin of diffusers for textual inversion",
     ("attach/text/pieces.py", "is_fast"): "a tokenizer of mistral-common does not say; it gives no offsets",

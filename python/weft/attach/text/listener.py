@@ -7,6 +7,7 @@ import functools
 import inspect
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -15,8 +16,10 @@ from torch import Tensor
 from weft.attach.families.host import Host
 from weft.attach.records import TextReader
 from weft.attach.text.prompt import Prompt, Texts
-from weft.attach.text.recorded_ids import ReadRows, recording
+from weft.attach.text.recording import Record, recording
 from weft.attach.text.tokenized import TokenizedText
+
+Read = list[tuple[TextReader, Record]]  # what each tokenizer of the pipeline has read
 
 
 class PromptListener:
@@ -68,12 +71,17 @@ class PromptListener:
         def listening(*args: Any, **kwargs: Any) -> Any:
             if self._report is None:
                 return encode_prompt(*args, **kwargs)
-            encoders = {reader.encoder: encoder for reader, encoder in self._host.text_encoders()}
-            with recording(encoders) as read:
-                encoded = encode_prompt(*args, **kwargs)
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
-            self._report(self._prompt(encode_prompt, bound.arguments, encoded, read))
+            arguments = {**bound.arguments, "prompt": _copied(bound.arguments.get("prompt"))}
+            encoders = dict(self._host.text_encoders())
+            with ExitStack() as recordings:
+                read = [
+                    (reader, recordings.enter_context(recording(tokenizer, encoders.get(reader))))
+                    for reader, tokenizer in self._host.tokenizers()
+                ]
+                encoded = encode_prompt(*args, **kwargs)
+            self._report(self._prompt(encode_prompt, arguments, encoded, read))
             return encoded
 
         return listening
@@ -94,7 +102,7 @@ class PromptListener:
             self._report(dataclasses.replace(prompt, shares_real=self._shares_real))
 
     def _prompt(
-        self, encode_prompt: Callable[..., Any], arguments: dict[str, Any], encoded: Any, read: dict[str, ReadRows]
+        self, encode_prompt: Callable[..., Any], arguments: dict[str, Any], encoded: Any, read: Read
     ) -> Prompt:
         embeddings, *others = encoded if isinstance(encoded, tuple) else (encoded,)
         images = embeddings.shape[0]
@@ -120,41 +128,30 @@ class PromptListener:
             texts, images, guided, embeddings, encode, text_length, negatives, is_negative, self._shares_real
         )
 
-    def _texts(self, arguments: dict[str, Any], read: dict[str, ReadRows]) -> Texts:
+    def _texts(self, arguments: dict[str, Any], read: Read) -> Texts:
         prompts = _listed(arguments["prompt"])
         per_tokenizer = []
         # in this order: an SDXL refiner has the second tokenizer only, and encodes `prompt` with it
-        for (reader, tokenizer), first in zip(self._host.tokenizers(), self._host.family.readers, strict=False):
-            start = self._pipeline.tokenizer_max_length if reader.follows else 0
-            max_length = None if reader.length is None else arguments.get(reader.length)
+        for (reader, record), first in zip(read, self._host.family.readers, strict=False):
+            length = None if reader.length is None else arguments.get(reader.length)
+            row = {
+                "start": self._pipeline.tokenizer_max_length if reader.follows else 0,
+                "dropped": 0 if reader.dropped is None else reader.dropped(self._pipeline, record.tokenizer),
+                "name": reader.tokenizer,
+                # a row that was seen has the pipeline's own length
+                "max_length": None if record.rows else length,
+            }
             texts = _listed(arguments.get(first.prompt) or prompts)
-            rows = read.get(reader.encoder, ReadRows())
-            dropped = 0 if reader.dropped is None else reader.dropped(self._pipeline, tokenizer)
-            per_tokenizer.append(
-                [
-                    self._tokenized(
-                        text,
-                        tokenizer,
-                        start=start,
-                        # a row that was seen has the pipeline's own length
-                        max_length=max_length if number >= len(rows) else None,
-                        dropped=dropped,
-                        ids=_numbers(rows.ids[number]) if number < len(rows) else None,
-                        mask=_numbers(rows.masks[number]) if number < len(rows) else None,
-                        name=reader.tokenizer,
-                    )
-                    for number, text in enumerate(texts)
-                ]
-            )
+            per_tokenizer.append([self._tokenized(text, record, number, row) for number, text in enumerate(texts)])
         return tuple(zip(*per_tokenizer, strict=True))
 
-    def _tokenized(self, text: str, tokenizer: Any, **row: Any) -> TokenizedText:
+    def _tokenized(self, text: str, record: Record, number: int, row: dict[str, Any]) -> TokenizedText:
         convert = getattr(self._pipeline, "maybe_convert_prompt", None)
 
         def spell_out(phrase: str) -> str:
-            return phrase if convert is None else convert(phrase, tokenizer)
+            return phrase if convert is None else convert(phrase, record.tokenizer)
 
-        return TokenizedText(spell_out(text), tokenizer, spell_out, **row)
+        return record.tokenized(spell_out(text), number, spell_out=spell_out, **row)
 
     def _texts_of(self, embeddings: Tensor) -> Texts | None:
         """The texts of embeddings that this listener saw being made."""
@@ -194,8 +191,9 @@ def _described(text: str, reader: TextReader, tokenizer: Any, length: int) -> To
     return TokenizedText(text, tokenizer, ids=tuple(row), mask=mask, name=reader.tokenizer)
 
 
-def _numbers(row: Tensor | None) -> Any:
-    return None if row is None else tuple(row.tolist())
+def _copied(prompt: Any) -> Any:
+    """A list of prompts of our own: some pipelines write templates into the one they are given."""
+    return list(prompt) if isinstance(prompt, list) else prompt
 
 
 def _listed(prompt: str | Sequence[str]) -> list[str]:

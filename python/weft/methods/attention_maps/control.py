@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -156,6 +157,21 @@ class AttentionMaps(Control):
 
 
 @dataclass
+class _Places:
+    """The words in one prompt.
+
+    Attributes:
+        places: Positions, [M][images].
+        is_known: The prompt is one for the images of the generation.
+        requests: The read-outs for it, by the form of a pass.
+    """
+
+    places: list[list[tuple[int, ...]]]
+    is_known: bool
+    requests: dict[tuple[int, int, int, bool], LayerRequest] = field(default_factory=dict)
+
+
+@dataclass
 class _Sum:
     """A running mean on the device: the sum, and how often each word of each image went into it."""
 
@@ -182,17 +198,27 @@ class _Run:
         self._tokens = tokens
         prompt = generation.prompt
         self._splits_padding = prompt is not None and prompt.shares_real and prompt.texts is not None
-        self._places: dict[Prompt | None, list[list[tuple[int, ...]]]] = {generation.prompt: places}  # [M][images]
+        self._own = _Places(places, is_known=True)
+        # prompts hold their pipeline, which results must not keep alive
+        self._places: weakref.WeakKeyDictionary[Prompt, _Places] = weakref.WeakKeyDictionary()
+        if prompt is not None:
+            self._places[prompt] = self._own
+        self._has_prompt = prompt is not None
         self._sums: dict[tuple[str | None, int | None], _Sum] = {}
-        self._requests: dict[tuple[Prompt | None, int, int, int, bool], LayerRequest] = {}
 
     def knows(self, prompt: Prompt | None) -> bool:
         """Whether ``prompt`` is one for the images of this generation, with any of the words."""
+        return self._placed(prompt).is_known
+
+    def _placed(self, prompt: Prompt | None) -> _Places:
+        if prompt is None:
+            return _Places([], is_known=False) if self._has_prompt else self._own
         if prompt not in self._places:
-            self._places[prompt] = []
-            if prompt is not None and prompt.images == self._images and (prompt.texts or not self._splits_padding):
-                self._places[prompt] = [self._found(token, prompt) for token in self._tokens]
-        return any(positions for images in self._places[prompt] for positions in images)
+            found: list[list[tuple[int, ...]]] = []
+            if prompt.images == self._images and (prompt.texts or not self._splits_padding):
+                found = [self._found(token, prompt) for token in self._tokens]
+            self._places[prompt] = _Places(found, any(places for images in found for places in images))
+        return self._places[prompt]
 
     def _found(self, token: Token, prompt: Prompt) -> list[tuple[int, ...]]:
         """Positions of ``token`` in a prompt that came midway; none where it cannot be found."""
@@ -212,14 +238,15 @@ class _Run:
         In a joint attention there is one column more, of ones: the attention to the text. Where shares are of tokens
         that are no padding, these have that column, and the padding has another.
         """
-        key = (step.prompt, step.batch, step.conditional.start, step.seqlen_k, is_joint)
-        if key not in self._requests:
+        placed = self._placed(step.prompt)
+        key = (step.batch, step.conditional.start, step.seqlen_k, is_joint)
+        if key not in placed.requests:
             words = len(self._tokens)
             readout = torch.zeros(step.batch, step.seqlen_k, words + is_joint * (1 + self._splits_padding))
             rows = readout[step.conditional]
             if is_joint:
                 rows[..., words:] = self._text_columns(step)
-            for column, images in enumerate(self._places[step.prompt]):
+            for column, images in enumerate(placed.places):
                 for image, positions in enumerate(images):
                     if positions and positions[-1] >= step.seqlen_k:
                         raise ValueError(
@@ -228,8 +255,8 @@ class _Run:
                         )
                     for position in positions:
                         rows[image, position, column] = 1 / len(positions)
-            self._requests[key] = LayerRequest(readout=readout.to(step.generation.device, step.generation.dtype))
-        return self._requests[key]
+            placed.requests[key] = LayerRequest(readout=readout.to(step.generation.device, step.generation.dtype))
+        return placed.requests[key]
 
     def _text_columns(self, step: Step) -> Tensor:
         """Ones for the tokens that shares are of, and for padding where it is not among them, [images, Nk, 1 or 2]."""
@@ -254,7 +281,9 @@ class _Run:
         grids = maps.detach().float().transpose(1, 2).reshape(maps.shape[0], -1, h, w)  # [images, M, h, w]
         if (h, w) != self._size:
             grids = F.interpolate(grids, self._size, mode="bicubic", align_corners=False).clamp_(min=0)
-        counts = torch.tensor([[bool(positions) for positions in images] for images in self._places[step.prompt]]).T
+        counts = torch.tensor(
+            [[bool(positions) for positions in images] for images in self._placed(step.prompt).places]
+        ).T
         if self._splits_padding and layer.is_joint:
             counts = F.pad(counts, (0, 1), value=True)
         known = self._sums.get(key)
