@@ -46,17 +46,17 @@ def attention_bwd(
         forward: What ``attention_fwd(call, keep_rows=True)`` gave.
         table_gradients, readout_gradient: Whether these are wanted.
     """
-    samples, seqlen_k = call.q.shape[0], call.k.shape[1]
-    q, k, v = call.q, call.k, call.v
+    samples, seqlen_k = call.given.q.shape[0], call.given.k.shape[1]
+    q, k, v = call.given.q, call.given.k, call.given.v
     wants_tables = table_gradients and call.has_tables
-    dtables = tuple(_zeros_if(wants_tables, table, q) for table in call.tables)
-    dreadout = _zeros_if(readout_gradient, call.readout, q)
+    dtables = tuple(_zeros_if(wants_tables, table, q) for table in call.given.tables)
+    dreadout = _zeros_if(readout_gradient, call.given.readout, q)
     if not (q.numel() and seqlen_k):
         return Backward(*(x.new_zeros(x.shape) for x in (q, k, v)), *dtables, dreadout)
 
     arguments = call.arguments | {
         "dout_ptr": dout.contiguous(),
-        "dmaps_ptr": dmaps.contiguous() if call.columns else None,
+        "dmaps_ptr": dmaps.contiguous() if call.given.columns else None,
         "rows_ptr": forward.rows,
     }
     dq, arguments["terms_ptr"] = attention_bwd_q(call, arguments, forward)

@@ -225,14 +225,16 @@ def attention_bwd_kv(call: Call, arguments: dict[str, Any], wants_readout: bool)
         wants_readout: Whether to compute the last; [B, Nk, 0] without.
     """
     samples, seqlen_q, seqlen_k, heads, _ = call.sizes
-    k = call.k
+    k = call.given.k
     tile = call.tile("bwd_kv")
     tiles = triton.cdiv(seqlen_k, tile.block_k)
     tiles_q = triton.cdiv(seqlen_q, tile.block_q)
     splits = choose_splits(tiles * heads * samples, tiles_q)
     # parts are added in fp32; a sum in one part is rounded where it is made
     dk, dv = (k.new_empty((splits, *k.shape), dtype=k.dtype if splits == 1 else torch.float32) for _ in range(2))
-    dw = k.new_empty((splits, samples, heads, seqlen_k, call.columns if wants_readout else 0), dtype=torch.float32)
+    dw = k.new_empty(
+        (splits, samples, heads, seqlen_k, call.given.columns if wants_readout else 0), dtype=torch.float32
+    )
     run(
         _attention_bwd_kv_kernel,
         tiles * splits * heads * samples,

@@ -235,8 +235,8 @@ def attention_bwd_q(call: Call, arguments: dict[str, Any], forward: Forward) -> 
         forward: What forward gave.
     """
     samples, seqlen_q, _, heads, _ = call.sizes
-    dq = call.q.new_empty(call.q.shape)
-    terms = call.q.new_empty((TERM_PLANES, samples, heads, seqlen_q), dtype=torch.float32)
+    dq = call.given.q.new_empty(call.given.q.shape)
+    terms = call.given.q.new_empty((TERM_PLANES, samples, heads, seqlen_q), dtype=torch.float32)
     tile = call.tile("bwd_q")
     run(
         _attention_bwd_q_kernel,

@@ -247,12 +247,12 @@ def attention_bwd_tables(call: Call, arguments: dict[str, Any]) -> tuple[Tensor,
         arguments: What the kernel of dk and dv was given.
     """
     samples, seqlen_q, _, heads, _ = call.sizes
-    labels_q, labels_k = call.labels
+    labels_q, labels_k = call.given.labels
     tile = call.tile("bwd_tables")
     blocks = triton.cdiv(labels_q, BLOCK_L) * triton.cdiv(labels_k, BLOCK_L)
     tiles = triton.cdiv(seqlen_q, tile.block_q)
     splits = choose_splits(blocks * heads * samples, tiles)
-    parts = call.q.new_empty((samples, splits, heads, 4, labels_q, labels_k), dtype=torch.float32)
+    parts = call.given.q.new_empty((samples, splits, heads, 4, labels_q, labels_k), dtype=torch.float32)
     run(
         _attention_bwd_tables_kernel,
         blocks * splits * heads * samples,
@@ -267,8 +267,8 @@ def attention_bwd_tables(call: Call, arguments: dict[str, Any]) -> tuple[Tensor,
 
     def of(kind: int, table: Tensor | None) -> Tensor:
         if table is None:
-            return call.q.new_empty(0)
+            return call.given.q.new_empty(0)
         return sums[:, kind].sum(0, keepdim=True) if table.shape[0] < samples else sums[:, kind].clone()
 
-    alpha, beta, gamma, delta = (of(kind, table) for kind, table in enumerate(call.tables))
+    alpha, beta, gamma, delta = (of(kind, table) for kind, table in enumerate(call.given.tables))
     return alpha, beta, gamma, delta

@@ -47,10 +47,10 @@ def attention_fwd(call: Call, keep_rows: bool = False) -> Forward:
         ``Forward``; ``maps`` are the mean of ``reads`` over heads, summed in head order.
     """
     samples, seqlen_q, seqlen_k, heads, _ = call.sizes
-    q = call.q
+    q = call.given.q
     out = q.new_empty(q.shape)
     # heads lie apart until they are averaged: a sum inside the kernel would need atomics, or starve small grids
-    reads = q.new_empty((samples, heads, seqlen_q, call.columns), dtype=torch.float32)
+    reads = q.new_empty((samples, heads, seqlen_q, call.given.columns), dtype=torch.float32)
     planes = PLANES_WITH_RANGE if call.has_range else PLANES
     rows = q.new_empty((planes, samples, heads, seqlen_q) if keep_rows else (0,), dtype=torch.float32)
     if not seqlen_k:

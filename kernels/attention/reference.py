@@ -10,21 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .arguments import TABLE_NAMES, Arguments
 
-def attention_reference(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    scale: float,
-    alpha: Tensor | None = None,
-    beta: Tensor | None = None,
-    gamma: Tensor | None = None,
-    delta: Tensor | None = None,
-    readout: Tensor | None = None,
-    query_labels: Tensor | None = None,
-    key_labels: Tensor | None = None,
-    key_padding: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
+
+def attention_reference(call: Arguments) -> tuple[Tensor, Tensor]:
     """Edit the logits by label tables, attend, and read the probabilities out through ``readout``.
 
         S    = scale * Q K^T
@@ -41,14 +30,7 @@ def attention_reference(
     infinity included, forward or backward. Where such a value is valid for a row, the row is not finite either.
 
     Args:
-        q: [B, Nq, H, D], any float dtype. Arithmetic is fp32, or fp64 for fp64 input.
-        k, v: [B, Nk, H, D], dtype of ``q``.
-        scale: Factor of the raw logits.
-        alpha, beta, gamma, delta: [B or 1, Lq, Lk] each, or None for 1, 0, 0, 0.
-        readout: W, [B or 1, Nk, M], or None for M = 0.
-        query_labels: r, integer [B or 1, Nq] in [0, Lq), or None for label 0 everywhere.
-        key_labels: c, integer [B or 1, Nk] in [0, Lk), or None for label 0 everywhere.
-        key_padding: bool [B or 1, Nk], True where the key is padding.
+        call: Of any strides.
 
     Returns:
         out [B, Nq, H, D] in the dtype of ``q``; maps [B, Nq, M] in fp32 (fp64 for fp64 input).
@@ -57,12 +39,13 @@ def attention_reference(
         DenseDiffusion (Kim et al. 2023, arXiv:2308.12964) for the row-range edit; DAAM (Tang et al. 2022,
         arXiv:2210.04885) for head-mean maps; the affine form that holds both is weft's own.
     """
-    rows = attend(q, k, scale, alpha, beta, gamma, delta, query_labels, key_labels, key_padding)
+    rows = attend(call)
     wide = rows.probabilities.dtype
-    out = average(rows, v.to(wide), "bhqk,bkhd->bqhd").to(q.dtype)
-    if readout is None:
-        return out, q.new_zeros(q.shape[0], q.shape[1], 0, dtype=wide)
-    weights = readout.to(wide).expand(q.shape[0], -1, -1)
+    out = average(rows, call.v.to(wide), "bhqk,bkhd->bqhd").to(call.q.dtype)
+    samples, seqlen_q = call.q.shape[:2]
+    if call.readout is None:
+        return out, call.q.new_zeros(samples, seqlen_q, 0, dtype=wide)
+    weights = call.readout.to(wide).expand(samples, -1, -1)
     return out, average(rows, weights, "bhqk,bkm->bhqm").mean(1)
 
 
@@ -85,37 +68,27 @@ class EditedRows(NamedTuple):
     smallest: Tensor | None  # key of the row minimum, [B, H, Nq, 1], where gamma is given
 
 
-def attend(
-    q: Tensor,
-    k: Tensor,
-    scale: float,
-    alpha: Tensor | None,
-    beta: Tensor | None,
-    gamma: Tensor | None,
-    delta: Tensor | None,
-    query_labels: Tensor | None,
-    key_labels: Tensor | None,
-    key_padding: Tensor | None,
-) -> EditedRows:
-    """Logits, statistics and probabilities of ``attention_reference``, which says what the arguments are."""
+def attend(call: Arguments) -> EditedRows:
+    """Logits, statistics and probabilities; neither values nor read-out are read."""
+    q, k = call.q, call.k
     wide = torch.promote_types(q.dtype, torch.float32)
 
-    r = labels_or_zero(query_labels, q.shape[1], q.device)
-    c = labels_or_zero(key_labels, k.shape[1], q.device)
+    r = labels_or_zero(call.query_labels, q.shape[1], q.device)
+    c = labels_or_zero(call.key_labels, k.shape[1], q.device)
     tables = {
         name: None if table is None else _look_up(table.to(wide), r, c)[:, None]
-        for name, table in (("alpha", alpha), ("beta", beta), ("gamma", gamma), ("delta", delta))
+        for name, table in zip(TABLE_NAMES, call.tables, strict=True)
     }
 
     valid = torch.ones(1, 1, 1, k.shape[1], dtype=torch.bool, device=q.device)
-    if key_padding is not None:
-        valid = valid & ~key_padding[:, None, None, :]
+    if call.key_padding is not None:
+        valid = valid & ~call.key_padding[:, None, None, :]
     if tables["delta"] is not None:
         valid = valid & (tables["delta"] != -torch.inf)
 
     # selected, not multiplied, so that neither S nor its gradient meets what an absent key holds
     finite = k.isfinite()
-    logits = scale * torch.einsum("bqhd,bkhd->bhqk", q.to(wide), k.to(wide).masked_fill(~finite, 0.0))
+    logits = call.scale * torch.einsum("bqhd,bkhd->bhqk", q.to(wide), k.to(wide).masked_fill(~finite, 0.0))
     logits = logits.masked_fill(~finite.all(-1).transpose(1, 2)[:, :, None], torch.nan).masked_fill(~valid, 0.0)
 
     largest = smallest = None

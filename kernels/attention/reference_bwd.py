@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .arguments import TABLE_NAMES, Arguments
 from .reference import EditedRows, attend, labels_or_zero
 
 # rows of one block: 512 rows of 8 heads against 4096 keys are 64 MiB of fp32
@@ -31,22 +32,7 @@ class AttentionGradients(NamedTuple):
 
 
 def attention_backward_reference(
-    dout: Tensor,
-    dmaps: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    scale: float,
-    alpha: Tensor | None,
-    beta: Tensor | None,
-    gamma: Tensor | None,
-    delta: Tensor | None,
-    readout: Tensor | None,
-    query_labels: Tensor | None,
-    key_labels: Tensor | None,
-    key_padding: Tensor | None,
-    table_gradients: bool,
-    readout_gradient: bool,
+    dout: Tensor, dmaps: Tensor, call: Arguments, table_gradients: bool, readout_gradient: bool
 ) -> AttentionGradients:
     """Gradients of ``out`` and ``maps`` together, with respect to every float input.
 
@@ -61,7 +47,7 @@ def attention_backward_reference(
     Args:
         dout: [B, Nq, H, D].
         dmaps: [B, Nq, M].
-        q ... key_padding: As in ``attention_reference``.
+        call: What ``attention_reference`` was given.
         table_gradients, readout_gradient: Whether these are wanted.
 
     Returns:
@@ -70,11 +56,12 @@ def attention_backward_reference(
     Source:
         Ordinary softmax backward (Dao et al. 2022, arXiv:2205.14135, section B.2) with M more value columns.
     """
+    q, k, v, readout, key_padding = call.q, call.k, call.v, call.readout, call.key_padding
     wide = torch.promote_types(q.dtype, torch.float32)
     dq = torch.zeros(q.shape, dtype=wide, device=q.device)
     dk = torch.zeros(k.shape, dtype=wide, device=q.device)
     dv = torch.zeros(v.shape, dtype=wide, device=q.device)
-    tables = {"alpha": alpha, "beta": beta, "gamma": gamma, "delta": delta}
+    tables = dict(zip(TABLE_NAMES, call.tables, strict=True))
     dtables = {
         name: torch.zeros(table.shape, dtype=wide, device=q.device)
         for name, table in tables.items()
@@ -87,21 +74,8 @@ def attention_backward_reference(
     for b in range(q.shape[0]):
         for start in range(0, q.shape[1], BLOCK_ROWS):
             rows = slice(start, start + BLOCK_ROWS)
-            r = _of_sample(query_labels, b)
-            r = None if r is None else r[:, rows]
-            c = _of_sample(key_labels, b)
-            block = attend(
-                q[b : b + 1, rows],
-                k[b : b + 1],
-                scale,
-                _of_sample(alpha, b),
-                _of_sample(beta, b),
-                _of_sample(gamma, b),
-                _of_sample(delta, b),
-                r,
-                c,
-                _of_sample(key_padding, b),
-            )
+            one = _of_block(call, b, rows)
+            block = attend(one)
             dout_block = dout[b, rows].to(wide)  # [rows, H, D]
             p = block.probabilities[0]  # [H, rows, Nk]
 
@@ -119,12 +93,12 @@ def attention_backward_reference(
             dlogits = _through_edit(dedited, block)
             # where a row may see such a k, its P is NaN already
             finite_k = k[b].to(wide).masked_fill(~k[b].isfinite(), 0.0)
-            dq[b, rows] = scale * torch.einsum("hqk,khd->qhd", dlogits, finite_k)
-            dk[b] += scale * torch.einsum("hqk,qhd->khd", dlogits, q[b, rows].to(wide))
+            dq[b, rows] = call.scale * torch.einsum("hqk,khd->qhd", dlogits, finite_k)
+            dk[b] += call.scale * torch.einsum("hqk,qhd->khd", dlogits, q[b, rows].to(wide))
             dv[b] += torch.einsum("hqk,qhd->khd", p, dout_block)
             for name, dtable in dtables.items():
-                r_block = labels_or_zero(r, p.shape[1], q.device)[0]
-                c_block = labels_or_zero(c, p.shape[2], q.device)[0]
+                r_block = labels_or_zero(one.query_labels, p.shape[1], q.device)[0]
+                c_block = labels_or_zero(one.key_labels, p.shape[2], q.device)[0]
                 pairs = r_block[:, None] * dtable.shape[2] + c_block  # [rows, Nk]
                 per_pair = (dedited * _multiplied_by(name, block)).sum(0)
                 dtable[b % dtable.shape[0]].view(-1).index_add_(0, pairs.flatten(), per_pair.flatten())
@@ -144,17 +118,24 @@ def attention_backward_reference(
         dq=finish(dq, q),
         dk=finish(dk, k),
         dv=finish(dv, v),
-        dalpha=finish(dtables.get("alpha"), alpha),
-        dbeta=finish(dtables.get("beta"), beta),
-        dgamma=finish(dtables.get("gamma"), gamma),
-        ddelta=finish(dtables.get("delta"), delta),
+        dalpha=finish(dtables.get("alpha"), call.alpha),
+        dbeta=finish(dtables.get("beta"), call.beta),
+        dgamma=finish(dtables.get("gamma"), call.gamma),
+        ddelta=finish(dtables.get("delta"), call.delta),
         dreadout=finish(dreadout, readout),
     )
 
 
-def _of_sample(tensor: Tensor | None, b: int) -> Tensor | None:
+def _of_block(call: Arguments, b: int, rows: slice) -> Arguments:
+    """The part of the call that some rows of sample ``b`` are."""
+    one = call.mapped(lambda x: _of_sample(x, b))
+    r = one.query_labels
+    return one._replace(q=one.q[:, rows], query_labels=None if r is None else r[:, rows])
+
+
+def _of_sample(tensor: Tensor, b: int) -> Tensor:
     """Sample ``b`` of a [B or 1, ...] tensor, the first axis kept."""
-    return None if tensor is None else tensor[b % tensor.shape[0]][None]
+    return tensor[b % tensor.shape[0]][None]
 
 
 def _through_edit(dedited: Tensor, block: EditedRows) -> Tensor:

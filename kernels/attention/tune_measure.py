@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from statistics import median
-from typing import Any
 
 import torch
 import triton
@@ -21,6 +20,7 @@ from triton.errors import TritonError
 from weft import _env
 from weft.kernels.common.device import device_arch
 
+from .arguments import TABLE_NAMES, Arguments
 from .bwd import attention_bwd
 from .fwd import attention_fwd
 from .host import Call
@@ -29,7 +29,6 @@ from .reference import attention_reference
 from .reference_bwd import attention_backward_reference
 from .tune_target import Target
 
-TABLES = ("alpha", "beta", "gamma", "delta")
 LABELS = (4, 5)
 COLUMNS = 8
 # calls of one graph, so that a launch costs nothing, and replays of which the median is taken
@@ -130,10 +129,10 @@ def draw(target: Target, sizes: Shape, edited: bool, device: str, tile: Tile | N
     k, v = (normal(samples, seqlen_k, heads, target.head_dim).to(dtype) for _ in range(2))
     rest: dict[str, Tensor] = {"readout": normal(1, seqlen_k, COLUMNS)}
     if edited:
-        rest |= {name: 0.2 * normal(1, *LABELS) + float(name == "alpha") for name in TABLES}
+        rest |= {name: 0.2 * normal(1, *LABELS) + float(name == "alpha") for name in TABLE_NAMES}
         rest |= {"query_labels": labels(seqlen_q, LABELS[0]), "key_labels": labels(seqlen_k, LABELS[1])}
     forced: Mapping[str, Tile] = {} if tile is None else {target.kernel: tile}
-    call = Call(q, k, v, target.head_dim**-0.5, **rest, forced_tiles=forced)
+    call = Call(Arguments(q, k, v, target.head_dim**-0.5, **rest), forced_tiles=forced)
     dmaps = normal(samples, seqlen_q, COLUMNS)
     return Drawn(call, dout, dmaps, target.kernel.startswith("bwd"), target.kernel == "bwd_tables")
 
@@ -167,15 +166,10 @@ def check(target: Target, tile: Tile, edited: bool, device: str) -> str:
 def _gold(target: Target, edited: bool, device: str) -> tuple[Tensor, ...]:
     """What ``check`` should find, in float64."""
     drawn = draw(target, SMALL[target.short_keys], edited, device)
-    call = drawn.call
-    labels = ("query_labels", "key_labels", "key_padding")
-    inputs: dict[str, Any] = {name: getattr(call, name) for name in ("q", "k", "v", "scale", *TABLES, "readout")}
-    inputs = {name: x.double() if isinstance(x, Tensor) else x for name, x in inputs.items()}
-    inputs |= {name: getattr(call, name) for name in labels}
+    wide = drawn.call.given.mapped(lambda x: x.double() if x.is_floating_point() else x)
     if not drawn.backward:
-        return attention_reference(**inputs)
-    inputs |= {"dout": drawn.dout.double(), "dmaps": drawn.dmaps.double()}
-    return attention_backward_reference(**inputs, table_gradients=drawn.table_gradients, readout_gradient=True)
+        return attention_reference(wide)
+    return attention_backward_reference(drawn.dout.double(), drawn.dmaps.double(), wide, drawn.table_gradients, True)
 
 
 def _time_ms(call: Callable[[], object]) -> float:

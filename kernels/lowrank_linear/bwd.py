@@ -16,9 +16,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from weft.kernels.common.arguments import strides
 from weft.kernels.common.device import run
 from weft.kernels.common.grids import ceil_div, choose_splits, power_of_two
+from weft.kernels.common.strides import strides
 
 from .fwd import Shrunk, project, shrink
 from .host import Call, concept_of_rank

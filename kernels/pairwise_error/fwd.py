@@ -9,8 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from weft.kernels.common.arguments import strides
 from weft.kernels.common.device import run
+from weft.kernels.common.strides import strides
 
 from .host import as_pairs, as_targets, memory_order
 from .launch import BLOCK, NUM_WARPS, choose_parts

@@ -61,15 +61,14 @@ class Op:
         Raises:
             BackendUnavailableError: The requested backend refuses, is not written for this op, or none accepts.
         """
-        if requested != "auto":
-            candidates = [backend for backend in self.backends if backend.name == requested]
-            if not candidates:
-                known = ", ".join(backend.name for backend in self.backends)
-                raise BackendUnavailableError(f"{self.name}: has no `{requested}` backend; it has {known}")
-        else:
-            candidates = [backend for backend in self.backends if not backend.only_by_name(*arguments)]
+        if requested != "auto" and all(backend.name != requested for backend in self.backends):
+            known = ", ".join(backend.name for backend in self.backends)
+            raise BackendUnavailableError(f"{self.name}: has no `{requested}` backend; it has {known}")
         refusals = {}
-        for backend in candidates:
+        # none is asked beyond the one that is taken: this runs before kernels of a few microseconds
+        for backend in self.backends:
+            if backend.only_by_name(*arguments) if requested == "auto" else backend.name != requested:
+                continue
             reasons = backend.refuse(*arguments)
             if not reasons:
                 return backend

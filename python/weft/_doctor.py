@@ -22,6 +22,7 @@ import weft.ops
 from weft import _env
 from weft._dispatch import BACKEND_NAMES, Op
 from weft._native_loader import native_or_none, why_not_native
+from weft.kernels.attention.arguments import Arguments as AttentionArguments
 from weft.ops._cuda import driver_version, refuse_machine
 from weft.ops.contrastive_loss import Columns, as_segment
 
@@ -115,7 +116,7 @@ class Report:
 
 def _attention_call(device: str) -> tuple[Any, ...]:
     x = torch.zeros(1, 4, 1, 64, device=device)
-    return x, x, x, 0.125, *[None] * 8
+    return (AttentionArguments(x, x, x, 0.125),)
 
 
 def _lowrank_linear_call(device: str) -> tuple[Any, ...]:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from weft._native_loader import native, native_or_none
+from weft.kernels.attention.arguments import Arguments
 from weft.kernels.attention.reference import attention_reference
 from weft.ops.attention.cpu import attention_fwd_cpu
 from weft.testing import (
@@ -34,9 +35,9 @@ every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dty
 
 
 def assert_accurate(inputs: AttentionInputs, isa: str) -> None:
-    found = attention_fwd_cpu(*inputs.arguments(), isa=isa)
+    found = attention_fwd_cpu(inputs.arguments(), isa=isa)
     truth = inputs.cleaned()
-    gold, eager = attention_reference(*truth.in_float64().arguments()), attention_eager(truth)
+    gold, eager = attention_reference(truth.in_float64().arguments()), attention_eager(truth)
     values = (truth.v, truth.v if truth.readout is None else truth.readout)
     for name, actual, e, g, value in zip(("out", "maps"), found, eager, gold, values, strict=True):
         size = value.abs().max().item() if value.numel() else 0.0
@@ -120,11 +121,11 @@ def test_so_many_labels_that_tiles_expand_their_own(isa, seqlen_k, tables):
 def test_rows_without_a_valid_key_are_zero(isa, dtype, seqlen_k):
     case = replace(EDITED, dtype=dtype, seqlen_k=seqlen_k, masked_label=True)
     inputs = make_attention_inputs(case)
-    out, maps = attention_fwd_cpu(*inputs.arguments(), isa=isa)
+    out, maps = attention_fwd_cpu(inputs.arguments(), isa=isa)
     masked = inputs.query_labels == 0
     assert masked.any() and not out[masked].any() and not maps[masked].any()
     everything = replace(inputs, key_padding=torch.ones_like(inputs.key_padding))
-    out, maps = attention_fwd_cpu(*everything.arguments(), isa=isa)
+    out, maps = attention_fwd_cpu(everything.arguments(), isa=isa)
     assert not out.any() and not maps.any()
 
 
@@ -137,8 +138,8 @@ def test_padding_hides_whatever_lies_there(isa, seqlen_k):
     hidden.v[inputs.key_padding] = torch.inf
     for name, a, b in zip(
         ("out", "maps"),
-        attention_fwd_cpu(*hidden.arguments(), isa=isa),
-        attention_fwd_cpu(*inputs.arguments(), isa=isa),
+        attention_fwd_cpu(hidden.arguments(), isa=isa),
+        attention_fwd_cpu(inputs.arguments(), isa=isa),
         strict=True,
     ):
         assert_bitwise(name, a, b)
@@ -151,7 +152,7 @@ def test_non_finite_values_stay_in_their_rows(isa, dtype, value):
     for seqlen_k in (77, 300):
         inputs = make_attention_inputs(replace(EDITED, dtype=dtype, seqlen_k=seqlen_k))
         inputs.q[0, 3, 1, 5] = value
-        out, _ = attention_fwd_cpu(*inputs.arguments(), isa=isa)
+        out, _ = attention_fwd_cpu(inputs.arguments(), isa=isa)
         out[0, 3, 1] = 0.0
         assert out.isfinite().all()
 
@@ -164,10 +165,10 @@ def test_non_finite_values_stay_in_their_rows(isa, dtype, value):
 @pytest.mark.parametrize(("seqlen_q", "seqlen_k"), [(300, 77), (2100, 77), (130, 300)])
 def test_same_bits_on_any_number_of_threads(isa, dtype, seqlen_q, seqlen_k):
     inputs = make_attention_inputs(replace(EDITED, dtype=dtype, seqlen_q=seqlen_q, seqlen_k=seqlen_k, heads=3))
-    alone = attention_fwd_cpu(*inputs.arguments(), num_threads=1, isa=isa)
+    alone = attention_fwd_cpu(inputs.arguments(), num_threads=1, isa=isa)
     for threads in (1, 2, 3, 7):
         for name, a, b in zip(
-            ("out", "maps"), attention_fwd_cpu(*inputs.arguments(), num_threads=threads, isa=isa), alone, strict=True
+            ("out", "maps"), attention_fwd_cpu(inputs.arguments(), num_threads=threads, isa=isa), alone, strict=True
         ):
             assert_bitwise(f"{name} on {threads} threads", a, b)
 
@@ -176,9 +177,9 @@ def test_same_bits_on_any_number_of_threads(isa, dtype, seqlen_q, seqlen_k):
 def test_a_row_does_not_depend_on_the_rows_beside_it(isa):
     """Few tiles spread their heads over tasks and many do not: both give the same bits."""
     inputs = make_attention_inputs(replace(EDITED, seqlen_q=4400, heads=3, shared=("labels",)))
-    many, many_maps = attention_fwd_cpu(*inputs.arguments(), isa=isa)
+    many, many_maps = attention_fwd_cpu(inputs.arguments(), isa=isa)
     few = replace(inputs, q=inputs.q[:, :50], query_labels=inputs.query_labels[:, :50])
-    out, maps = attention_fwd_cpu(*few.arguments(), isa=isa)
+    out, maps = attention_fwd_cpu(few.arguments(), isa=isa)
     assert_bitwise("out", out, many[:, :50])
     assert_bitwise("maps", maps, many_maps[:, :50])
 
@@ -188,8 +189,8 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(isa):
 @pytest.mark.parametrize("seqlen_k", [77, 300])
 def test_readout_does_not_touch_out(isa, dtype, seqlen_k):
     inputs = make_attention_inputs(replace(EDITED, dtype=dtype, seqlen_k=seqlen_k))
-    out, _ = attention_fwd_cpu(*inputs.arguments(), isa=isa)
-    without, maps = attention_fwd_cpu(*replace(inputs, readout=None).arguments(), isa=isa)
+    out, _ = attention_fwd_cpu(inputs.arguments(), isa=isa)
+    without, maps = attention_fwd_cpu(replace(inputs, readout=None).arguments(), isa=isa)
     assert_bitwise("out", without, out)
     assert maps.shape == (2, 45, 0)
 
@@ -230,7 +231,7 @@ def test_writes_nothing_beside_its_outputs(isa, dtype, head_dim):
         scale=inputs.scale, isa=isa,
     )  # fmt: skip
     plain = replace(inputs, **dict.fromkeys((*TABLES, "query_labels", "key_labels", "key_padding")))
-    expected, expected_maps = attention_fwd_cpu(*plain.arguments(), isa=isa)
+    expected, expected_maps = attention_fwd_cpu(plain.arguments(), isa=isa)
     assert_bitwise("out", out, expected)
     assert_bitwise("maps", maps, expected_maps)
     out.fill_(7.0)
@@ -245,7 +246,7 @@ def test_writes_nothing_beside_its_outputs(isa, dtype, head_dim):
 )
 def test_empty_sizes(isa, samples, seqlen_q, seqlen_k, heads):
     q, k = torch.zeros(samples, seqlen_q, heads, 8), torch.zeros(samples, seqlen_k, heads, 8)
-    out, maps = attention_fwd_cpu(q, k, k, 1.0, readout=torch.ones(1, seqlen_k, 3), isa=isa)
+    out, maps = attention_fwd_cpu(Arguments(q, k, k, 1.0, readout=torch.ones(1, seqlen_k, 3)), isa=isa)
     assert out.shape == q.shape and maps.shape == (samples, seqlen_q, 3)
     assert not out.any() and not maps.any()
 
@@ -254,6 +255,7 @@ def test_peak_memory_has_no_part_of_size_queries_times_keys():
     """(2, 8, 4096, 4096, 40): the probabilities would be 1 GiB; packed K and V are 22 MiB, and out is 10."""
     script = """
 import resource, torch
+from weft.kernels.attention.arguments import Arguments
 from weft.ops.attention.cpu import attention_fwd_cpu
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 def run(n):
@@ -261,7 +263,7 @@ def run(n):
     labels = torch.zeros(1, n, dtype=torch.int32)
     tables = [torch.ones(1, 4, 4) for _ in range(4)]
     before = peak()
-    attention_fwd_cpu(q, k, v, 1.0, *tables, torch.ones(1, n, 8), labels, labels, num_threads=2)
+    attention_fwd_cpu(Arguments(q, k, v, 1.0, *tables, torch.ones(1, n, 8), labels, labels), num_threads=2)
     return peak() - before
 run(64)
 print(run(4096))
@@ -325,12 +327,12 @@ def test_names_the_label_out_of_range_and_its_place(label):
     inputs.query_labels[1, 17] = label
     message = rf"`query_labels` must lie in \[0, Lq\) = \[0, 4\); got {label} at \[1, 17\]"
     with pytest.raises(ValueError, match=message):
-        attention_fwd_cpu(*inputs.arguments())
+        attention_fwd_cpu(inputs.arguments())
     inputs = make_attention_inputs(replace(EDITED, key_labels=4))
     inputs.key_labels[1, 76] = label
     message = message.replace("query", "key").replace("Lq", "Lk").replace("17", "76")
     with pytest.raises(ValueError, match=message):
-        attention_fwd_cpu(*inputs.arguments())
+        attention_fwd_cpu(inputs.arguments())
 
 
 def test_threads_are_the_host_programs():

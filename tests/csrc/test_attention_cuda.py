@@ -55,9 +55,10 @@ def refusals(monkeypatch):
 
     def ask(case: AttentionCase, **changes) -> list[str]:
         inputs = replace(make_attention_inputs(case), **changes)
-        arguments = list(inputs.arguments())
-        arguments[:3] = [x.as_subclass(OnCuda) for x in arguments[:3]]
-        return _attention_cuda.refuse(*arguments)
+        call = inputs.arguments()
+        return _attention_cuda.refuse(
+            call._replace(**{name: getattr(call, name).as_subclass(OnCuda) for name in "qkv"})
+        )
 
     return ask
 
@@ -70,7 +71,7 @@ class TestRefuse:
 
     def test_no_gpu(self):
         arguments = make_attention_inputs(CASE).arguments()
-        assert _attention_cuda.refuse(*arguments) == ["needs CUDA tensors; q is on cpu"]
+        assert _attention_cuda.refuse(arguments) == ["needs CUDA tensors; q is on cpu"]
 
     def test_dtype_and_head_width(self, refusals):
         assert refusals(replace(CASE, dtype=torch.float32, head_dim=72)) == [
@@ -116,7 +117,7 @@ def on_gpu():
 
     def make(case: AttentionCase, seed: int = 0):
         inputs = make_attention_inputs(case, seed=seed, device="cuda")
-        assert ATTENTION.explain(*inputs.arguments())["cuda"] == []
+        assert ATTENTION.explain(inputs.arguments())["cuda"] == []
         return inputs
 
     return make
@@ -129,9 +130,9 @@ def on_gpu():
 def test_numbers_on_the_device(on_gpu, head_dim, seqlen_k, dtype):
     inputs = on_gpu(replace(CASE, head_dim=head_dim, seqlen_k=seqlen_k, dtype=dtype))
     truth = inputs.cleaned()
-    gold = attention_reference(*truth.in_float64().arguments())
+    gold = attention_reference(truth.in_float64().arguments())
     values = (truth.v, truth.readout)
-    found = _attention_cuda.attention_fwd_cuda(*inputs.arguments())
+    found = _attention_cuda.attention_fwd_cuda(inputs.arguments())
     for name, actual, eager, g, value in zip(
         ("out", "maps"), found, attention_eager(truth), gold, values, strict=True
     ):
@@ -142,10 +143,10 @@ def test_numbers_on_the_device(on_gpu, head_dim, seqlen_k, dtype):
 @pytest.mark.parametrize("seqlen_k", [77, 1025])
 def test_repeated_runs_give_the_same_bits(on_gpu, seqlen_k):
     inputs = on_gpu(replace(CASE, seqlen_q=4096, seqlen_k=seqlen_k))
-    first = _attention_cuda.attention_fwd_cuda(*inputs.arguments())
+    first = _attention_cuda.attention_fwd_cuda(inputs.arguments())
     for _ in range(20):
         for name, actual, expected in zip(
-            ("out", "maps"), _attention_cuda.attention_fwd_cuda(*inputs.arguments()), first, strict=True
+            ("out", "maps"), _attention_cuda.attention_fwd_cuda(inputs.arguments()), first, strict=True
         ):
             assert_bitwise(name, actual, expected)
 
@@ -154,17 +155,17 @@ def test_repeated_runs_give_the_same_bits(on_gpu, seqlen_k):
 @pytest.mark.parametrize("seqlen_k", [77, 1025])
 def test_a_graph_replays_with_new_labels_and_tables(on_gpu, seqlen_k):
     inputs, other = (on_gpu(replace(CASE, seqlen_k=seqlen_k), seed=seed) for seed in (0, 1))
-    _attention_cuda.attention_fwd_cuda(*inputs.arguments())
+    _attention_cuda.attention_fwd_cuda(inputs.arguments())
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        captured = _attention_cuda.attention_fwd_cuda(*inputs.arguments())
+        captured = _attention_cuda.attention_fwd_cuda(inputs.arguments())
     for name, x in vars(inputs).items():
         if isinstance(x, torch.Tensor):
             x.copy_(getattr(other, name))
     graph.replay()
     for name, actual, expected in zip(
-        ("out", "maps"), captured, _attention_cuda.attention_fwd_cuda(*other.arguments()), strict=True
+        ("out", "maps"), captured, _attention_cuda.attention_fwd_cuda(other.arguments()), strict=True
     ):
         assert_bitwise(name, actual, expected)
 
@@ -172,13 +173,13 @@ def test_a_graph_replays_with_new_labels_and_tables(on_gpu, seqlen_k):
 @pytest.mark.gpu
 def test_runs_on_the_current_stream(on_gpu):
     inputs = on_gpu(replace(CASE, seqlen_q=4096))
-    expected, _ = _attention_cuda.attention_fwd_cuda(*inputs.arguments())
+    expected, _ = _attention_cuda.attention_fwd_cuda(inputs.arguments())
     late = replace(inputs, q=torch.zeros_like(inputs.q))
     torch.cuda.synchronize()
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         torch.cuda._sleep(100_000_000)
         late.q.copy_(inputs.q)
-        out, _ = _attention_cuda.attention_fwd_cuda(*late.arguments())
+        out, _ = _attention_cuda.attention_fwd_cuda(late.arguments())
     stream.synchronize()
     assert_bitwise("out", out, expected)

@@ -31,8 +31,9 @@ def test_the_processor_ends_there(strongest: str) -> None:
 
 def test_a_stronger_one_by_name_is_refused() -> None:
     code = (
-        "import torch; from weft.ops.attention.cpu import attention_fwd_cpu; x = torch.ones(1, 1, 1, 8)\n"
-        "attention_fwd_cpu(x, x, x, 1.0, isa='scalar'); attention_fwd_cpu(x, x, x, 1.0, isa='avx2')"
+        "import torch; from weft.kernels.attention.arguments import Arguments\n"
+        "from weft.ops.attention.cpu import attention_fwd_cpu; x = torch.ones(1, 1, 1, 8)\n"
+        "call = Arguments(x, x, x, 1.0); attention_fwd_cpu(call, isa='scalar'); attention_fwd_cpu(call, isa='avx2')"
     )
     done = run(code, "scalar")
     assert done.returncode == 1

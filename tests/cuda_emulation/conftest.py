@@ -188,7 +188,7 @@ def attend(
     """(out, maps) of the emulated kernels, through the Python of the CUDA backend."""
     module.take_turns(order)
     with in_place_of_native(module, device):
-        return _attention_cuda.attention_fwd_cuda(*inputs.arguments())
+        return _attention_cuda.attention_fwd_cuda(inputs.arguments())
 
 
 @pytest.fixture(scope="session")

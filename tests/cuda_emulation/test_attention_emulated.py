@@ -51,7 +51,7 @@ def check(emulation, emulated):
         inputs: AttentionInputs = change(make_attention_inputs(case))
         found = emulation.attend(emulated, inputs, **how)
         truth = inputs.cleaned()
-        gold = attention_reference(*truth.in_float64().arguments())
+        gold = attention_reference(truth.in_float64().arguments())
         eager = attention_eager(truth)
         # both are means of values, which may cancel
         values = (truth.v, truth.v if truth.readout is None else truth.readout)
@@ -294,5 +294,5 @@ def test_read_masks_of_several_words_and_samples(emulation, emulated, samples):
         readout[sample, 290 * sample + 5, :] = 1.0
     inputs = replace(inputs, readout=readout)
     _, maps = emulation.attend(emulated, inputs)
-    _, expected = attention_reference(*inputs.in_float64().arguments())
+    _, expected = attention_reference(inputs.in_float64().arguments())
     torch.testing.assert_close(maps.double(), expected, rtol=2e-3, atol=1e-5)

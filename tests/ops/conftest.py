@@ -38,9 +38,9 @@ def backend_name(request: pytest.FixtureRequest) -> str:
     """A backend that takes an ordinary float32 call here."""
     name: str = request.param
     probe = make_attention_inputs(AttentionCase(seqlen_q=4, seqlen_k=4, heads=1, head_dim=8), device=device_of(name))
-    reasons = ATTENTION.explain(*probe.arguments())[name]
+    reasons = ATTENTION.explain(probe.arguments())[name]
     backend = next(backend for backend in ATTENTION.backends if backend.name == name)
-    if backend.only_by_name(*probe.arguments()):
+    if backend.only_by_name(probe.arguments()):
         pytest.skip(f"{name}: interpreted here, minutes a test; its own files check it at shapes that it can do")
     if reasons:
         pytest.skip(f"{name}: {'; '.join(reasons)}")

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from weft.kernels.attention.arguments import Arguments
 from weft.ops import _cuda
 from weft.ops.attention import cuda as _attention_cuda
 from weft.ops.attention import triton as _attention_triton
@@ -121,5 +122,6 @@ def test_auto_goes_on_to_triton(monkeypatch, machine: SimpleNamespace, driver: i
     machine.use(Machine(driver=driver))
     monkeypatch.setattr(_attention_triton, "refuse_machine", lambda device: [])
     x = torch.zeros(1, 4, 1, 64, dtype=torch.float16).as_subclass(OnGpu)
-    assert ATTENTION.choose("auto", x, x, x, 0.125, *[None] * 8).name == chosen
-    assert bool(_attention_cuda.refuse(x, x, x, 0.125)) == (chosen == "triton")
+    call = Arguments(x, x, x, 0.125)
+    assert ATTENTION.choose("auto", call).name == chosen
+    assert bool(_attention_cuda.refuse(call)) == (chosen == "triton")

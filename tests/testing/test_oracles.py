@@ -160,7 +160,7 @@ def test_bitwise_oracle_tells_zeros_apart_and_knows_nan() -> None:
 
 
 def attention_gold(inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
-    return attention_reference(*inputs.in_float64().arguments())
+    return attention_reference(inputs.in_float64().arguments())
 
 
 def with_change(name: str, change: Callable[[Tensor], Tensor]) -> Callable[[AttentionInputs], AttentionInputs]:

@@ -24,6 +24,7 @@ pytest.importorskip("triton", reason="triton is not installed")
 import triton
 import triton.language as tl
 
+from weft.kernels.attention.arguments import Arguments
 from weft.kernels.attention.bwd import attention_bwd
 from weft.kernels.attention.fwd import attention_fwd
 from weft.kernels.attention.host import Call as AttentionCall
@@ -177,7 +178,7 @@ def test_attention_of_many_samples(launches: dict[str, int], seqlen_k: int, forw
     tables = [meta(1, 2, 3, dtype=wide) for _ in range(4)]
     labels = (meta(1, 16, dtype=torch.int32), meta(1, seqlen_k, dtype=torch.int32))
     q, k = meta(MANY, 16, 2, 64), meta(MANY, seqlen_k, 2, 64)
-    call = AttentionCall(q, k, k, 0.125, *tables, meta(1, seqlen_k, 8, dtype=wide), *labels)
+    call = AttentionCall(Arguments(q, k, k, 0.125, *tables, meta(1, seqlen_k, 8, dtype=wide), *labels))
     done = attention_fwd(call, keep_rows=True)
     attention_bwd(call, done.out, done.maps, done, table_gradients=True, readout_gradient=True)
     tiles_k = -(-seqlen_k // call.tile("bwd_kv").block_k)

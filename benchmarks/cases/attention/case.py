@@ -63,7 +63,7 @@ def verify(problem: Problem, provider: Provider, result: tuple[Tensor, Tensor | 
     labels = None if x.query_labels is None else x.query_labels[:, rows]
     some = replace(x, q=x.q[:, rows], query_labels=labels).in_float64()
     left_out = dict.fromkeys(LEFT_OUT.get(provider.note, ()))
-    gold = attention_reference(*replace(some, **left_out).arguments())
+    gold = attention_reference(replace(some, **left_out).arguments())
     for name, found, expected in zip(("out", "maps"), result, gold, strict=True):
         if found is not None:
             error = relative_l2(found.detach()[:, rows], expected)

@@ -31,14 +31,15 @@ def call(op: Op, operator: Callable[..., Any], backend: str | None, *arguments: 
 
     Args:
         op: With ``reference`` among its backends, the definition.
-        operator: Takes ``arguments`` and the name of a backend, "" for none.
+        operator: Takes ``arguments``, of a record its fields, and the name of a backend, "" for none.
         backend: As the public function has it.
-        arguments: As backends take them.
+        arguments: As backends take them: a record, or one by one.
     """
     if is_transformed():
         return op.definition(backend).forward(*arguments)
-    if needs_operator(arguments):
-        return operator(*arguments, named_in_trace(backend))
+    flat = arguments[0] if isinstance(arguments[0], tuple) else arguments
+    if needs_operator(flat):
+        return operator(*flat, named_in_trace(backend))
     return op.choose(requested_backend(backend), *arguments).forward(*arguments)
 
 

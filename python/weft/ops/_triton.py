@@ -19,8 +19,13 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _INTERPRETED_DTYPES = (torch.float32, torch.float16)
 
 
-def is_interpreted(x: Tensor, *rest: Any) -> bool:
-    """Whether a call would run in Triton's interpreter: on the CPU, to check kernels, thousands of times slower."""
+def is_interpreted(first: Tensor | tuple[Any, ...], *rest: Any) -> bool:
+    """Whether a call would run in Triton's interpreter: on the CPU, to check kernels, thousands of times slower.
+
+    Args:
+        first: The first of the op's arguments, or a record of them all, whose first tells the device.
+    """
+    x: Tensor = first[0] if isinstance(first, tuple) else first
     return x.device.type == "cpu" and _env.triton_is_interpreted()
 
 

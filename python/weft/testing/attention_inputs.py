@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-TABLE_NAMES = ("alpha", "beta", "gamma", "delta")
+from weft.kernels.attention.arguments import TABLE_NAMES, Arguments
+
 LAYOUTS = ("contiguous", "fused", "head_major", "sequence_major", "sliced", "expanded", "mixed")
 READOUTS = ("none", "one_hot", "dense", "ones", "zero")
 # what uninitialised memory may hold; the last overflows 16 bits, and a logit in 32
@@ -73,7 +74,7 @@ class AttentionCase:
 
 @dataclass(frozen=True, eq=False)
 class AttentionInputs:
-    """The tensors of one call, named and ordered as ``attention_reference`` takes them."""
+    """The tensors of one call, named and ordered as in ``Arguments``."""
 
     q: Tensor
     k: Tensor
@@ -88,9 +89,9 @@ class AttentionInputs:
     key_labels: Tensor | None = None
     key_padding: Tensor | None = None
 
-    def arguments(self) -> tuple[Tensor | float | None, ...]:
-        """All fields in order."""
-        return tuple(getattr(self, field.name) for field in fields(self))
+    def arguments(self) -> Arguments:
+        """As backends take them."""
+        return Arguments(*(getattr(self, field.name) for field in fields(self)))
 
     def tables(self) -> dict[str, Tensor]:
         """The tables that are there."""

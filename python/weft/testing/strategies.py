@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from hypothesis import strategies as st
 
-from weft.testing.attention_inputs import LAYOUTS, READOUTS, TABLE_NAMES, AttentionCase
+from weft.kernels.attention.arguments import TABLE_NAMES
+from weft.testing.attention_inputs import LAYOUTS, READOUTS, AttentionCase
 from weft.testing.contrastive_loss_inputs import (
     FEATURE_LAYOUTS,
     FEATURES,

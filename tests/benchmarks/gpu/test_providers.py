@@ -88,7 +88,7 @@ def test_gradients_alone_are_those_of_the_definition():
         assert all(x is y for x, y in zip(call(), first, strict=True))
         leaves = problem.inputs.in_float64().with_gradients()
         gold = torch.autograd.grad(
-            attention_reference(*leaves.arguments()),
+            attention_reference(leaves.arguments()),
             [leaves.q, leaves.k, leaves.v],
             [x.double() for x in call.arriving],
         )

@@ -91,7 +91,7 @@ def test_the_same_twice_in_a_row(backend_name, device, call_attention, dtype, se
 @pytest.mark.parametrize("seqlen_k", [77, 300])
 def test_cpu_result_does_not_depend_on_threads(call_attention, three_threads, seqlen_k):
     inputs = make_attention_inputs(replace(EDITED, seqlen_k=seqlen_k, seqlen_q=500))
-    if reasons := ATTENTION.explain(*inputs.arguments())["cpu"]:
+    if reasons := ATTENTION.explain(inputs.arguments())["cpu"]:
         pytest.skip("; ".join(reasons))
     several = call_attention(inputs, "cpu")
     torch.set_num_threads(1)
@@ -155,7 +155,7 @@ def test_inputs_are_left_as_they_were(backend_name, device, call_attention):
 
 def test_float64_goes_to_the_reference_by_itself(call_attention):
     inputs = make_attention_inputs(replace(EDITED, dtype=torch.float64))
-    assert ATTENTION.choose("auto", *inputs.arguments()).name == "reference"
+    assert ATTENTION.choose("auto", inputs.arguments()).name == "reference"
     for found, expected in zip(call_attention(inputs), call_attention(inputs, "reference"), strict=True):
         assert torch.equal(found, expected)
 

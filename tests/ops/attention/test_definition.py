@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -75,7 +76,7 @@ def at(tensor: Tensor | None, b: int, *place: int) -> float:
 @settings(max_examples=80)
 def test_reference_is_the_definition(case: AttentionCase) -> None:
     inputs = make_attention_inputs(case)
-    out, maps = attention_reference(*inputs.arguments())
+    out, maps = attention_reference(inputs.arguments())
     out_by_rows, maps_by_rows = attention_by_rows(inputs)
     torch.testing.assert_close(out, out_by_rows, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(maps, maps_by_rows, rtol=1e-10, atol=1e-12)
@@ -85,7 +86,7 @@ def test_reference_is_the_definition(case: AttentionCase) -> None:
 def test_eager_oracle_is_the_definition_too(case: AttentionCase) -> None:
     inputs = make_attention_inputs(case)
     for found, expected in zip(
-        attention_eager(inputs.cleaned()), attention_reference(*inputs.arguments()), strict=True
+        attention_eager(inputs.cleaned()), attention_reference(inputs.arguments()), strict=True
     ):
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
@@ -94,9 +95,8 @@ def test_eager_oracle_is_the_definition_too(case: AttentionCase) -> None:
 def test_reference_computes_in_float32_and_returns_the_dtype_of_q(dtype: torch.dtype) -> None:
     case = AttentionCase(dtype=dtype, tables=("alpha", "beta", "gamma", "delta"), readout="dense")
     inputs = make_attention_inputs(case)
-    out, maps = attention_reference(*inputs.arguments())
-    wide_out, wide_maps = attention_reference(
-        *inputs.mapped(lambda x: x.float()).arguments()[:4], *inputs.arguments()[4:]
-    )
+    out, maps = attention_reference(inputs.arguments())
+    wide = {name: getattr(inputs, name).float() for name in ("q", "k", "v")}
+    wide_out, wide_maps = attention_reference(replace(inputs, **wide).arguments())
     assert torch.equal(out, wide_out.to(dtype))
     assert torch.equal(maps, wide_maps)

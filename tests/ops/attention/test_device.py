@@ -75,7 +75,7 @@ def draw():
         seed = secrets.randbits(30)
         print(f"seed {seed}, {case}")
         inputs = make_attention_inputs(case, seed, "cpu" if backend == "cpu" else "cuda")
-        reasons = ATTENTION.explain(*inputs.arguments())[backend]
+        reasons = ATTENTION.explain(inputs.arguments())[backend]
         if reasons:
             pytest.skip(f"{backend}: {'; '.join(reasons)}")
         return inputs
@@ -106,7 +106,7 @@ def sizes_of(inputs: AttentionInputs) -> tuple[float, float]:
 
 def check_forward(inputs: AttentionInputs, call_attention, backend: str) -> None:
     truth = inputs.cleaned()
-    gold = attention_reference(*truth.in_float64().arguments())
+    gold = attention_reference(truth.in_float64().arguments())
     eager = attention_eager(truth)
     poison(inputs)
     found = call_attention(inputs, backend)
@@ -168,7 +168,7 @@ def gradients(inputs: AttentionInputs, function, at: tuple[Tensor, Tensor]) -> d
 def test_gradients(draw, call_attention, backend, dtype, layer):
     inputs = draw(replace(BACKWARD[layer], dtype=dtype), backend)
     at = arriving(inputs)
-    gold = gradients(inputs.in_float64(), lambda x: attention_reference(*x.cleaned().arguments()), at)
+    gold = gradients(inputs.in_float64(), lambda x: attention_reference(x.cleaned().arguments()), at)
     eager = gradients(inputs, lambda x: attention_eager(x.cleaned()), at)
     poison(inputs)
     found = gradients(inputs, lambda x: call_attention(x, backend), at)

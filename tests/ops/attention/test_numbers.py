@@ -30,7 +30,7 @@ EDITED = AttentionCase(tables=TABLES, removed=0.1, readout="dense", padding=0.1,
 
 def assert_accurate(inputs: AttentionInputs, found: tuple[Tensor, Tensor]) -> None:
     truth = inputs.cleaned()
-    gold = attention_reference(*truth.in_float64().arguments())
+    gold = attention_reference(truth.in_float64().arguments())
     eager = attention_eager(truth)
     # both are means of values, which may cancel
     values = (truth.v, truth.v if truth.readout is None else truth.readout)
@@ -45,7 +45,7 @@ def assert_accurate(inputs: AttentionInputs, found: tuple[Tensor, Tensor]) -> No
 @given(case=attention_cases(dtypes=DTYPES, seqlens_q=(0, *SEQLENS_Q), seqlens_k=(0, *SEQLENS_K)))
 def test_any_call_is_as_accurate_as_eager(backend_name, device, call_attention, case):
     inputs = make_attention_inputs(case, device=device)
-    assume(not ATTENTION.explain(*inputs.arguments())[backend_name])
+    assume(not ATTENTION.explain(inputs.arguments())[backend_name])
     assert_accurate(inputs, call_attention(inputs, backend_name))
 
 
@@ -86,7 +86,7 @@ def test_large_logits_do_not_overflow(backend_name, device, call_attention, seql
     inputs = make_attention_inputs(replace(EDITED, seqlen_k=seqlen_k, spread=100.0), device=device)
     out, maps = call_attention(inputs, backend_name)
     assert out.isfinite().all() and maps.isfinite().all()
-    gold, _ = attention_reference(*inputs.in_float64().arguments())
+    gold, _ = attention_reference(inputs.in_float64().arguments())
     # logits of a few hundred carry an absolute error of about 1e-4, which is the relative one of P
     torch.testing.assert_close(out.double(), gold, rtol=0, atol=5e-3)
 

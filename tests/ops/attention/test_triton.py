@@ -70,7 +70,7 @@ def drawn(case: AttentionCase, seed: int = 0) -> AttentionInputs:
 
 
 def forward(inputs: AttentionInputs, keep_rows: bool = False) -> Forward:
-    return attention_fwd(Call(*inputs.arguments()), keep_rows)
+    return attention_fwd(Call(inputs.arguments()), keep_rows)
 
 
 TRITON = next(backend for backend in ATTENTION.backends if backend.name == "triton")
@@ -78,7 +78,7 @@ TRITON = next(backend for backend in ATTENTION.backends if backend.name == "trit
 
 def assert_accurate(inputs: AttentionInputs) -> Forward:
     found, truth = forward(inputs), inputs.cleaned()
-    gold = attention_reference(*truth.in_float64().arguments())
+    gold = attention_reference(truth.in_float64().arguments())
     # both are means of values, which may cancel
     values = (truth.v, truth.v if truth.readout is None else truth.readout)
     for name, actual, e, g, value in zip(
@@ -185,7 +185,7 @@ def test_maps_of_16_bit_inputs_are_fp32(monkeypatch, seqlen_k):
     plain = forward(inputs)
     monkeypatch.setattr(Call, "part", property(lambda call: tl.float16))
     split = forward(inputs)
-    gold = attention_reference(*inputs.in_float64().arguments())[1]
+    gold = attention_reference(inputs.in_float64().arguments())[1]
     error, plain_error = ((x.maps.double() - gold).abs().max().item() for x in (split, plain))
     # fp16 bottoms out at 2**-25 of the largest probability, where bf16 goes on; 11 bits alone would leave 1e-4
     assert error <= plain_error + 77 * 2**-25
@@ -268,7 +268,7 @@ def test_labels_outside_the_tables_are_an_error_on_the_cpu():
     labels[0, 3] = 3
     triton = next(backend for backend in ATTENTION.backends if backend.name == "triton")
     with pytest.raises(ValueError, match=r"`key_labels` must lie in \[0, Lk\) = \[0, 3\)"):
-        triton.forward(*replace(inputs, key_labels=labels).arguments())
+        triton.forward(replace(inputs, key_labels=labels).arguments())
 
 
 def test_labels_outside_the_tables_read_nothing_else():
@@ -285,8 +285,8 @@ def test_labels_outside_the_tables_read_nothing_else():
 class TestInterpreted:
     def test_auto_passes_over_an_interpreter(self):
         inputs = drawn(EDITED)
-        assert ATTENTION.choose("auto", *inputs.arguments()).name != "triton"
-        assert ATTENTION.choose("triton", *inputs.arguments()).name == "triton"
+        assert ATTENTION.choose("auto", inputs.arguments()).name != "triton"
+        assert ATTENTION.choose("triton", inputs.arguments()).name == "triton"
 
     @pytest.mark.parametrize(
         ("case", "reason"),
@@ -300,12 +300,12 @@ class TestInterpreted:
     def test_refusals_say_why(self, case, reason):
         inputs = drawn(case)
         with pytest.raises(BackendUnavailableError, match=reason):
-            ATTENTION.choose("triton", *inputs.arguments())
+            ATTENTION.choose("triton", inputs.arguments())
 
     def test_without_the_interpreter_it_needs_cuda(self, monkeypatch):
         monkeypatch.delenv("TRITON_INTERPRET")
         with pytest.raises(BackendUnavailableError, match="needs CUDA tensors; q is on cpu"):
-            ATTENTION.choose("triton", *drawn(EDITED).arguments())
+            ATTENTION.choose("triton", drawn(EDITED).arguments())
 
     def test_the_public_function_takes_it_by_name(self):
         inputs = drawn(replace(EDITED, tables=(), readout="none", padding=0.0))

@@ -68,7 +68,7 @@ def arriving(inputs: AttentionInputs, through: str = "both") -> tuple[Tensor, Te
 
 def backward(inputs: AttentionInputs, at: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
     """The kernels' gradient of every float input, by name."""
-    call = Call(*inputs.arguments())
+    call = Call(inputs.arguments())
     found = attention_bwd(call, *at, attention_fwd(call, keep_rows=True), True, True)
     return {name: getattr(found, f"d{name}") for name in inputs.floats()}
 
@@ -86,7 +86,7 @@ def assert_gradients(inputs: AttentionInputs, through: str = "both") -> dict[str
     at = arriving(inputs, through)
     found = backward(inputs, at)
     eager = by_autograd(inputs, lambda x: attention_eager(x.cleaned()), at)
-    gold = by_autograd(inputs.in_float64(), lambda x: attention_reference(*x.cleaned().arguments()), at)
+    gold = by_autograd(inputs.in_float64(), lambda x: attention_reference(x.cleaned().arguments()), at)
     for name, gradient in found.items():
         if gold[name].numel() and gold[name].abs().max() < 1e-12:
             # a sum that is zero for every input, as with one label for all keys, has no size to measure rounding by
@@ -261,7 +261,7 @@ def test_backward_follows_forward_out_of_its_block(monkeypatch):
 
 def test_a_backend_without_backward_leaves_it_to_the_next():
     arguments = drawn(EDITED).arguments()
-    assert ATTENTION.choose_backward("triton", *arguments).name == "triton"
-    assert ATTENTION.choose_backward("reference", *arguments).name == "reference"
+    assert ATTENTION.choose_backward("triton", arguments).name == "triton"
+    assert ATTENTION.choose_backward("reference", arguments).name == "reference"
     expected = "triton" if DEVICE == "cuda" else "reference"
-    assert {ATTENTION.choose_backward(name, *arguments).name for name in ("cpu", "auto")} == {expected}
+    assert {ATTENTION.choose_backward(name, arguments).name for name in ("cpu", "auto")} == {expected}

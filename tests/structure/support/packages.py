@@ -70,11 +70,14 @@ def _part(
 
 # the first pattern that matches a path is its part
 PARTS = {
+    "arguments": _part(
+        r"kernels/\w+/arguments\.py", "the arguments of an op as one record", "kernels/<op>/arguments.py", only="torch"
+    ),
     "definition": _part(
         r"kernels/\w+/reference\w*\.py",
         "the definition of an op in plain PyTorch",
         "kernels/<op>/reference.py",
-        weft="op/reference kernels.common.capture",
+        weft="op/reference op/arguments kernels.common.capture",
         only="torch",
     ),
     "launch": _part(
@@ -93,7 +96,7 @@ PARTS = {
         r"kernels/\w+/\w+\.py",
         "Triton kernels and their launchers",
         "kernels/<op>, kernels/common",
-        weft="kernels.common op/launch",
+        weft="kernels.common op/launch op/arguments",
         guarded="triton",
         only="torch triton",
     ),
@@ -153,11 +156,19 @@ PARTS = {
         weft="FOUNDATION ops train shapes _files _device",
         guarded="transformers tyro",
     ),
-    "testing": _part(r"python/weft/testing/.*", "oracles and input makers", "python/weft/testing"),
+    "testing": _part(
+        r"python/weft/testing/.*",
+        "oracles and input makers",
+        "python/weft/testing",
+        weft="kernels.attention.arguments",
+    ),
     "surface": _part(
         r"python/weft/__init__\.py", weft="_dispatch _errors _names attach evaluation methods ops shapes testing train"
     ),
-    "doctor": _part(r"python/weft/_doctor\.py", weft="FOUNDATION ops _device shapes"),
+    "doctor": _part(
+        r"python/weft/_doctor\.py",
+        weft="FOUNDATION kernels.attention.arguments kernels.lowrank_linear.arguments ops _device shapes",
+    ),
     "cli": _part(
         r"python/weft/(cli|commands/.*|__main__)(\.py)?",
         "the command line, without logic of its own",

@@ -9,6 +9,7 @@ import torch
 from launches.case import Case, empty
 
 from weft.kernels.attention import launch
+from weft.kernels.attention.arguments import Arguments
 from weft.kernels.attention.bwd import attention_bwd
 from weft.kernels.attention.fwd import attention_fwd
 from weft.kernels.attention.host import Call
@@ -45,7 +46,7 @@ class Attention(Case):
             rest["readout"] = empty(1, self.seqlen_k, self.columns)
         if self.padding:
             rest["key_padding"] = empty(self.samples, self.seqlen_k, dtype=torch.bool)
-        call = Call(q, k, v, self.head_dim**-0.5, **rest)
+        call = Call(Arguments(q, k, v, self.head_dim**-0.5, **rest))
         done = attention_fwd(call, keep_rows=self.backward)
         if self.backward:
             attention_bwd(call, done.out, done.maps, done, bool(self.tables), bool(self.columns))

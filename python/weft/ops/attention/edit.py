@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from weft.kernels.attention.arguments import TABLE_NAMES
 from weft.ops._tensors import check_tensor, readable
-
-TABLE_NAMES = ("alpha", "beta", "gamma", "delta")
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from weft._dispatch import Backend, Op, requested_backend
+from weft.kernels.attention.arguments import TABLE_NAMES, Arguments
 from weft.kernels.attention.reference import attention_reference
 from weft.kernels.attention.reference_bwd import attention_backward_reference
 from weft.ops._autocast import follows_autocast, without_autocast
@@ -132,7 +133,7 @@ def attention(
     if edit is not None:
         if not isinstance(edit, Edit):
             raise TypeError(f"attention: `edit` must be a weft.ops.Edit or None; got {type(edit).__name__}")
-        for name, table in zip(("alpha", "beta", "gamma", "delta"), edit.tables(), strict=True):
+        for name, table in zip(TABLE_NAMES, edit.tables(), strict=True):
             if table is not None:
                 checks.check_table(name, table, q)
     if readout is not None:
@@ -143,8 +144,8 @@ def attention(
         checks.check_key_padding(key_padding, q, k.shape[1])
 
     tables = (None, None, None, None) if edit is None else edit.tables()
-    arguments = (q, k, v, scale, *tables, readout, query_labels, key_labels, key_padding)
-    out, maps = call(ATTENTION, _attention_operator, backend, *arguments)
+    arguments = Arguments(q, k, v, scale, *tables, readout, query_labels, key_labels, key_padding)
+    out, maps = call(ATTENTION, _attention_operator, backend, arguments)
     return out if readout is None else (out, maps)
 
 
@@ -161,31 +162,26 @@ def _prepare_labels(name: str, labels: Tensor | None, q: Tensor, length: int, ed
 # --- backends ---------------------------------------------------------------------------------------------------
 
 
-def _refuse_cpu(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> list[str]:
-    return cpu.refuse(q, k, v)
-
-
-def _refuse_reference(*arguments: Any) -> list[str]:
+def _refuse_reference(call: Arguments) -> list[str]:
     return []
 
 
-def _check_labels_on_cpu(q: Tensor, *rest: Tensor | None) -> None:
+def _check_labels_on_cpu(call: Arguments) -> None:
     """Read the labels where that costs no wait for a device."""
-    alpha, beta, gamma, delta, _, query_labels, key_labels, _ = rest
-    table = next((x for x in (alpha, beta, gamma, delta) if x is not None), None)
-    if table is not None and q.device.type == "cpu":
-        checks.check_label_range("query_labels", query_labels, table.shape[1])
-        checks.check_label_range("key_labels", key_labels, table.shape[2])
+    if call.q.device.type == "cpu":
+        labels_q, labels_k = call.labels
+        checks.check_label_range("query_labels", call.query_labels, labels_q)
+        checks.check_label_range("key_labels", call.key_labels, labels_k)
 
 
-def _triton_forward(q: Tensor, k: Tensor, v: Tensor, scale: float, *rest: Tensor | None) -> tuple[Tensor, Tensor]:
-    _check_labels_on_cpu(q, *rest)
-    return gpu.attention_fwd_triton(q, k, v, scale, *rest)
+def _triton_forward(call: Arguments) -> tuple[Tensor, Tensor]:
+    _check_labels_on_cpu(call)
+    return gpu.attention_fwd_triton(call)
 
 
-def _reference_forward(q: Tensor, k: Tensor, v: Tensor, scale: float, *rest: Tensor | None) -> tuple[Tensor, Tensor]:
-    _check_labels_on_cpu(q, *rest)
-    out, maps = attention_reference(q, k, v, scale, *rest)
+def _reference_forward(call: Arguments) -> tuple[Tensor, Tensor]:
+    _check_labels_on_cpu(call)
+    out, maps = attention_reference(call)
     return out.contiguous(), maps.contiguous()
 
 
@@ -194,7 +190,7 @@ ATTENTION = Op(
     (
         Backend("cuda", cuda.refuse, cuda.attention_fwd_cuda),
         Backend("triton", gpu.refuse, _triton_forward, gpu.attention_bwd_triton, only_by_name=is_interpreted),
-        Backend("cpu", _refuse_cpu, cpu.attention_fwd_cpu),
+        Backend("cpu", cpu.refuse, cpu.attention_fwd_cpu),
         Backend("reference", _refuse_reference, _reference_forward, attention_backward_reference),
     ),
 )
@@ -212,8 +208,8 @@ _INPUTS = (
 @without_autocast
 def _attention_operator(q, k, v, scale, *rest):  # type: ignore[no-untyped-def]
     *optional, backend = rest
-    arguments = (q, k, v, scale, *optional)
-    return ATTENTION.choose(requested_backend(backend or None), *arguments).forward(*arguments)
+    arguments = Arguments(q, k, v, scale, *optional)
+    return ATTENTION.choose(requested_backend(backend or None), arguments).forward(arguments)
 
 
 @_attention_operator.register_fake
@@ -233,10 +229,11 @@ def _(q, k, v, scale, alpha, beta, gamma, delta, readout, *rest):  # type: ignor
 )
 @without_autocast
 def _attention_backward_operator(dout, dmaps, *rest):  # type: ignore[no-untyped-def]
-    *arguments, table_gradients, readout_gradient, backend = rest
-    chosen = ATTENTION.choose_backward(requested_backend(backend or None), *arguments)
+    *inputs, table_gradients, readout_gradient, backend = rest
+    arguments = Arguments(*inputs)
+    chosen = ATTENTION.choose_backward(requested_backend(backend or None), arguments)
     assert chosen.backward is not None
-    return tuple(chosen.backward(dout, dmaps, *arguments, table_gradients, readout_gradient))
+    return tuple(chosen.backward(dout, dmaps, arguments, table_gradients, readout_gradient))
 
 
 @_attention_backward_operator.register_fake
@@ -295,11 +292,15 @@ def _save_for_second_backward(ctx, inputs, output) -> None:  # type: ignore[no-u
     ctx.save_for_backward(dout, dmaps, q, k, v, *rest)
 
 
+def _definition(*arguments: Any) -> tuple[Tensor, Tensor]:
+    return attention_reference(Arguments(*arguments))
+
+
 @without_autocast
 def _second_backward(ctx, *arriving):  # type: ignore[no-untyped-def]
     dout, dmaps, q, k, v, *rest = ctx.saved_tensors
     arguments = (q, k, v, ctx.scale, *rest)
-    found = second_gradients(attention_reference, arguments, _DIFFERENTIABLE, (dout, dmaps), arriving)
+    found = second_gradients(_definition, arguments, _DIFFERENTIABLE, (dout, dmaps), arriving)
     # table_gradients, readout_gradient, backend
     return (*found, None, None, None)
 

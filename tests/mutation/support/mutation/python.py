@@ -9,7 +9,7 @@ OPS = "tests/ops"
 FAULTS = [
     # --- ops
     *faults(
-        "python/weft/ops/attention/cpu.py",
+        "python/weft/ops/attention/native.py",
         f"{OPS}/attention/test_contract.py {OPS}/test_idle_strides.py",
         (
             "stride",
