@@ -20,6 +20,7 @@ from weft.kernels.common.device import run
 from weft.kernels.common.grids import ceil_div, choose_splits, power_of_two
 from weft.kernels.common.strides import strides
 
+from .arguments import Arguments
 from .fwd import Shrunk, project, shrink
 from .host import Call, concept_of_rank
 from .tiles import dot, load_tile, row_offsets
@@ -117,7 +118,7 @@ def lowrank_linear_bwd(call: Call, dy: Tensor, wanted: Mapping[str, bool]) -> di
     if wanted["bias"]:
         found["bias"] = dy.sum((0, 1))
     if wanted["weight"]:
-        found["weight"] = _sum_of_outer(call, dy, call.x)
+        found["weight"] = _sum_of_outer(call, dy, call.given.x)
     back, through = _reversed(call, dy), None
     if call.rank and (wanted["down"] or wanted["gate"] or (wanted["x"] and back.form == "append")):
         # what no gate opens is skipped only where dx alone reads it
@@ -127,7 +128,7 @@ def lowrank_linear_bwd(call: Call, dy: Tensor, wanted: Mapping[str, bool]) -> di
         found["x"] = _input_gradient(call, back, through)
     if wanted["down"]:
         assert through is not None
-        found["down"] = _sum_of_outer(call, through.gated, call.x)
+        found["down"] = _sum_of_outer(call, through.gated, call.given.x)
     if wanted["up"] or wanted["gate"]:
         made = shrink(call, keep_raw=wanted["gate"], skip_closed=False)
         if wanted["up"]:
@@ -140,13 +141,14 @@ def lowrank_linear_bwd(call: Call, dy: Tensor, wanted: Mapping[str, bool]) -> di
 
 def _reversed(call: Call, dy: Tensor) -> Call:
     """The call whose result is dx: every matrix transposed, the factors exchanged."""
-    weight, down, up = (None if x is None else x.T for x in (call.weight, call.up, call.down))
-    return Call(dy, weight, None, down, up, call.ranks, call.gate, forced_form=call.forced_form)
+    weight, down, up = (None if x is None else x.T for x in (call.given.weight, call.given.up, call.given.down))
+    turned = Arguments(dy, weight, None, down, up, call.given.ranks, call.given.gate)
+    return Call(turned, forced_form=call.forced_form)
 
 
 def _input_gradient(call: Call, back: Call, through: Shrunk | None) -> Tensor:
-    dx = call.x.new_empty(call.x.shape)
-    if back.weight is None and back.down is None:
+    dx = call.given.x.new_empty(call.given.x.shape)
+    if back.given.weight is None and back.given.down is None:
         return dx.zero_()
     if dx.numel():
         project(back, dx, through)
@@ -173,7 +175,7 @@ def _sum_of_outer(call: Call, p: Tensor, q: Tensor) -> Tensor:
         **strides("p", p, "bnc"),
         **strides("q", q, "bnc"),
         M=call.rows,
-        N=call.x.shape[1],
+        N=call.given.x.shape[1],
         P=height,
         Q=width,
         steps=each,
@@ -187,9 +189,9 @@ def _sum_of_outer(call: Call, p: Tensor, q: Tensor) -> Tensor:
 
 def _gate_gradient(call: Call, through: Shrunk, made: Shrunk) -> Tensor:
     """sum over the ranks of each concept of dh * h, and over the axes that the gate shares."""
-    assert through.raw is not None and made.raw is not None and call.gate is not None
-    samples, rows, concepts = *call.x.shape[:2], len(call.ranks)
-    dgate = call.gate.new_empty(samples, rows, concepts)
+    assert through.raw is not None and made.raw is not None and call.given.gate is not None
+    samples, rows, concepts = *call.given.x.shape[:2], len(call.given.ranks)
+    dgate = call.given.gate.new_empty(samples, rows, concepts)
     block_c = power_of_two(min(concepts, 32))
     if dgate.numel():
         run(
@@ -197,7 +199,7 @@ def _gate_gradient(call: Call, through: Shrunk, made: Shrunk) -> Tensor:
             ceil_div(call.rows, GATE_ROWS) * ceil_div(concepts, block_c),
             dh_ptr=through.raw,
             h_ptr=made.raw,
-            concept_ptr=concept_of_rank(call.ranks, call.x.device),
+            concept_ptr=concept_of_rank(call.given.ranks, call.given.x.device),
             dgate_ptr=dgate,
             M=call.rows,
             R=call.rank,
@@ -209,5 +211,5 @@ def _gate_gradient(call: Call, through: Shrunk, made: Shrunk) -> Tensor:
             num_stages=1,
             enable_fp_fusion=False,
         )
-    shared = [axis for axis in (0, 1) if call.gate.shape[axis] != dgate.shape[axis]]
+    shared = [axis for axis in (0, 1) if call.given.gate.shape[axis] != dgate.shape[axis]]
     return dgate.sum(shared, keepdim=True) if shared else dgate

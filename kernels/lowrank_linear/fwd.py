@@ -264,19 +264,18 @@ def _lowrank_linear_project_kernel(
         )
 
 
-def lowrank_linear_fwd(call: Call, channels_first: bool = False) -> Tensor:
+def lowrank_linear_fwd(call: Call) -> Tensor:
     """Project.
 
     Args:
         call: The inputs, checked by the public function; float32, float16 or bfloat16.
-        channels_first: Whether the result is [B, Cout, N].
 
     Returns:
         [B, N, Cout] or [B, Cout, N], contiguous.
     """
-    samples, rows, _ = call.x.shape
-    shape = (samples, call.width_out, rows) if channels_first else (samples, rows, call.width_out)
-    y = call.x.new_empty(shape)
+    x, width_out, channels_first = call.given.x, call.given.width_out, call.given.channels_first
+    samples, rows, _ = x.shape
+    y = x.new_empty((samples, width_out, rows) if channels_first else (samples, rows, width_out))
     if y.numel():
         project(call, y.transpose(1, 2) if channels_first else y, shrink(call) if call.form == "append" else None)
     return y
@@ -290,25 +289,25 @@ def shrink(call: Call, keep_raw: bool = False, skip_closed: bool = True) -> Shru
         keep_raw: Whether x A^T without G is kept too.
         skip_closed: Whether tiles that no gate opens are left undefined, and ``flags`` say so.
     """
-    assert call.down is not None
-    samples, rows, width_in = call.x.shape
+    assert call.given.down is not None
+    samples, rows, width_in = call.given.x.shape
     tile = call.tile("shrink", call.rows, call.rank)
     tiles = (ceil_div(call.rows, tile.block_m), ceil_div(call.rank, tile.block_n))
-    gated = call.x.new_empty(samples, rows, call.rank)
-    raw = call.x.new_empty(gated.shape, dtype=torch.float32) if keep_raw else None
-    flags = call.x.new_empty(tiles, dtype=torch.int32) if call.gate is not None and skip_closed else None
+    gated = call.given.x.new_empty(samples, rows, call.rank)
+    raw = call.given.x.new_empty(gated.shape, dtype=torch.float32) if keep_raw else None
+    flags = call.given.x.new_empty(tiles, dtype=torch.int32) if call.given.gate is not None and skip_closed else None
     if gated.numel():
         run(
             _lowrank_linear_shrink_kernel,
             tiles[0] * tiles[1],
-            x_ptr=call.x,
-            down_ptr=call.down,
+            x_ptr=call.given.x,
+            down_ptr=call.given.down,
             gated_ptr=gated,
             raw_ptr=raw,
             flags_ptr=flags,
             **call.gate_arguments(),
-            **strides("x", call.x, "bnc"),
-            **strides("down", call.down, "rc"),
+            **strides("x", call.given.x, "bnc"),
+            **strides("down", call.given.down, "rc"),
             M=call.rows,
             N=rows,
             CIN=width_in,
@@ -324,41 +323,41 @@ def shrink(call: Call, keep_raw: bool = False, skip_closed: bool = True) -> Shru
 
 def project(call: Call, y: Tensor, shrunk: Shrunk | None) -> None:
     """Write y [B, N, Cout]: the base product, and the concepts as ``shrunk`` holds them or made here if it is None."""
-    tile = call.tile("project", call.rows, call.width_out)
+    tile = call.tile("project", call.rows, call.given.width_out)
     row_tiles, column_tiles = (
-        ceil_div(length, block) for length, block in ((call.rows, tile.block_m), (call.width_out, tile.block_n))
+        ceil_div(length, block) for length, block in ((call.rows, tile.block_m), (call.given.width_out, tile.block_n))
     )
     recompute = call.rank > 0 and shrunk is None
     assert shrunk is None or tile.block_m % shrunk.block_m == 0, "a tile of rows must hold whole tiles of flags"
-    tiles = launch.choose_tiles_per_program(row_tiles, column_tiles) if call.weight is None else 1
+    tiles = launch.choose_tiles_per_program(row_tiles, column_tiles) if call.given.weight is None else 1
     gates = call.gate_arguments()
     if not recompute:
         gates |= {"gate_ptr": None, "concept_ptr": None}
     run(
         _lowrank_linear_project_kernel,
         row_tiles * ceil_div(column_tiles, tiles),
-        x_ptr=call.x,
-        weight_ptr=call.weight,
-        bias_ptr=call.bias,
-        down_ptr=call.down if recompute else None,
-        up_ptr=call.up,
+        x_ptr=call.given.x,
+        weight_ptr=call.given.weight,
+        bias_ptr=call.given.bias,
+        down_ptr=call.given.down if recompute else None,
+        up_ptr=call.given.up,
         gated_ptr=None if shrunk is None else shrunk.gated,
         flags_ptr=None if shrunk is None else shrunk.flags,
-        residual_ptr=call.residual,
-        base_ptr=call.base,
+        residual_ptr=call.given.residual,
+        base_ptr=call.given.base,
         y_ptr=y,
         **gates,
-        **strides("x", call.x, "bnc"),
-        **strides("weight", call.weight, "oc"),
-        **strides("down", call.down, "rc"),
-        **strides("up", call.up, "or"),
-        **strides("residual", call.residual, "bnc"),
-        **strides("base", call.base, "bnc"),
+        **strides("x", call.given.x, "bnc"),
+        **strides("weight", call.given.weight, "oc"),
+        **strides("down", call.given.down, "rc"),
+        **strides("up", call.given.up, "or"),
+        **strides("residual", call.given.residual, "bnc"),
+        **strides("base", call.given.base, "bnc"),
         **strides("y", y, "bnc"),
         M=call.rows,
-        N=call.x.shape[1],
-        CIN=call.x.shape[2],
-        COUT=call.width_out,
+        N=call.given.x.shape[1],
+        CIN=call.given.x.shape[2],
+        COUT=call.given.width_out,
         R=call.rank,
         BLOCK_M=tile.block_m,
         BLOCK_N=tile.block_n,
@@ -367,6 +366,6 @@ def project(call: Call, y: Tensor, shrunk: Shrunk | None) -> None:
         FLAG_ROWS=tile.block_m if shrunk is None else shrunk.block_m,
         TILES=tiles,
         GROUP=launch.GROUP,
-        FULL_K=call.x.shape[2] % tile.block_k == 0,
+        FULL_K=call.given.x.shape[2] % tile.block_k == 0,
         **tile.options,
     )

@@ -15,48 +15,33 @@ from weft.kernels.common.grids import power_of_two
 from weft.kernels.common.product_tiles import Tile
 
 from . import launch
+from .arguments import Arguments
 
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """The inputs of one call, as ``lowrank_linear_reference`` takes them, with what kernels need to know of them."""
+    """One call, with what kernels need to know of it."""
 
-    x: Tensor
-    weight: Tensor | None
-    bias: Tensor | None = None
-    down: Tensor | None = None
-    up: Tensor | None = None
-    ranks: tuple[int, ...] = ()
-    gate: Tensor | None = None
-    residual: Tensor | None = None
-    base: Tensor | None = None
+    given: Arguments
     # instead of what launch.py chooses: what sweeps try
     forced_form: str | None = field(default=None, kw_only=True)
 
     @property
     def rank(self) -> int:
         """R, 0 without concepts."""
-        return 0 if self.down is None else self.down.shape[0]
-
-    @property
-    def width_out(self) -> int:
-        for matrix in (self.weight, self.up):
-            if matrix is not None:
-                return matrix.shape[0]
-        assert self.base is not None
-        return self.base.shape[2]
+        return 0 if self.given.down is None else self.given.down.shape[0]
 
     @property
     def rows(self) -> int:
         """B * N."""
-        return self.x.shape[0] * self.x.shape[1]
+        return self.given.x.shape[0] * self.given.x.shape[1]
 
     @cached_property
     def arch(self) -> int:
-        return device_arch(self.x.device)
+        return device_arch(self.given.x.device)
 
     def tile(self, kernel: str, rows: int, columns: int) -> Tile:
-        return launch.choose_tile(kernel, self.arch, self.x.element_size(), rows, columns)
+        return launch.choose_tile(kernel, self.arch, self.given.x.element_size(), rows, columns)
 
     @cached_property
     def form(self) -> str:
@@ -65,16 +50,16 @@ class Call:
             return "alone"
         if self.forced_form is not None:
             return self.forced_form
-        block_n = self.tile("project", self.rows, self.width_out).block_n
-        if self.weight is None:
+        block_n = self.tile("project", self.rows, self.given.width_out).block_n
+        if self.given.weight is None:
             # with no base product to repeat it beside, x A^T is made once for several tiles
             return "recompute" if power_of_two(self.rank) <= launch.MOST_RECOMPUTED_RANKS else "append"
-        sizes = (self.rows, self.x.shape[2], self.width_out, self.rank)
-        return launch.choose_form(self.arch, self.x.element_size(), *sizes, block_n)
+        sizes = (self.rows, self.given.x.shape[2], self.given.width_out, self.rank)
+        return launch.choose_form(self.arch, self.given.x.element_size(), *sizes, block_n)
 
     def gate_arguments(self) -> dict[str, Any]:
         """The gate and which concept each rank belongs to, by the names that kernels have for them."""
-        gate = self.gate if self.rank else None
+        gate = self.given.gate if self.rank else None
         if gate is None:
             return {"gate_ptr": None, "concept_ptr": None} | dict.fromkeys(
                 ("stride_gate_b", "stride_gate_n", "stride_gate_k"), 0
@@ -82,7 +67,7 @@ class Call:
         shared = [gate.stride(axis) if gate.shape[axis] > 1 else 0 for axis in (0, 1)]
         return {
             "gate_ptr": gate,
-            "concept_ptr": concept_of_rank(self.ranks, gate.device),
+            "concept_ptr": concept_of_rank(self.given.ranks, gate.device),
             "stride_gate_b": shared[0],
             "stride_gate_n": shared[1],
             "stride_gate_k": gate.stride(2),

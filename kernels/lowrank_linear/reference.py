@@ -8,18 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .arguments import Arguments
 
-def lowrank_linear_reference(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None = None,
-    down: Tensor | None = None,
-    up: Tensor | None = None,
-    ranks: tuple[int, ...] = (),
-    gate: Tensor | None = None,
-    residual: Tensor | None = None,
-    base: Tensor | None = None,
-) -> Tensor:
+
+def lowrank_linear_reference(call: Arguments) -> Tensor:
     """Apply a linear layer and, each as far as its gate is open, the low-rank terms of several concepts.
 
         y = x W^T + b + ((x A^T) * expand(G)) B^T + residual
@@ -28,15 +20,7 @@ def lowrank_linear_reference(
     the gate of a concept that often. With ``base`` in place of W and b, y = base + the rest.
 
     Args:
-        x: [B, N, Cin], any float dtype.
-        weight: W, [Cout, Cin], dtype of ``x``; None where ``base`` is given.
-        bias: b, [Cout], or None.
-        down: A, [R, Cin], applied first; None for no concepts.
-        up: B, [Cout, R]; None with ``down``.
-        ranks: Of each of the K concepts, sum R.
-        gate: G, [B or 1, N or 1, K], fp32 (fp64 for fp64 input); None for 1 everywhere.
-        residual: [B, N, Cout], or None.
-        base: [B, N, Cout], what the layer itself gave; None where ``weight`` is given.
+        call: Of any strides; ``channels_first`` is left to the caller.
 
     Returns:
         [B, N, Cout] in the dtype of ``x``.
@@ -46,21 +30,22 @@ def lowrank_linear_reference(
         arXiv:2405.12978) for the gate: (1 - M) (W x + b) + M ((W + B A) x + b) = W x + b + M (B A x). **That paper
         calls A what is B here, and B what is A.**
     """
+    x, down, up = call.x, call.down, call.up
     wide = torch.promote_types(x.dtype, torch.float32)
-    if weight is None:
-        assert base is not None
-        y = base.to(wide)
+    if call.weight is None:
+        assert call.base is not None
+        y = call.base.to(wide)
     else:
-        y = x.to(wide) @ weight.to(wide).T
-        if bias is not None:
-            y = y + bias.to(wide)
+        y = x.to(wide) @ call.weight.to(wide).T
+        if call.bias is not None:
+            y = y + call.bias.to(wide)
     if down is not None and up is not None:
         h = x.to(wide) @ down.to(wide).T  # [B, N, R]
-        if gate is not None:
-            h = h * expand_gate(gate.to(wide), ranks)
+        if call.gate is not None:
+            h = h * expand_gate(call.gate.to(wide), call.ranks)
         y = y + h @ up.to(wide).T
-    if residual is not None:
-        y = y + residual.to(wide)
+    if call.residual is not None:
+        y = y + call.residual.to(wide)
     return y.to(x.dtype)
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .arguments import Arguments
 from .reference import expand_gate
 
 
@@ -24,16 +25,7 @@ class Wanted(NamedTuple):
     gate: bool
 
 
-def lowrank_linear_backward_reference(
-    dy: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    down: Tensor | None,
-    up: Tensor | None,
-    ranks: tuple[int, ...],
-    gate: Tensor | None,
-    wanted: Wanted,
-) -> tuple[Tensor, ...]:
+def lowrank_linear_backward_reference(dy: Tensor, call: Arguments, wanted: Wanted) -> tuple[Tensor, ...]:
     """Gradients of the inputs of ``lowrank_linear_reference`` for the gradient ``dy`` at its result.
 
         h  = x A^T                    dh = dy B
@@ -42,13 +34,14 @@ def lowrank_linear_backward_reference(
 
     Args:
         dy: [B, N, Cout].
-        x, weight, down, up, ranks, gate: As in ``lowrank_linear_reference``.
+        call: What ``lowrank_linear_reference`` was given. Bias and addends are not read.
         wanted: Which of them to compute.
 
     Returns:
         dx, dweight, dbias, ddown, dup, dgate, each shaped as its input and in its dtype (the bias in that of ``x``);
         [0] where it is not wanted.
     """
+    x, weight, down, up, gate = call.x, call.weight, call.down, call.up, call.gate
     wide = torch.promote_types(x.dtype, torch.float32)
     dy, x_wide = dy.to(wide), x.to(wide)
     # the results of an operator share no memory, not even where there is none
@@ -59,14 +52,14 @@ def lowrank_linear_backward_reference(
         found["weight"] = _sum_of_outer(dy, x_wide).to(weight.dtype)
     dx = dy @ weight.to(wide) if wanted.x and weight is not None else None
     if down is not None and up is not None:
-        opened = 1.0 if gate is None else expand_gate(gate.to(wide), ranks)
+        opened = 1.0 if gate is None else expand_gate(gate.to(wide), call.ranks)
         dh = dy @ up.to(wide)  # [B, N, R]
         if wanted.up or wanted.gate:
             h = x_wide @ down.to(wide).T
             if wanted.up:
                 found["up"] = _sum_of_outer(dy, h * opened).to(up.dtype)
             if wanted.gate and gate is not None:
-                found["gate"] = _gate_gradient(dh * h, ranks, gate)
+                found["gate"] = _gate_gradient(dh * h, call.ranks, gate)
         dh = dh * opened
         if wanted.down:
             found["down"] = _sum_of_outer(dh, x_wide).to(down.dtype)

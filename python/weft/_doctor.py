@@ -23,6 +23,7 @@ from weft import _env
 from weft._dispatch import BACKEND_NAMES, Op
 from weft._native_loader import native_or_none, why_not_native
 from weft.kernels.attention.arguments import Arguments as AttentionArguments
+from weft.kernels.lowrank_linear.arguments import Arguments as LowrankArguments
 from weft.ops._cuda import driver_version, refuse_machine
 from weft.ops.contrastive_loss import Columns, as_segment
 
@@ -121,7 +122,7 @@ def _attention_call(device: str) -> tuple[Any, ...]:
 
 def _lowrank_linear_call(device: str) -> tuple[Any, ...]:
     x, matrix = torch.zeros(1, 4, 16, device=device), torch.zeros(16, 16, device=device)
-    return x, matrix, None, matrix, matrix, (16,), None, None, None, False
+    return (LowrankArguments(x, matrix, None, matrix, matrix, (16,)),)
 
 
 def _contrastive_loss_call(device: str) -> tuple[Any, ...]:

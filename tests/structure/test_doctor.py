@@ -23,8 +23,8 @@ def call(state: _doctor.BackendState) -> torch.Tensor:
     """The public op as the doctor asked its backend about it."""
     arguments = _doctor.SAMPLE_CALLS[state.op](state.device)
     if state.op == "attention":
-        q, k, v, scale, *_ = arguments
-        return weft.ops.attention(q, k, v, scale=scale, backend=state.backend)
+        (given,) = arguments
+        return weft.ops.attention(given.q, given.k, given.v, scale=given.scale, backend=state.backend)
     if state.op == "contrastive_loss":
         rows, (segment,) = arguments
         return weft.ops.contrastive_loss(rows, segment.columns, backend=state.backend)
@@ -36,8 +36,9 @@ def call(state: _doctor.BackendState) -> torch.Tensor:
     if state.op == "regions.concept_gate":
         maps, strengths, *_ = arguments
         return weft.ops.regions.op.concept_gate(maps, strengths, backend=state.backend)
-    x, weight, _, down, up, ranks, *_ = arguments
-    return weft.ops.lowrank_linear(x, weight, down=down, up=up, ranks=ranks, backend=state.backend)
+    (given,) = arguments
+    factors = {"down": given.down, "up": given.up, "ranks": given.ranks}
+    return weft.ops.lowrank_linear(given.x, given.weight, **factors, backend=state.backend)
 
 
 def test_every_op_is_asked_about(report: _doctor.Report) -> None:

@@ -34,6 +34,7 @@ from weft.kernels.common.capture import kept_on_device
 from weft.kernels.contrastive_loss.bwd import Factors, contrastive_loss_bwd
 from weft.kernels.contrastive_loss.fwd import contrastive_loss_fwd
 from weft.kernels.contrastive_loss.host import Call as ContrastiveCall
+from weft.kernels.lowrank_linear.arguments import Arguments as LowrankArguments
 from weft.kernels.lowrank_linear.bwd import lowrank_linear_bwd
 from weft.kernels.lowrank_linear.fwd import lowrank_linear_fwd
 from weft.kernels.lowrank_linear.host import Call as LowrankCall
@@ -193,7 +194,8 @@ def test_attention_of_many_samples(launches: dict[str, int], seqlen_k: int, forw
 def test_lowrank_linear_of_many_rows(launches: dict[str, int]) -> None:
     x, down, up = meta(MANY, 64, 320), meta(64, 320), meta(320, 64)
     gate = meta(MANY, 64, 4, dtype=torch.float32)
-    call = LowrankCall(x, meta(320, 320), down=down, up=up, ranks=(16,) * 4, gate=gate, forced_form="append")
+    given = LowrankArguments(x, meta(320, 320), down=down, up=up, ranks=(16,) * 4, gate=gate)
+    call = LowrankCall(given, forced_form="append")
     lowrank_linear_fwd(call)
     wanted = dict.fromkeys(("x", "weight", "down", "up", "gate"), True) | {"bias": False}
     lowrank_linear_bwd(call, meta(MANY, 64, 320), wanted)

@@ -19,6 +19,7 @@ from torch import Tensor
 pytest.importorskip("triton", reason="triton is not installed")
 
 from weft.kernels.common import grids
+from weft.kernels.lowrank_linear.arguments import Arguments
 from weft.kernels.lowrank_linear.fwd import shrink
 from weft.kernels.lowrank_linear.host import Call
 from weft.ops import lowrank_linear
@@ -48,6 +49,11 @@ TRITON = next(backend for backend in LOWRANK_LINEAR.backends if backend.name == 
 
 def drawn(case: LowrankCase, seed: int = 0) -> LowrankInputs:
     return make_lowrank_inputs(case, seed, DEVICE)
+
+
+def record(inputs: LowrankInputs) -> Arguments:
+    """What the op makes of inputs whose rows are [B, N, C]."""
+    return Arguments(inputs.x, inputs.weight, inputs.bias, inputs.down, inputs.up, inputs.ranks, inputs.gate)
 
 
 def call(inputs: LowrankInputs) -> Tensor:
@@ -128,7 +134,7 @@ def test_many_concepts():
     """More ranks than one tile holds, most concepts closed for each sample: their tiles are passed over."""
     inputs = drawn(LowrankCase(3, (2, 8), 24, 20, (3,) * 30, gate="samples", closed=0.9))
     check(inputs)
-    made = shrink(Call(inputs.x, inputs.weight, None, inputs.down, inputs.up, inputs.ranks, inputs.gate[:, None]))
+    made = shrink(Call(record(inputs)._replace(gate=inputs.gate[:, None])))
     assert made.flags is not None
     assert (made.flags == 0).any() and (made.flags == 1).any()
 
@@ -177,15 +183,14 @@ def test_auto_never_takes_the_interpreter():
     if DEVICE == "cuda":
         pytest.skip("a GPU is here: the kernels are compiled")
     inputs = drawn(CASE)
-    rows = (inputs.x, inputs.weight, inputs.bias, inputs.down, inputs.up, inputs.ranks, inputs.gate)
-    assert LOWRANK_LINEAR.choose("auto", *rows, inputs.residual, None, False).name == "cpu"
+    assert LOWRANK_LINEAR.choose("auto", record(inputs)).name == "cpu"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
 def test_refuses_what_the_interpreter_cannot_reckon(dtype):
     if DEVICE == "cuda":
         pytest.skip("a GPU is here: the kernels are compiled")
-    (reason,) = TRITON.refuse(torch.zeros(1, 2, 3, dtype=dtype))
+    (reason,) = TRITON.refuse(Arguments(torch.zeros(1, 2, 3, dtype=dtype), None))
     assert reason.startswith("needs float32 or float16 under Triton's interpreter")
 
 

@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from launches.case import Case, empty
 
+from weft.kernels.lowrank_linear.arguments import Arguments
 from weft.kernels.lowrank_linear.bwd import lowrank_linear_bwd
 from weft.kernels.lowrank_linear.fwd import lowrank_linear_fwd
 from weft.kernels.lowrank_linear.host import Call
@@ -40,7 +41,7 @@ class Projection(Case):
         addend = empty_like_x(self.samples, self.width_out, self.rows).transpose(1, 2)
         if not self.image:
             addend = empty_like_x(self.samples, self.rows, self.width_out)
-        call = Call(
+        given = Arguments(
             empty_like_x(self.samples, self.rows, self.width_in),
             None if self.on_base else empty_like_x(self.width_out, self.width_in),
             None if self.on_base else empty_like_x(self.width_out),
@@ -50,12 +51,13 @@ class Projection(Case):
             empty(self.samples, self.rows, len(self.ranks)) if total and self.gated else None,
             addend,
             addend if self.on_base else None,
-            forced_form=self.form,
+            self.image,
         )
-        lowrank_linear_fwd(call, channels_first=self.image)
+        call = Call(given, forced_form=self.form)
+        lowrank_linear_fwd(call)
         if self.backward:
             wanted = dict.fromkeys(WANTED, True)
-            wanted |= {"weight": not self.on_base, "bias": not self.on_base, "gate": call.gate is not None}
+            wanted |= {"weight": not self.on_base, "bias": not self.on_base, "gate": given.gate is not None}
             lowrank_linear_bwd(call, addend, wanted)
 
 

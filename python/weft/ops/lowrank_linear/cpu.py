@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from weft.kernels.lowrank_linear.arguments import Arguments
 from weft.kernels.lowrank_linear.reference import expand_gate
 from weft.ops.lowrank_linear import cpu_fused as fused
 
@@ -22,11 +23,13 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MOST_OPEN = 0.2
 # of bf16 in a row of an AMX tile
 AMX_VALUES = 32
+# what has the dtype of x
+_OF_X = ("x", "weight", "bias", "down", "up", "residual", "base")
 
 
-def refuse(x: Tensor) -> list[str]:
+def refuse(call: Arguments) -> list[str]:
     """Why this backend cannot take a call; empty if it can."""
-    reasons = []
+    x, reasons = call.x, []
     if x.device.type != "cpu":
         reasons.append(f"needs CPU tensors; x is on {x.device}")
     if x.dtype not in DTYPES:
@@ -34,47 +37,19 @@ def refuse(x: Tensor) -> list[str]:
     return reasons
 
 
-def lowrank_linear_fwd_cpu(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    down: Tensor | None,
-    up: Tensor | None,
-    ranks: tuple[int, ...],
-    gate: Tensor | None,
-    residual: Tensor | None,
-    base: Tensor | None,
-    channels_first: bool,
-) -> Tensor:
-    """Arguments as in ``lowrank_linear_reference``.
-
-    Returns:
-        [B, N, Cout], or [B, Cout, N] if ``channels_first``; contiguous.
-    """
-    forward = fused.lowrank_linear_fwd_fused if fused.is_faster(x.dtype) else lowrank_linear_fwd_blas
-    return forward(x, weight, bias, down, up, ranks, gate, residual, base, channels_first)
+def lowrank_linear_fwd_cpu(call: Arguments) -> Tensor:
+    """[B, N, Cout], or [B, Cout, N] if ``channels_first``; contiguous."""
+    forward = fused.lowrank_linear_fwd_fused if fused.is_faster(call.x.dtype) else lowrank_linear_fwd_blas
+    return forward(call)
 
 
-def lowrank_linear_fwd_blas(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    down: Tensor | None,
-    up: Tensor | None,
-    ranks: tuple[int, ...],
-    gate: Tensor | None,
-    residual: Tensor | None,
-    base: Tensor | None,
-    channels_first: bool,
-) -> Tensor:
+def lowrank_linear_fwd_blas(call: Arguments) -> Tensor:
     """The same by BLAS alone."""
+    x, weight, bias, down, up, ranks, gate, residual, base, channels_first = call
     if x.dtype == torch.float16:
         # without AVX512-FP16 a half product takes four to ten times as long as widening its operands (README.md)
-        weight, bias, down, up, residual, base = (
-            None if t is None else t.float() for t in (weight, bias, down, up, residual, base)
-        )
-        wide = lowrank_linear_fwd_blas(x.float(), weight, bias, down, up, ranks, gate, residual, base, channels_first)
-        return wide.half()
+        wide = {name: t.float() for name in _OF_X if (t := getattr(call, name)) is not None}
+        return lowrank_linear_fwd_blas(call._replace(**wide)).half()
     if x.dtype == torch.bfloat16 and x.stride(2) == 1 and x.stride(1) > x.shape[2] and x.shape[2] % AMX_VALUES:
         # oneDNN reads a last, partial tile to its end, past the row, and a NaN there reaches the result
         x = x.contiguous()

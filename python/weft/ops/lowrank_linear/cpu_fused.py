@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from weft._native_loader import native, native_or_none
+from weft.kernels.lowrank_linear.arguments import Arguments
 
 _DTYPE_CODES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 # pointer, strides of batch, row and column
@@ -29,25 +30,11 @@ def is_faster(dtype: torch.dtype) -> bool:
     return bool(usable.get("avx2")) and not (dtype == torch.bfloat16 and usable.get("amx"))
 
 
-def lowrank_linear_fwd_fused(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    down: Tensor | None,
-    up: Tensor | None,
-    ranks: tuple[int, ...],
-    gate: Tensor | None,
-    residual: Tensor | None,
-    base: Tensor | None,
-    channels_first: bool,
-    *,
-    num_threads: int | None = None,
-    isa: str = "auto",
-) -> Tensor:
-    """Arguments as in ``lowrank_linear_reference``; one that has no axis of stride 1, or another than the result, is
-    copied.
+def lowrank_linear_fwd_fused(call: Arguments, *, num_threads: int | None = None, isa: str = "auto") -> Tensor:
+    """Run the C++ kernel.
 
     Args:
+        call: One of its tensors that has no axis of stride 1, or another than the result, is copied.
         num_threads: Workers, by default ``torch.get_num_threads()``. The result does not depend on it.
         isa: An instruction set of ``weft._native.instruction_sets()``, or "auto" for the strongest here.
 
@@ -57,12 +44,9 @@ def lowrank_linear_fwd_fused(
     Raises:
         ValueError: A size is impossible, or ``isa`` cannot run here.
     """
+    x, weight, bias, down, up, ranks, gate, residual, base, channels_first = call
     samples, rows, width_in = x.shape
-    if weight is not None:
-        width_out = weight.shape[0]
-    else:
-        assert base is not None
-        width_out = base.shape[2]
+    width_out = call.width_out
     y = x.new_empty((samples, width_out, rows) if channels_first else (samples, rows, width_out))
     # images of one cell lie as rows do
     by_channel = channels_first and rows > 1

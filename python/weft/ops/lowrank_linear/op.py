@@ -8,12 +8,12 @@ registered operator ``weft::lowrank_linear``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from weft._dispatch import Backend, Op, requested_backend
+from weft.kernels.lowrank_linear.arguments import Arguments
 from weft.kernels.lowrank_linear.reference import lowrank_linear_reference
 from weft.kernels.lowrank_linear.reference_bwd import Wanted, lowrank_linear_backward_reference
 from weft.ops._autocast import follows_autocast, without_autocast
@@ -116,7 +116,7 @@ def lowrank_linear(
     grid = checks.check_one_grid(grids)
     channels_last = grid is not None and any(_lies_channels_last(a) for a in (residual, base))
 
-    arguments = (
+    arguments = Arguments(
         rows,
         weight,
         bias,
@@ -128,7 +128,7 @@ def lowrank_linear(
         None if base is None else _as_rows(base, grid),
         grid is not None and not channels_last,
     )
-    y: Tensor = call(LOWRANK_LINEAR, _lowrank_linear_operator, backend, *arguments)
+    y: Tensor = call(LOWRANK_LINEAR, _lowrank_linear_operator, backend, arguments)
     shape = (*x.shape[:-1], width) if grid is None else (x.shape[0], width, *grid)
     return (y.transpose(1, 2) if channels_last else y).view(shape)
 
@@ -166,20 +166,15 @@ def _lies_channels_last(addend: Tensor | None) -> bool:
 # --- backends ---------------------------------------------------------------------------------------------------
 
 
-def _refuse_cpu(x: Tensor, *rest: Any) -> list[str]:
-    return cpu.refuse(x)
-
-
-def _refuse_reference(*arguments: Any) -> list[str]:
+def _refuse_reference(call: Arguments) -> list[str]:
     return []
 
 
-def _reference_forward(x: Tensor, *rest: Any) -> Tensor:
-    *inputs, channels_first = rest
-    y = lowrank_linear_reference(x, *inputs)
+def _reference_forward(call: Arguments) -> Tensor:
+    y = lowrank_linear_reference(call)
     # `base` itself may be what is left, and the result of an operator is nobody's input
-    y = y.clone() if y is inputs[-1] else y
-    return (y.transpose(1, 2) if channels_first else y).contiguous()
+    y = y.clone() if y is call.base else y
+    return (y.transpose(1, 2) if call.channels_first else y).contiguous()
 
 
 LOWRANK_LINEAR = Op(
@@ -192,7 +187,7 @@ LOWRANK_LINEAR = Op(
             gpu.lowrank_linear_bwd_triton,
             only_by_name=is_interpreted,
         ),
-        Backend("cpu", _refuse_cpu, cpu.lowrank_linear_fwd_cpu),
+        Backend("cpu", cpu.refuse, cpu.lowrank_linear_fwd_cpu),
         Backend("reference", _refuse_reference, _reference_forward, lowrank_linear_backward_reference),
     ),
 )
@@ -210,8 +205,8 @@ LOWRANK_LINEAR = Op(
 @without_autocast
 def _lowrank_linear_operator(x, weight, bias, down, up, ranks, *rest):  # type: ignore[no-untyped-def]
     *optional, backend = rest
-    arguments = (x, weight, bias, down, up, tuple(ranks), *optional)
-    return LOWRANK_LINEAR.choose(requested_backend(backend or None), *arguments).forward(*arguments)
+    arguments = Arguments(x, weight, bias, down, up, tuple(ranks), *optional)
+    return LOWRANK_LINEAR.choose(requested_backend(backend or None), arguments).forward(arguments)
 
 
 @_lowrank_linear_operator.register_fake
@@ -230,10 +225,10 @@ def _(x, weight, bias, down, up, ranks, gate, residual, base, channels_first, ba
 )
 @without_autocast
 def _lowrank_linear_backward_operator(dy, x, weight, down, up, ranks, gate, wanted, backend):  # type: ignore[no-untyped-def]
-    arguments = (x, weight, None, down, up, tuple(ranks), gate, None, None, False)
-    chosen = LOWRANK_LINEAR.choose_backward(requested_backend(backend or None), *arguments)
+    arguments = Arguments(x, weight, None, down, up, tuple(ranks), gate)
+    chosen = LOWRANK_LINEAR.choose_backward(requested_backend(backend or None), arguments)
     assert chosen.backward is not None
-    return tuple(chosen.backward(dy, x, weight, down, up, tuple(ranks), gate, Wanted(*wanted)))
+    return tuple(chosen.backward(dy, arguments, Wanted(*wanted)))
 
 
 @_lowrank_linear_backward_operator.register_fake
@@ -285,7 +280,7 @@ def _second_backward(ctx, *arriving):  # type: ignore[no-untyped-def]
 
     def definition(x, weight, bias, down, up, gate):  # type: ignore[no-untyped-def]
         base = zeros.expand(dy.shape) if weight is None else None
-        return lowrank_linear_reference(x, weight, bias, down, up, tuple(ctx.ranks), gate, None, base)
+        return lowrank_linear_reference(Arguments(x, weight, bias, down, up, tuple(ctx.ranks), gate, None, base))
 
     # an empty gradient stands for a bias that is not there
     bias = None if arriving[2] is None or not arriving[2].numel() else zeros.expand(dy.shape[2])
