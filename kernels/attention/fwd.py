@@ -40,7 +40,7 @@ def attention_fwd(call: Call, keep_rows: bool = False) -> Forward:
     """Attend.
 
     Args:
-        call: The inputs, checked at the public door; float32, float16 or bfloat16.
+        call: The inputs, checked by the public function; float32, float16 or bfloat16.
         keep_rows: Whether backward will ask for ``rows``.
 
     Returns:
