@@ -7,6 +7,7 @@ from ._dispatch import backend as backend
 from ._errors import BackendUnavailableError as BackendUnavailableError
 from .attach import Attachment as Attachment
 from .attach import attach as attach
+from .attach import detach as detach
 from .methods.attention_maps import AttentionMaps as AttentionMaps
 from .methods.maskdiffusion import MaskDiffusion as MaskDiffusion
 from .methods.powerpaint import TaskBranch as TaskBranch

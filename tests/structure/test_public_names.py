@@ -24,6 +24,7 @@ NAMES = [
     "TaskPrompts",
     "attach",
     "backend",
+    "detach",
     "evaluation",
     "ops",
     "shapes",

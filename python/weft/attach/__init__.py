@@ -14,8 +14,8 @@ __getattr__, __dir__, __all__ = public_names(__name__, __file__)
 
 # the class that lazy_loader gave it keeps functions apart from files of their name
 class _CallablePackage(type(sys.modules[__name__])):  # type: ignore[misc]
-    def __call__(self, pipe_or_model: Any, *controls: Any, backend: str | None = None) -> Any:
-        return self.attach(pipe_or_model, *controls, backend=backend)
+    def __call__(self, pipe_or_model: Any, *controls: Any, backend: str | None = None, family: Any = None) -> Any:
+        return self.attach(pipe_or_model, *controls, backend=backend, family=family)
 
 
 sys.modules[__name__].__class__ = _CallablePackage

@@ -1,9 +1,11 @@
 from .attachment import Attachment as Attachment
 from .attachment import attach as attach
+from .attachment import detach as detach
 from .control import Control as Control
 from .families import base_model as base_model
 from .families import resolve as resolve
 from .families.host import Host as Host
+from .families.joint import Joint as Joint
 from .families.unet_blocks import MIDDLE as MIDDLE
 from .families.unet_blocks import find_projections as find_projections
 from .families.unet_blocks import place_widths as place_widths
@@ -20,6 +22,7 @@ from .records import LayerInfo as LayerInfo
 from .records import LayerRequest as LayerRequest
 from .records import ProjectionInfo as ProjectionInfo
 from .records import ProjectionTerms as ProjectionTerms
+from .records import Ranges as Ranges
 from .records import Step as Step
 from .records import TextReader as TextReader
 from .records import TextStates as TextStates

@@ -6,18 +6,19 @@ import functools
 import logging
 import warnings
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
 import diffusers
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from weft._dispatch import check_backend_name
 from weft.attach.call_guard import CallGuard
 from weft.attach.control import Control
 from weft.attach.families import base_model, resolve
+from weft.attach.families.family import Family
 from weft.attach.families.host import Host
 from weft.attach.generation import GenerationTracker
 from weft.attach.injection import Injector
@@ -26,6 +27,7 @@ from weft.attach.pipeline_call import PipelineCall
 from weft.attach.processors.text_cache import TextCache
 from weft.attach.projections import Projector
 from weft.attach.records import Generation, Step
+from weft.attach.text.described import described
 from weft.attach.text.listener import PromptListener
 
 logger = logging.getLogger(__name__)
@@ -36,7 +38,9 @@ DIFFUSERS_OLDEST, DIFFUSERS_NEWEST_TESTED = (0, 35), (0, 42)
 _LIVE: weakref.WeakSet[Attachment] = weakref.WeakSet()
 
 
-def attach(pipe_or_model: Any, *controls: Control, backend: str | None = None) -> Attachment:
+def attach(
+    pipe_or_model: Any, *controls: Control, backend: str | None = None, family: Family | None = None
+) -> Attachment:
     """Take over the attention of a pipeline's denoiser in place, or of none of its layers if anything is wrong.
 
     Images with no control are the stock pipeline's bit for bit; in a UNet they are made with the keys and values of
@@ -47,11 +51,12 @@ def attach(pipe_or_model: Any, *controls: Control, backend: str | None = None) -
     transformer lie no further from fp32 than stock ones (tests/attach/test_images.py, test_joint_pipeline.py).
 
     Args:
-        pipe_or_model: A Stable Diffusion 1.x, 2.x, XL, 3 or 3.5 pipeline of diffusers, or its denoiser alone. Without
-            a pipeline there is no tokenizer, so tokens are given by position, and every row of a batch counts as an
-            image.
+        pipe_or_model: A pipeline of diffusers (Stable Diffusion 1.x, 2.x, XL, 3, 3.5, Kolors, Flux, Flux.2, Chroma,
+            Bria, Ovis-Image, LongCat-Image), or its denoiser alone. Without a pipeline there is no tokenizer, so
+            tokens are given by position, and every row of a batch counts as an image.
         *controls: What to read or to change. They can be added and removed later, between calls.
         backend: Backend of ``weft.ops.attention`` at controlled layers; None to let the library choose.
+        family: What describes a model of your own, see ``weft.attach.Joint``; None for those that weft knows.
 
     Returns:
         The attachment: a context manager that gives the model back at its end, as does ``.detach()``.
@@ -68,7 +73,7 @@ def attach(pipe_or_model: Any, *controls: Control, backend: str | None = None) -
     """
     if backend is not None:
         check_backend_name(backend)
-    host = resolve(pipe_or_model)
+    host = resolve(pipe_or_model, family)
     for control in controls:
         _check_control(control)
     if len({id(control) for control in controls}) < len(controls):
@@ -90,6 +95,23 @@ def attach(pipe_or_model: Any, *controls: Control, backend: str | None = None) -
         attachment.detach()
         raise
     return attachment
+
+
+def detach(pipe_or_model: Any) -> None:
+    """Give back a model whose attachment is lost, as its ``detach`` would.
+
+    Args:
+        pipe_or_model: The pipeline or the denoiser that was attached.
+
+    Raises:
+        TypeError, ValueError: As ``attach``; or it is not attached.
+    """
+    model = pipe_or_model if isinstance(pipe_or_model, nn.Module) else resolve(pipe_or_model).model
+    found = [live for live in _LIVE if live.model is model]
+    if not found:
+        raise ValueError(f"detach: this {type(model).__name__} is not attached; nothing was changed")
+    for attachment in found:
+        attachment.detach()
 
 
 class Attachment:
@@ -124,6 +146,7 @@ class Attachment:
         self._generation: Generation | None = None
         self._step: Step | None = None
         self._active: list[Control] = []  # the controls that know the running generation
+        self._has_said_unknown = False
         self._layers_are_known = True  # whether all controls know the layers as they are
 
     @property
@@ -238,6 +261,31 @@ class Attachment:
             self._guard.inner = self._wrapping = None
         control.detached()
 
+    def describe_prompt(
+        self, text: str | Sequence[str], embeds: Tensor, *, negative_embeds: Tensor | None = None
+    ) -> None:
+        """Say which text embeddings are of that ``encode_prompt`` of the pipeline did not make.
+
+        For weighted prompts (compel and the like) and for prompts longer than the text encoder. From then on controls
+        find words in passes that carry ``embeds``, by the tensor itself or by equal values.
+
+        Args:
+            text: What was encoded, without marks of weights; one text for every row, or one for each.
+            embeds: [images, Nk, C], as the denoiser gets them in the rows with the prompt. Where Nk is a multiple of
+                what the text encoder reads, the text is taken to be cut into rows of that many tokens.
+            negative_embeds: Those of the rows without the prompt, so that passes of them alone are known as such.
+
+        Raises:
+            RuntimeError: The attachment is detached.
+            ValueError: There is no pipeline with a tokenizer, or the numbers of texts and rows do not fit.
+        """
+        if self._host is None:
+            raise RuntimeError("Attachment.describe_prompt: the model was given back; call weft.attach again")
+        prompt = described(self._host, text, embeds, negative_embeds)
+        if self._listener is not None:
+            self._listener.remember(embeds, prompt)
+        self._tracker.announce(prompt)
+
     def reset(self) -> None:
         """Let the next pass of the denoiser begin a new generation.
 
@@ -325,6 +373,17 @@ class Attachment:
         if not len(self._layers):
             warnings.warn(f"attach: {self._layers.refusals()}", stacklevel=4)
 
+    def _say_unknown(self) -> None:
+        """Say once that a pass carries text that nobody announced."""
+        if self._has_said_unknown:
+            return
+        self._has_said_unknown = True
+        warnings.warn(
+            "attach: a pass of the denoiser carries text that `encode_prompt` did not make, so controls that need "
+            "words leave it alone; say what it is with `attachment.describe_prompt(text, embeds)`",
+            stacklevel=2,
+        )
+
     def _is_negative(self, arguments: Mapping[str, Any]) -> bool:
         """Whether these arguments of ``encode_prompt`` are of a prompt to be guided away from."""
         call = None if self._guard is None else self._guard.arguments
@@ -352,6 +411,8 @@ class Attachment:
             for control in self._active:
                 control.begin_step(step)
         self._step = step
+        if step.generation.prompt is not None and not self._tracker.text_is_known and self._active:
+            self._say_unknown()
         ranges = self._family.ranges(model, call, step.generation.latent_size)
         self._layers.before_pass(self._active, step, ranges)
         self._projector.before_pass(self._active, step)

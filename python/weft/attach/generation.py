@@ -54,6 +54,7 @@ class GenerationTracker:
         """Let the next pass begin a generation, and forget the prompts."""
         self.texts.clear()
         self._is_announced = False
+        self.text_is_known = True  # of the last pass
         self._rises: bool | None = None
         self._position: _Position | None = None
         self._step: Step | None = None
@@ -92,6 +93,7 @@ class GenerationTracker:
             if self._position is not None:
                 index = max(last.index, self._position.step(index, moved))
         self._is_announced = False
+        self.text_is_known = match.is_known
         batch, seqlen_k = call.text.shape[:2]
         # with no prompt at all, every row counts as an image
         rows = slice(0, batch) if generation.prompt is None and match.prompt is None else match.rows

@@ -32,6 +32,7 @@ class LayerInfo:
         head_dim: D.
         level: How often the latent was halved before this layer; 0 is the latent's own resolution.
         is_joint: Text and pixels are keys and queries of one attention.
+        takes_tokens: Further tokens can be added behind its text.
     """
 
     name: str
@@ -40,6 +41,7 @@ class LayerInfo:
     head_dim: int
     level: int
     is_joint: bool = False
+    takes_tokens: bool = True
 
     def grid(self, latent_size: tuple[int, int]) -> tuple[int, int]:
         """(h, w) of the layer's queries, Nq = h * w, for a latent of ``latent_size`` = (h, w)."""

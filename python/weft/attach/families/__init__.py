@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import diffusers
 from diffusers import DiffusionPipeline
 from torch import nn
 
@@ -13,8 +14,11 @@ from weft.attach.families.family import Family
 from weft.attach.families.host import Host
 from weft.attach.families.sd3 import SD3
 from weft.attach.families.unet import UNET
+from weft.attach.families.unknown import describe_attentions
 from weft.attach.records import BaseModel
 
+# ModularPipeline is no subclass of DiffusionPipeline, and older versions of diffusers lack it
+PIPELINES: tuple[type, ...] = (DiffusionPipeline, *filter(None, [getattr(diffusers, "ModularPipeline", None)]))
 FAMILIES: tuple[Family, ...] = (UNET, SD3, *flux.FAMILIES)
 
 
@@ -25,26 +29,34 @@ def family_of(model: Any) -> Family | None:
 
 def known_families() -> str:
     """What there is, for a message."""
-    return " or ".join(f"{', '.join(family.model_names)} ({family.about})" for family in FAMILIES)
+    return "; ".join(f"{', '.join(family.model_names)} ({family.about})" for family in FAMILIES)
 
 
-def resolve(pipe_or_model: Any) -> Host:
+def resolve(pipe_or_model: Any, family: Family | None = None) -> Host:
     """The denoiser of a pipeline and its family; what is resolved already comes back as it is.
 
+    Args:
+        family: Of a model of the user's own; None to look it up.
+
     Raises:
-        TypeError: Neither a pipeline nor a model.
+        TypeError: Neither a pipeline nor a model, or ``family`` is none.
         ValueError: The denoiser is of a family that weft does not know.
     """
+    if family is not None and not isinstance(family, Family):
+        raise TypeError(
+            f"attach: `family` must be a weft.attach.Joint that describes the model; got {type(family).__name__}"
+        )
     if isinstance(pipe_or_model, Host):
         return pipe_or_model
-    if isinstance(pipe_or_model, DiffusionPipeline):
-        pipeline = pipe_or_model
-        models = (getattr(pipeline, family.part, None) for family in FAMILIES)
+    if isinstance(pipe_or_model, PIPELINES):
+        pipeline: Any = pipe_or_model
+        parts = [family.part] if family is not None else [known.part for known in FAMILIES]
+        models = (getattr(pipeline, part, None) for part in parts)
         model = next((model for model in models if model is not None), None)
         if model is None:
-            parts = ", ".join(sorted(name for name, part in pipeline.components.items() if part is not None))
+            found = ", ".join(sorted(name for name, part in pipeline.components.items() if part is not None))
             raise ValueError(
-                f"attach: needs a pipeline with a {known_families()}; {type(pipeline).__name__} has {parts}"
+                f"attach: needs a pipeline with one of {known_families()}; {type(pipeline).__name__} has {found}"
             )
     elif isinstance(pipe_or_model, nn.Module):
         pipeline, model = None, pipe_or_model
@@ -54,10 +66,12 @@ def resolve(pipe_or_model: Any) -> Host:
             f"{type(pipe_or_model).__name__}{_hint(pipe_or_model)}"
         )
     model = getattr(model, "_orig_mod", model)  # torch.compile keeps the module there
-    family = family_of(model)
-    if family is None:
-        raise ValueError(f"attach: supports {known_families()}; got {type(model).__name__}")
-    return Host(pipeline, model, family)
+    known = family or family_of(model)
+    if known is None:
+        raise ValueError(
+            f"attach: supports {known_families()}; got {type(model).__name__}, {describe_attentions(model)}"
+        )
+    return Host(pipeline, model, known)
 
 
 def base_model(pipe_or_model: Any, name: str | None = None) -> BaseModel:

@@ -28,7 +28,8 @@ Grid = Callable[[Mapping[str, Any]], tuple[int, int]]
 class Joint(Family):
     """A family of transformers whose blocks attend to text and image in one sequence.
 
-    For a model of your own, give ``weft.attach`` one of these; the defaults are those of Flux.
+    For a model of your own, give ``weft.attach`` one of these: its attentions must have processors, as those of
+    diffusers do, that call ``dispatch_attention_fn`` or ``F.scaled_dot_product_attention``.
 
     Attributes:
         text, image, timestep: Arguments of the model's ``forward``: the text [B, Nk, C], the latent [B, C, h, w] or
@@ -38,7 +39,7 @@ class Joint(Family):
             (picture, row, column, ...); pictures after the first are references. None where ``grid`` says the size, or
             the latent is [B, C, h, w].
         grid: The size of the picture that is made, in tokens; None for what ``position_ids`` or the latent has.
-        patch: Cells of the latent along each side of a token, a power of two.
+        patch_size: Cells of the latent along each side of a token, a power of two.
         attentions: A pattern that the whole path of an attention must match to be served.
         classes: Names of the classes of the models; none for a model of your own.
         about: What it is, for messages.
@@ -49,7 +50,7 @@ class Joint(Family):
         shares_real: Maps are shares of the text tokens that are no padding, which takes part in its attention.
 
     Example:
-        >>> family = weft.attach.Joint(text="context", image="x", timestep="t", patch=2)
+        >>> family = weft.attach.Joint(text="context", image="x", timestep="t", patch_size=2)
         >>> with weft.attach(model, weft.AttentionMaps([3, 4]), family=family) as attachment:
         ...     model(x=latents, t=t, context=text)
     """
@@ -91,7 +92,9 @@ class Joint(Family):
 
     def layer_info(self, model: Any, name: str, attn: Any) -> LayerInfo:
         head_dim = getattr(attn, "head_dim", None) or attn.inner_dim // attn.heads
-        return LayerInfo(name, True, attn.heads, head_dim, self.patch(model).bit_length() - 1, is_joint=True)
+        return LayerInfo(
+            name, True, attn.heads, head_dim, self.patch(model).bit_length() - 1, True, takes_tokens=False
+        )
 
     def stand_in(self, processor: Any, layer: LayerInfo, cache: TextCache, backend: str | None) -> Seam:
         host: Any = type(processor)

@@ -101,6 +101,8 @@ def join(layer: LayerInfo, sources: Sequence[tuple[Control, LayerRequest]]) -> P
     extra = _only([source for source in sources if source[1].extra is not None], "add tokens to", layer).extra
     if extra is not None and not layer.is_cross:
         raise ValueError(f"attach: tokens can be added to cross-attention alone; {layer.name} sees no text")
+    if extra is not None and not layer.takes_tokens:
+        raise ValueError(f"attach: weft adds no tokens to the text of {layer.name}, whose model gives them positions")
     columns: list[slice | None] = []
     readouts: list[Tensor] = []
     start = 0

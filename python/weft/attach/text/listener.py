@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
 import weakref
@@ -86,20 +85,10 @@ class PromptListener:
 
         return listening
 
-    def describe(self, texts: Sequence[str], embeddings: Tensor, negatives: tuple[Tensor, ...]) -> None:
-        """Report embeddings that were made elsewhere, [images, Nk, C], as those of ``texts``."""
-        known = tuple(
-            tuple(
-                _described(text, reader, tokenizer, embeddings.shape[1])
-                for reader, tokenizer in self._host.tokenizers()
-            )
-            for text in texts
-        )
-        known = tuple(text for text in known for _ in range(len(embeddings) // len(texts)))
-        self._encoded.append((weakref.ref(embeddings), known))
-        if self._report is not None:
-            prompt = Prompt(known, len(embeddings), bool(negatives), embeddings, negatives=negatives)
-            self._report(dataclasses.replace(prompt, shares_real=self._shares_real))
+    def remember(self, embeddings: Tensor, prompt: Prompt) -> None:
+        """Know the texts of embeddings that were made elsewhere, for calls that are given them."""
+        if prompt.texts is not None:
+            self._encoded.append((weakref.ref(embeddings), prompt.texts))
 
     def _prompt(
         self, encode_prompt: Callable[..., Any], arguments: dict[str, Any], encoded: Any, read: Read
@@ -171,24 +160,6 @@ def _encode(encode_prompt: Callable[..., Any], arguments: dict[str, Any], texts:
     }
     encoded = encode_prompt(**{name: ours.get(name, value) for name, value in arguments.items()})
     return encoded[0] if isinstance(encoded, tuple) else encoded
-
-
-def _described(text: str, reader: TextReader, tokenizer: Any, length: int) -> TokenizedText:
-    """A text of a conditioning of ``length`` tokens: one row of its tokenizer, or several behind each other."""
-    limit = int(tokenizer.model_max_length)
-    if length <= limit or reader.follows:
-        return TokenizedText(text, tokenizer, max_length=length, name=reader.tokenizer)
-    # long prompts are cut into rows, each with a start and an end of its own
-    ids = list(tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids)
-    empty = list(tokenizer("").input_ids)
-    start, end = empty[:1], empty[1:2]
-    room = limit - len(start) - len(end)
-    parts = [ids[first : first + room] for first in range(0, max(len(ids), 1), room)]
-    row: list[int] = []
-    for part in [*parts, *([[]] * (length // limit))][: length // limit]:
-        row += [*start, *part, *end, *([tokenizer.pad_token_id] * (room - len(part)))]
-    mask = tuple(place < len(ids) // room * limit + len(ids) % room + 2 for place in range(len(row)))
-    return TokenizedText(text, tokenizer, ids=tuple(row), mask=mask, name=reader.tokenizer)
 
 
 def _copied(prompt: Any) -> Any:

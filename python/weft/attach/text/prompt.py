@@ -56,7 +56,8 @@ class Prompt:
         if self.texts is None:
             raise ValueError(
                 f"weft: {phrase!r} cannot be looked up, since the pipeline was given `prompt_embeds` without their "
-                "text; take them from `pipe.encode_prompt` after attaching, or give token positions"
+                "text; take them from `pipe.encode_prompt` after attaching, say what they are with "
+                "`attachment.describe_prompt(text, embeds)`, or give token positions"
             )
         found: tuple[int, ...] = ()
         errors: list[LookupError | UnplacedError] = []

@@ -205,6 +205,7 @@ class _Run:
             self._places[prompt] = self._own
         self._has_prompt = prompt is not None
         self._sums: dict[tuple[str | None, int | None], _Sum] = {}
+        self._reads: dict[str, set[int]] = {}  # layer -> steps in which it was read
 
     def knows(self, prompt: Prompt | None) -> bool:
         """Whether ``prompt`` is one for the images of this generation, with any of the words."""
@@ -270,6 +271,7 @@ class _Run:
 
     def add(self, key: tuple[str | None, int | None], layer: LayerInfo, step: Step, maps: Tensor) -> None:
         """Add the maps of one layer, [images, Nq, M], in a joint attention with those of the text behind them."""
+        self._reads.setdefault(layer.name, set()).add(step.index)
         if layer.is_joint:
             maps = self._shares(maps)
         h, w = layer.grid(self._latent_size)
@@ -327,6 +329,7 @@ class _Run:
             layers=tuple(layer for layer in layers if layer is not None),
             steps=tuple(step for step in steps if step is not None),
             padding=padding,
+            reads={layer: len(steps) for layer, steps in self._reads.items()},
         )
 
 

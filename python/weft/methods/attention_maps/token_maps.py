@@ -32,6 +32,8 @@ class TokenMaps(Mapping[Token, Tensor]):
         steps: Indices along the step axis; empty when it was averaged.
         padding: The share of the text's attention that goes to padding, of the shape of a map, where maps are shares
             of the other tokens; None where there is none, or maps are shares of all.
+        reads: Layer -> the number of steps in which it was read. Caches that skip blocks (FirstBlockCache, TaylorSeer)
+            leave some out, and maps are means over what ran.
     """
 
     def __init__(
@@ -41,9 +43,11 @@ class TokenMaps(Mapping[Token, Tensor]):
         layers: tuple[str, ...] = (),
         steps: tuple[int, ...] = (),
         padding: Tensor | None = None,
+        reads: Mapping[str, int] | None = None,
     ) -> None:
         self._maps = maps
         self.padding = padding
+        self.reads = dict(reads or {})
         self.layers = layers
         self.steps = steps
 
@@ -62,7 +66,13 @@ class TokenMaps(Mapping[Token, Tensor]):
 
     def __repr__(self) -> str:
         shape = list(next(iter(self._maps.values())).shape)
-        return f"TokenMaps({', '.join(map(repr, self._maps))}; each {shape})"
+        steps = sorted(set(self.reads.values()))
+        read = (
+            f", read in {' to '.join(str(count) for count in dict.fromkeys((steps[0], steps[-1])))} steps"
+            if steps
+            else ""
+        )
+        return f"TokenMaps({', '.join(map(repr, self._maps))}; each {shape}{read})"
 
     def image(self, token: Token, over: Any = None, index: int = 0) -> Image.Image:
         """Draw one map as heat, alone or over the image it belongs to.

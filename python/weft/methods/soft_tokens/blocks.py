@@ -55,5 +55,19 @@ def check_served(layers: Iterable[LayerInfo], blocks: Sequence[str], *, who: str
             )
 
 
+def check_room(layers: Iterable[LayerInfo], blocks: Sequence[str], *, who: str) -> None:
+    """Refuse layers in ``blocks`` whose text cannot be made longer.
+
+    Raises:
+        ValueError: There is one.
+    """
+    refused = [layer.name for layer in layers if not layer.takes_tokens and block_of(layer.name, blocks) is not None]
+    if refused:
+        raise ValueError(
+            f"{who}: {refused[0]} takes no further tokens: its text has positions in the image's attention and a "
+            "stream of its own in every block; soft tokens are served on Stable Diffusion 1.x, 2.x, XL and 3"
+        )
+
+
 def _is_in(name: str, block: str) -> bool:
     return name == block or name.startswith(f"{block}.")
