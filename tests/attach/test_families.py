@@ -16,7 +16,7 @@ from tiny_models.located import tokenizer
 from torch import Tensor
 
 import weft
-from weft.attach import Control, Generation, LayerInfo, LayerRequest, Prompt, Step
+from weft.attach import Control, ExtraText, Generation, LayerInfo, LayerRequest, Prompt, Step
 from weft.ops import Edit
 
 WORDS = "a red circle on a zebra"  # of one token, and of several
@@ -314,6 +314,28 @@ def _change(outputs: list[Tensor], stock: list[Tensor]) -> float:
     """The largest change of any output, as a share of its largest value."""
     pairs = zip(outputs, stock, strict=True)
     return max((ours - theirs).abs().max().item() / theirs.abs().max().item() for ours, theirs in pairs)
+
+
+class MoreTokens(Control):
+    """Adds tokens to the text of every layer that sees it."""
+
+    def begin_generation(self, generation: Generation) -> None:
+        self.extra = ExtraText(torch.zeros(1, 2, 32), torch.zeros(1, dtype=torch.int64))
+
+    def request_layer(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
+        return LayerRequest(extra=self.extra) if layer.is_cross else None
+
+
+@pytest.mark.parametrize("name", JOINT)
+def test_tokens_are_refused_where_the_text_is_part_of_the_sequence(model: TinyModel, pipe: Any) -> None:
+    width = model.denoiser(pipe).config.joint_attention_dim
+    with pytest.raises(ValueError, match=r"SoftTokens: transformer_blocks\.0.* takes no further tokens"):
+        weft.attach(pipe, weft.SoftTokens(torch.zeros(3, width), blocks=("transformer_blocks",)))
+    with (
+        weft.attach(pipe, MoreTokens()),
+        pytest.raises(ValueError, match=r"adds no tokens to the text of transformer_blocks\.0"),
+    ):
+        model.generate(pipe)
 
 
 # --- what is not served ----------------------------------------------------------------------------------------------

@@ -98,17 +98,23 @@ def _reload_residuals(control: Any, folder: Path) -> Any:
 CONTROLS = {
     "AttentionMaps": Case(lambda pipe: weft.AttentionMaps(["circle", "square"]), acts=False),
     "MaskDiffusion": Case(
-        lambda pipe: weft.MaskDiffusion(mode="clean"), refused={"sd3": "edits the attention of UNets"}
+        lambda pipe: weft.MaskDiffusion(mode="clean"),
+        refused=dict.fromkeys(("sd3", "flux"), "edits the attention of UNets"),
     ),
     "LocalizedResiduals": Case(
         lambda pipe: weft.LocalizedResiduals([concepts.residual_for(pipe, words) for words in concepts.POSITIONS]),
-        refused={"sd3": "do not end in a projection"},
+        refused=dict.fromkeys(("sd3", "flux"), "do not end in a projection"),
         reload=_reload_residuals,
     ),
-    "SoftTokens": Case(_soft_tokens, whole_batch=True, reload=_reload(weft.SoftTokens)),
+    "SoftTokens": Case(
+        _soft_tokens,
+        refused={"flux": "serves no attention to the text in up_blocks"},
+        whole_batch=True,
+        reload=_reload(weft.SoftTokens),
+    ),
     "TaskPrompts": Case(
         _task_prompts,
-        refused={"sd3": "needs an inpainting pipeline"},
+        refused=dict.fromkeys(("sd3", "flux"), "needs an inpainting pipeline"),
         build={"unet": lambda folder: _filling(folder, tiny.unet(in_channels=9)), "sdxl": _filling_xl},
         call=_removal,
         whole_batch=True,
@@ -116,7 +122,7 @@ CONTROLS = {
     ),
     "TaskBranch": Case(
         lambda pipe: task_branches.task_branch(pipe, strength=0.3),
-        refused={"sdxl": "needs an inpainting pipeline", "sd3": "needs an inpainting pipeline"},
+        refused=dict.fromkeys(("sdxl", "sd3", "flux"), "needs an inpainting pipeline"),
         build={"unet": _filling},
         call=_removal,
         whole_batch=True,
