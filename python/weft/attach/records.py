@@ -23,7 +23,8 @@ class LayerInfo:
     tokens, maps [B, Nq, M] of pixels. In a joint attention (``is_joint``) pixels attend to each other and to the text
     in one softmax, and the text attends likewise: an edit moves the logits of pixels towards text alone, while row
     maximum and minimum run over all keys of the row; and a pixel's attention to the text does not sum to 1, so divide
-    by a read-out of ones where its share matters.
+    by a read-out of ones where its share matters. An edit of the other logits gives labels to pixels as keys and to
+    text as queries, too (``LayerRequest.pixel_key_labels``).
 
     Attributes:
         name: Its path in the model, such as "down_blocks.0.attentions.0.transformer_blocks.0.attn2".
@@ -180,6 +181,8 @@ class LayerRequest:
             tensor code, without waiting for the device.
         extra: Tokens that this layer sees after the text; at most one control may add some to a layer. Edits
             pass them over, and no read-out has them.
+        pixel_key_labels, text_query_labels: In a joint attention, labels in ``edit`` of the pixels as keys, int32
+            [B or 1, Nq], and of the text tokens as queries, [B or 1, Nk]. None where they keep their logits.
     """
 
     edit: Edit | None = None
@@ -188,6 +191,8 @@ class LayerRequest:
     readout: Tensor | None = None
     sink: Callable[[Tensor], None] | None = None
     extra: ExtraText | None = None
+    pixel_key_labels: Tensor | None = None
+    text_query_labels: Tensor | None = None
 
 
 @dataclass(frozen=True)

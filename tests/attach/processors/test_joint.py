@@ -131,6 +131,39 @@ def test_edits_move_the_image_towards_the_text_alone(config: dict[str, Any], lab
         torch.testing.assert_close(tiny.call(model), expected, atol=1e-5, rtol=1e-4)
 
 
+@KINDS
+def test_every_token_may_have_a_label_as_query_and_as_key(config: dict[str, Any]) -> None:
+    model, generator = tiny.transformer(**config), torch.Generator().manual_seed(6)
+    total = PIXELS + tiny.TEXT
+    queries, keys = torch.randint(3, (2, 1, total), generator=generator, dtype=torch.int32)
+    edit = random_edit(3, 3)
+    with eager(model, attn=spread(edit, queries, keys, 0)):
+        expected = tiny.call(model)
+    request = LayerRequest(
+        edit,
+        queries[:, :PIXELS],
+        keys[:, PIXELS:],
+        pixel_key_labels=keys[:, :PIXELS],
+        text_query_labels=queries[:, PIXELS:],
+    )
+    with weft.attach(model, Asking(request)):
+        torch.testing.assert_close(tiny.call(model), expected, atol=1e-5, rtol=1e-4)
+    alone = LayerRequest(request.edit, request.query_labels, request.key_labels)
+    with weft.attach(model, Asking(alone)):
+        assert (tiny.call(model) - expected).abs().max() > 1e-3
+
+
+def test_labels_of_a_joint_attention_are_refused_elsewhere() -> None:
+    labels = torch.zeros(1, PIXELS, dtype=torch.int32)
+    request = LayerRequest(Edit(alpha=torch.ones(1, 1, 1)), pixel_key_labels=labels)
+    model = tiny.transformer(**tiny.SD35)
+    with (
+        weft.attach(model, Asking(request, is_joint=False)),
+        pytest.raises(ValueError, match=r"`pixel_key_labels` .* are of a joint attention, and .*attn2 is none"),
+    ):
+        tiny.call(model)
+
+
 def test_tables_may_be_written_into_between_passes() -> None:
     model = tiny.transformer()
     edit = Edit(alpha=torch.ones(1, 1, 1))

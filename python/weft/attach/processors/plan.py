@@ -15,22 +15,21 @@ from weft.ops import Edit
 
 
 class WiderEdit:
-    """An edit within a larger attention: with one more label, for keys that are not its own and keep their logits.
+    """An edit within a larger attention: with one more label, for keys that it does not speak of.
 
-    Likewise with one more query label, where there are queries that are not its own. The tables of an edit may be
-    written into at any time, so they are copied at every use.
+    Likewise with one more query label, where there are queries that it does not speak of. Such logits stay what they
+    are. The tables of an edit may be written into at any time, so they are copied at every use.
     """
 
-    def __init__(
-        self, edit: Edit, query_labels: Tensor | None, key_labels: Tensor | None, *, queries: bool = False
-    ) -> None:
-        """``queries``: whether there are queries, too, that are not the edit's own."""
-        self._edit, self._query_labels, self._key_labels = edit, query_labels, key_labels
-        self._neutral_query, self._neutral_key = edit.labels
+    def __init__(self, request: LayerRequest, *, queries: bool = False) -> None:
+        """``queries``: whether there may be queries, too, that the edit does not speak of."""
+        assert request.edit is not None
+        self._request, self._edit = request, request.edit
+        self._neutral_query, self._neutral_key = self._edit.labels
         identity = {"alpha": 1.0}
         tables = {
             name: None if table is None else F.pad(table, (0, 1, 0, int(queries)), value=identity.get(name, 0.0))
-            for name, table in zip(("alpha", "beta", "gamma", "delta"), edit.tables(), strict=True)
+            for name, table in zip(("alpha", "beta", "gamma", "delta"), self._edit.tables(), strict=True)
         }
         self._wider = Edit(**tables)
 
@@ -41,13 +40,33 @@ class WiderEdit:
                 wider[:, : self._neutral_query, : self._neutral_key].copy_(table)
         return self._wider
 
-    def query_labels(self, before: int, known: int, after: int) -> Tensor:
-        """Labels of the ``known`` queries, with as many ``before`` and ``after`` them, int32 [B or 1, all of them]."""
-        return F.pad(_labels(self._query_labels, known, self._edit), (before, after), value=self._neutral_query)
+    def query_labels(self, total: int, image: slice, text: slice) -> Tensor:
+        """Labels of ``total`` queries, int32 [B or 1, total], of which these are the image and the text."""
+        pixels = self._labels(self._request.query_labels, image)
+        return _placed(total, self._neutral_query, (image, pixels), (text, self._request.text_query_labels))
 
-    def key_labels(self, before: int, known: int, after: int) -> Tensor:
-        """Labels of the ``known`` keys, with as many ``before`` and ``after`` them, int32 [B or 1, all of them]."""
-        return F.pad(_labels(self._key_labels, known, self._edit), (before, after), value=self._neutral_key)
+    def key_labels(self, total: int, image: slice | None, text: slice) -> Tensor:
+        """Labels of ``total`` keys, int32 [B or 1, total]; ``image`` is None where no pixel is among them."""
+        words = (text, self._labels(self._request.key_labels, text))
+        pixels = () if image is None else ((image, self._request.pixel_key_labels),)
+        return _placed(total, self._neutral_key, words, *pixels)
+
+    def _labels(self, labels: Tensor | None, place: slice) -> Tensor:
+        """``labels``, or 0 for all of ``place``."""
+        if labels is not None:
+            return labels
+        table = next(table for table in self._edit.tables() if table is not None)
+        return torch.zeros(1, place.stop - place.start, dtype=torch.int32, device=table.device)
+
+
+def _placed(total: int, neutral: int, *parts: tuple[slice, Tensor | None]) -> Tensor:
+    """Labels at their places among ``total``, where all others are ``neutral``."""
+    given = [(place, labels) for place, labels in parts if labels is not None]
+    rows = max(labels.shape[0] for _, labels in given)
+    placed = given[0][1].new_full((rows, total), neutral)
+    for place, labels in given:
+        placed[:, place] = labels
+    return placed
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,9 +114,15 @@ def join(layer: LayerInfo, sources: Sequence[tuple[Control, LayerRequest]]) -> P
     """Make one request of several: at most one edit, at most one with further tokens, read-outs side by side.
 
     Raises:
-        ValueError: Two controls edit this layer at once or add tokens to it, or one adds tokens to self-attention.
+        ValueError: Two controls edit this layer at once or add tokens to it, one adds tokens to self-attention, or
+            gives labels of a joint attention to another.
     """
     editor = _only([source for source in sources if source[1].edit is not None], "edit", layer)
+    if not layer.is_joint and (editor.pixel_key_labels is not None or editor.text_query_labels is not None):
+        raise ValueError(
+            "attach: `pixel_key_labels` and `text_query_labels` are of a joint attention, and "
+            f"{layer.name} is none; leave them out"
+        )
     extra = _only([source for source in sources if source[1].extra is not None], "add tokens to", layer).extra
     if extra is not None and not layer.is_cross:
         raise ValueError(f"attach: tokens can be added to cross-attention alone; {layer.name} sees no text")
@@ -122,12 +147,14 @@ def join(layer: LayerInfo, sources: Sequence[tuple[Control, LayerRequest]]) -> P
         edit=editor.edit,
         query_labels=editor.query_labels,
         key_labels=editor.key_labels,
+        pixel_key_labels=editor.pixel_key_labels,
+        text_query_labels=editor.text_query_labels,
         readout=readout,
         extra=extra,
     )
     wider_edit = None
     if editor.edit is not None and (extra is not None or layer.is_joint):
-        wider_edit = WiderEdit(editor.edit, editor.query_labels, editor.key_labels, queries=layer.is_joint)
+        wider_edit = WiderEdit(editor, queries=layer.is_joint)
     is_read = any(request.readout is not None and request.sink is None for _, request in sources)
     return Plan(joined, tuple(sources), tuple(columns), is_read, wider_edit)
 
@@ -141,11 +168,3 @@ def _only(sources: Sequence[tuple[Control, LayerRequest]], does: str, layer: Lay
             "give them different layers or steps"
         )
     return sources[0][1] if sources else LayerRequest()
-
-
-def _labels(labels: Tensor | None, count: int, edit: Edit) -> Tensor:
-    """``labels``, or 0 for all."""
-    if labels is not None:
-        return labels
-    table = next(table for table in edit.tables() if table is not None)
-    return torch.zeros(1, count, dtype=torch.int32, device=table.device)

@@ -182,14 +182,12 @@ class Seam:
         before, after = text.start, key.shape[1] - text.stop
         if ranges is not None and request.readout is not None:
             arguments["readout"] = F.pad(request.readout, (0, 0, before, after - plan.tokens))
-        if plan.wider_edit is not None:
-            arguments["edit"] = plan.wider_edit.edit()
-            arguments["key_labels"] = plan.wider_edit.key_labels(before, text.stop - text.start, after)
+        wider = plan.wider_edit
+        if wider is not None:
+            arguments["edit"] = wider.edit()
+            arguments["key_labels"] = wider.key_labels(key.shape[1], None if ranges is None else ranges.image, text)
             if ranges is not None:
-                image = ranges.image
-                arguments["query_labels"] = plan.wider_edit.query_labels(
-                    image.start, image.stop - image.start, ranges.total - image.stop
-                )
+                arguments["query_labels"] = wider.query_labels(ranges.total, ranges.image, text)
         return arguments
 
 
