@@ -138,7 +138,10 @@ class Attachment:
         self._call = PipelineCall()
         self._wrapping: Control | None = None  # the control that wraps calls of the pipeline
         self._tracker = GenerationTracker(
-            host.pixels_per_cell, host.sampler_entry, functools.partial(host.family.latent_size, host.model)
+            host.pixels_per_cell,
+            host.sampler_entry,
+            functools.partial(host.family.latent_size, host.model),
+            host.family.noisiest,
         )
         self._guard: CallGuard | None = CallGuard(host, self._tracker)
         self._listener: PromptListener | None = None

@@ -33,17 +33,23 @@ class GenerationTracker:
     """
 
     def __init__(
-        self, pixels: int = PIXELS_PER_CELL, entry: Entry = lambda: None, latent_size: LatentSize | None = None
+        self,
+        pixels: int = PIXELS_PER_CELL,
+        entry: Entry = lambda: None,
+        latent_size: LatentSize | None = None,
+        noisiest: float = 1000.0,
     ) -> None:
         """
         Args:
             pixels: Of the image along each side of a cell of the latent.
             entry: Where the pipeline's sampler is; asked within its calls alone.
             latent_size: Of a pass; None where the latent itself has it.
+            noisiest: The timestep of pure noise.
         """
         self.texts = KnownTexts()
         self._latent_size = latent_size or _shape
         self._pixels = pixels
+        self._noisiest = noisiest
         self._entry = entry
         self._schedule = _Schedule()
         self._generations = 0
@@ -128,6 +134,7 @@ class GenerationTracker:
             device=call.text.device,
             dtype=torch.promote_types(call.text.dtype, torch.float32),
             model_dtype=call.sample.dtype,
+            noisiest=self._noisiest,
         )
         self._generations += 1
         return generation

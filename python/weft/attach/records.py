@@ -64,6 +64,7 @@ class Generation:
         dtype: What tables, read-outs and gates must be: float32, or float64 in a float64 model.
         model_dtype: What the denoiser computes in; factors of ``add_to_projection`` in another dtype are cast at every
             call.
+        noisiest: The timestep of pure noise, in the units of ``Step.timestep``.
     """
 
     index: int
@@ -74,6 +75,7 @@ class Generation:
     device: torch.device
     dtype: torch.dtype
     model_dtype: torch.dtype
+    noisiest: float = 1000.0
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class Step:
 
     Attributes:
         index: Number of the step in its generation, from 0.
-        timestep: As the sampler gave it, in the units of its training schedule.
+        timestep: As the denoiser was given it: from 1000 to 0 in most families, from 1 to 0 in Flux and its kin.
         generation: The generation it belongs to.
         batch: B, rows of the denoiser's batch.
         seqlen_k: Text tokens a row, Nk of cross-attention.
@@ -101,6 +103,11 @@ class Step:
     prompt: Prompt | None
     conditional: slice
     is_perturbed: bool = False
+
+    @property
+    def noise(self) -> float:
+        """Where the step is in the training schedule: 1 at pure noise, 0 at the picture."""
+        return self.timestep / self.generation.noisiest
 
     @property
     def has_rows(self) -> bool:

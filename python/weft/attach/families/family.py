@@ -40,6 +40,7 @@ class Family(ABC):
         perturbs: Name of the argument that leaves a part of the denoiser out, for guidance away from that; if any.
         readers: What its pipelines read a prompt with, in their order; a pipeline may lack some.
         text_length: Tokens of the reader that ``follows``, where a call says nothing; None where there is none.
+        noisiest: The timestep of pure noise, as the denoiser is given it.
         is_flow: Trained by flow matching, on the straight path between picture and noise; otherwise along a schedule.
         cells_in_scale: Cells of the latent along each side of what the pipeline calls its ``vae_scale_factor``.
         shares_real: Maps are shares of the text tokens that are no padding; otherwise of all.
@@ -53,6 +54,7 @@ class Family(ABC):
     perturbs: str | None = None
     readers: tuple[TextReader, ...] = ()
     text_length: int | None = None
+    noisiest: float = 1000.0
     is_flow: bool = False
     cells_in_scale: int = 1
     shares_real: bool = False

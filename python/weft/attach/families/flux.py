@@ -8,9 +8,13 @@ from typing import Any
 from weft.attach.families.joint import Joint
 from weft.attach.records import TextReader
 
-# what all of them share: the text first, and four cells of the latent in a token
+# what all of them share: the text first, four cells of the latent in a token, and timesteps from 1 to 0
 _LIKE_FLUX = functools.partial(
-    Joint, position_ids="img_ids", patch_size=2, attentions=r"(single_)?transformer_blocks\.\d+\.attn"
+    Joint,
+    position_ids="img_ids",
+    patch_size=2,
+    attentions=r"(single_)?transformer_blocks\.\d+\.attn",
+    noisiest=1.0,
 )
 
 
@@ -43,6 +47,7 @@ FLUX2 = _LIKE_FLUX(
 BRIA = _LIKE_FLUX(
     classes=("BriaTransformer2DModel",),
     about="Bria 3.2",
+    noisiest=1000.0,
     cells_in_scale=2,
     readers=(TextReader("tokenizer", "text_encoder", "prompt", length="max_sequence_length"),),
 )

@@ -45,6 +45,7 @@ class Joint(Family):
         about: What it is, for messages.
         part: The denoiser's name in a pipeline.
         readers: What its pipelines read a prompt with.
+        noisiest: The timestep of pure noise, as the model is given it.
         cells_in_scale: Cells of the latent along each side of what the pipeline calls its ``vae_scale_factor``.
         adds_mask: Its mask is u_i * u_j of a vector of zeros and ones [B, N], and is added to the logits.
         shares_real: Maps are shares of the text tokens that are no padding, which takes part in its attention.
@@ -68,6 +69,7 @@ class Joint(Family):
     part: str = "transformer"
     readers: tuple[TextReader, ...] = ()
     perturbs: str | None = None
+    noisiest: float = 1000.0
     is_flow: bool = True
     cells_in_scale: int = 1
     adds_mask: bool = False
