@@ -109,6 +109,6 @@ def test_what_is_made_for_unets_says_so(pipe: Any) -> None:
     residual = weft.Residual(down, up, "V*", "ball", "a unet", 64, False)
     with pytest.raises(ValueError, match=r"does not fit .*: its blocks do not end in a projection, as"):
         weft.attach(pipe, weft.LocalizedResiduals(residual))
-    with pytest.raises(ValueError, match="MaskDiffusion: edits the attention of UNets; this model has a joint"):
+    with pytest.raises(ValueError, match="finds regions in the attention of UNets; this model has a joint"):
         weft.attach(pipe, weft.MaskDiffusion())
     weft.attach(pipe).detach()

@@ -99,7 +99,10 @@ CONTROLS = {
     "AttentionMaps": Case(lambda pipe: weft.AttentionMaps(["circle", "square"]), acts=False),
     "MaskDiffusion": Case(
         lambda pipe: weft.MaskDiffusion(mode="clean"),
-        refused=dict.fromkeys(("sd3", "flux"), "edits the attention of UNets"),
+        refused=dict.fromkeys(("sd3", "flux"), "finds regions in the attention of UNets"),
+    ),
+    "MaskDiffusion by boxes": Case(
+        lambda pipe: weft.MaskDiffusion(boxes={"a red circle": (0, 0, 16, 32), "a blue square": (16, 0, 32, 16)})
     ),
     "LocalizedResiduals": Case(
         lambda pipe: weft.LocalizedResiduals([concepts.residual_for(pipe, words) for words in concepts.POSITIONS]),

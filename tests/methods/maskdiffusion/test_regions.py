@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from weft.methods.maskdiffusion.boxes import BoxRegions
 from weft.methods.maskdiffusion.picture import draw_regions
 from weft.methods.maskdiffusion.regions import RegionFinder
 from weft.methods.maskdiffusion.settings import CLEAN
@@ -54,10 +55,8 @@ def test_an_image_does_not_know_its_batch() -> None:
         assert not together[image, count:].any()
 
 
-def fixed(boxes: tuple[tuple[float, float, float, float], ...]) -> RegionFinder:
-    finder = RegionFinder(CLEAN, (16, 16), torch.ones(1, len(boxes), dtype=torch.bool))
-    finder.fix([boxes], (64, 64), (512, 512))
-    return finder
+def fixed(boxes: tuple[tuple[float, float, float, float], ...]) -> BoxRegions:
+    return BoxRegions([boxes], (64, 64), (512, 512))
 
 
 @pytest.mark.parametrize("grid", [(64, 64), (32, 32), (16, 16), (8, 8)])

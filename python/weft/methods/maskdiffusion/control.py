@@ -13,6 +13,8 @@ from torch import Tensor
 from weft.attach import Control, Generation, LayerInfo, LayerRequest, Step
 from weft.methods._call_text import call_text
 from weft.methods.attention_maps import Token, TokenMaps
+from weft.methods.maskdiffusion.joint_run import JointRun
+from weft.methods.maskdiffusion.joint_settings import JOINT, JointSettings
 from weft.methods.maskdiffusion.phrases import find_phrases
 from weft.methods.maskdiffusion.picture import draw_regions
 from weft.methods.maskdiffusion.run import Run
@@ -21,8 +23,6 @@ from weft.methods.maskdiffusion.words import Box, checked_boxes, checked_phrases
 
 if TYPE_CHECKING:
     from PIL import Image
-
-_TIMESTEPS = 1000.0  # of the training schedule
 
 
 class MaskDiffusion(Control):
@@ -35,18 +35,23 @@ class MaskDiffusion(Control):
     touched are rows without the prompt (unconditional guidance), all layers at later steps, and prompts with a single
     object. Windows of more than three objects are smaller, and an object for which no window fits is left alone.
 
+    In a joint attention (Stable Diffusion 3, Flux and its kin) ``boxes`` must be given, and only the pixels of its box
+    see the words of an object; ``JointSettings`` has the terms.
+
     Args:
         phrases: The objects as the prompt names them ("a red circle"), the same for every prompt, or one sequence a
             prompt. The n-th of several equal phrases is "a red circle#2". None to find noun phrases by themselves.
         boxes: Where objects go instead of where the maps say: phrase to (left, top, right, bottom) in pixels. Either
             every object has a box or none; the phrases may then be left out. At most 5 where any overlap, else 16.
-        mode: "clean", whose constants were chosen on the embedded model; "released", which repeats the released
-            code with its accidents; or settings of your own, as in
-            ``dataclasses.replace(weft.methods.maskdiffusion.control.MODES["clean"], region_share=0.3)``.
+        mode: "clean", whose constants were chosen on the embedded models; "released", which repeats the released
+            code with its accidents, on UNets alone; or settings of your own, ``MaskDiffusionSettings`` for UNets and
+            ``JointSettings`` for joint attention, as in
+            ``dataclasses.replace(weft.methods.maskdiffusion.MODES["clean"], region_share=0.3)``.
         strength: Factor on how far logits are moved; 1 is the mode's own, 0 nothing.
         steps: How long: a share of the noise schedule in (0, 1], or a number of first steps; None for what the mode
-            says (0.5 when clean, 0.3 as released). The very first step is never edited. Samplers of one step, and
-            image-to-image that begins below that part of the schedule, are therefore left alone; there is a warning.
+            says (0.5 when clean, 0.3 as released). UNets are never edited at the very first step. Samplers of one step
+            there, and image-to-image that begins below that part of the schedule, are therefore left alone; there is
+            a warning.
         parser: How phrases are found when none are given: "auto", "spacy", "rules" or "and"; see ``find_phrases`` in
             ``weft.methods.maskdiffusion.phrases``.
 
@@ -76,22 +81,21 @@ class MaskDiffusion(Control):
         steps: float | int | None = None,
         parser: str = "auto",
     ) -> None:
-        self._settings = _checked_settings(mode)
+        self._settings, self._joint_settings = _checked_settings(mode)
         self._given_phrases = checked_phrases(phrases)
         self._boxes = checked_boxes(boxes, self._given_phrases)
         if isinstance(strength, bool) or not isinstance(strength, (int, float)) or not 0 <= strength <= 2:
             raise ValueError(f"MaskDiffusion: `strength` must be from 0 to 2; got {strength!r}")
         self._strength = float(strength)
-        self._steps = _checked_steps(self._settings.share if steps is None else steps)
+        self._steps = None if steps is None else _checked_steps(steps)
         find_phrases("", parser)  # an unknown or missing parser raises now
         self._parser = parser
         self._mode = mode
-        self._given_steps = steps
         self.start_blank()
 
     def start_blank(self) -> None:
         self._layers: tuple[LayerInfo, ...] = ()
-        self._run: Run | None = None
+        self._run: Run | JointRun | None = None
 
     def __repr__(self) -> str:
         return call_text(
@@ -100,7 +104,7 @@ class MaskDiffusion(Control):
             boxes=self._boxes,
             mode=self._mode,
             strength=self._strength,
-            steps=self._given_steps,
+            steps=self._steps,
             parser=self._parser,
         )
 
@@ -124,8 +128,8 @@ class MaskDiffusion(Control):
         run = self._run
         if run is None or run.finder.maps is None:
             raise ValueError(
-                "MaskDiffusion.maps: nothing was read; call the pipeline first, without boxes and with at least "
-                f"{self._settings.least_objects} objects"
+                "MaskDiffusion.maps: nothing was read; call the pipeline first, without boxes and with objects enough "
+                "(two, unless the mode says otherwise)"
             )
         maps = run.finder.maps.float()
         names: Sequence[Token] = range(maps.shape[1])
@@ -153,7 +157,7 @@ class MaskDiffusion(Control):
         return draw_regions(over, self._run.finder.masks()[index, : len(names)], names)
 
     def settings(self) -> dict[str, Any]:
-        return asdict(self._settings)
+        return asdict(self._used)
 
     def pictures(self, over: Image.Image, index: int = 0) -> dict[str, Image.Image]:
         maps = {} if self.regions is None else self.maps  # boxes were given, not found in maps
@@ -168,41 +172,53 @@ class MaskDiffusion(Control):
                 "MaskDiffusion: needs a model with cross-attention to text; weft serves no such layer; see `.skipped`"
             )
         if any(layer.is_joint for layer in layers):
+            self._check_joint()
+        elif self._settings is None:
             raise ValueError(
-                "MaskDiffusion: edits the attention of UNets; this model has a joint attention, where its constants "
-                "were tried and gained nothing; use Stable Diffusion 1.x, 2.x or XL"
+                "MaskDiffusion: `JointSettings` are for joint attention; this model is a UNet; leave them out"
             )
         self._layers = layers
 
+    def _check_joint(self) -> None:
+        if self._boxes is None:
+            raise ValueError(
+                "MaskDiffusion: finds regions in the attention of UNets; this model has a joint attention, where that "
+                "was tried and gained nothing; give `boxes`, or use Stable Diffusion 1.x, 2.x or XL"
+            )
+        if self._joint_settings is None:
+            raise ValueError(
+                f"MaskDiffusion: mode {self._mode!r} is for UNets; this model has a joint attention; give "
+                '"clean" or a JointSettings'
+            )
+
     def begin_generation(self, generation: Generation) -> None:
         self._run = None
-        words = find_words(generation, self._given_phrases, self._boxes, self._parser, self._settings.tail_from)
+        used = self._used
+        if isinstance(used, JointSettings):
+            words = find_words(generation, self._given_phrases, self._boxes, self._parser)
+            self._run = JointRun(generation, words, used)
+            return
+        words = find_words(generation, self._given_phrases, self._boxes, self._parser, used.tail_from)
         if self._boxes is None:
-            words = tuple(left_alone(one) if len(one.spans) < self._settings.least_objects else one for one in words)
-        self._run = Run(generation, words, self._settings, self._layers)
+            words = tuple(left_alone(one) if len(one.spans) < used.least_objects else one for one in words)
+        self._run = Run(generation, words, used, self._layers)
 
     def begin_step(self, step: Step) -> None:
-        assert self._run is not None
-        if step.index == 0 and self._run.objects and not self._is_edited(step):
+        run = self._run
+        assert run is not None
+        if step.index == 0 and run.objects and not self._is_edited(step):
             warnings.warn(
                 f"MaskDiffusion: nothing is edited: this generation begins at timestep {step.timestep:g}, below the "
                 "part of the schedule that `steps` names; raise it, or the strength of an image-to-image pipeline",
                 stacklevel=2,
             )
-        if step.index >= min(self._settings.cross_from, self._settings.self_from) and self._is_edited(step):
-            strength = self._strength * (step.timestep / _TIMESTEPS) ** self._settings.exponent
-            self._run.scale(strength)
+        if step.index >= run.first_edited and self._is_edited(step):
+            run.scale(self._strength * step.noise**run.exponent)
 
     def replace_text(self, text: Tensor, step: Step) -> Tensor:
         run = self._run
         assert run is not None
-        swap = self._settings.swap
-        if (
-            swap == "never"
-            or run.objects == 0
-            or not self._knows(step)
-            or (swap == "edited" and not self._is_edited(step))
-        ):
+        if run.objects == 0 or not self._knows(step) or not run.swaps(self._is_edited(step)):
             return text
         return run.replace_text(text, step)
 
@@ -211,19 +227,23 @@ class MaskDiffusion(Control):
         assert run is not None
         if run.objects == 0 or not step.has_rows or not self._knows(step):
             return None
-        first = self._settings.cross_from if layer.is_cross else self._settings.self_from
-        edits = step.index >= first and self._is_edited(step)
-        reads = run.reads(layer) and step.index < self._settings.refreshes
-        return run.request(layer, step, edits, reads) if edits or reads else None
+        return run.request(layer, step, self._is_edited(step))
 
     def read_maps(self, layer: LayerInfo, step: Step, maps: Tensor) -> None:
-        assert self._run is not None
-        self._run.finder.gather(maps[step.conditional])
+        if isinstance(self._run, Run):
+            self._run.finder.gather(maps[step.conditional])
 
     def end_pass(self, step: Step) -> None:
-        run = self._run
-        if run is not None and run.finder.average():
-            run.place_regions(step)
+        if isinstance(self._run, Run) and self._run.finder.average():
+            self._run.place_regions(step)
+
+    @property
+    def _used(self) -> MaskDiffusionSettings | JointSettings:
+        """The settings for the model that it is attached to, or for a UNet."""
+        is_joint = any(layer.is_joint for layer in self._layers)
+        used = self._joint_settings if is_joint or self._settings is None else self._settings
+        assert used is not None
+        return used
 
     def _knows(self, step: Step) -> bool:
         """Whether words stand in this pass where they were found: it carries the generation's prompt, or none."""
@@ -232,16 +252,22 @@ class MaskDiffusion(Control):
     def _is_edited(self, step: Step) -> bool:
         if isinstance(self._steps, int):
             return step.index < self._steps
-        return step.timestep > (1 - self._steps) * _TIMESTEPS
+        share = self._used.share if self._steps is None else self._steps
+        return step.noise > 1 - share
 
 
-def _checked_settings(mode: Any) -> MaskDiffusionSettings:
+def _checked_settings(mode: Any) -> tuple[MaskDiffusionSettings | None, JointSettings | None]:
+    """Settings for UNets and for joint attention; None where ``mode`` has none."""
     if isinstance(mode, MaskDiffusionSettings):
-        return mode
+        return mode, None
+    if isinstance(mode, JointSettings):
+        return None, mode
     if not isinstance(mode, str) or mode not in MODES:
         names = ", ".join(map(repr, MODES))
-        raise ValueError(f"MaskDiffusion: `mode` must be {names} or a MaskDiffusionSettings; got {mode!r}")
-    return MODES[mode]
+        raise ValueError(
+            f"MaskDiffusion: `mode` must be {names}, a MaskDiffusionSettings or a JointSettings; got {mode!r}"
+        )
+    return MODES[mode], JOINT if mode == "clean" else None
 
 
 def _checked_steps(steps: Any) -> float | int:

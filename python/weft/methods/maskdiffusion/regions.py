@@ -1,20 +1,18 @@
-"""Regions of objects, from their averaged maps or from boxes, and their labels."""
+"""Regions of objects, from their averaged maps, and their labels."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from weft.methods.maskdiffusion.boxes import overlapping_inside
 from weft.methods.maskdiffusion.settings import MaskDiffusionSettings
-from weft.methods.maskdiffusion.tables import disjoint_labels, overlapping_labels
-from weft.methods.maskdiffusion.words import Box
+from weft.methods.maskdiffusion.tables import disjoint_labels
 from weft.ops import regions
 
-MOST_OVERLAPPING = 5  # every set of objects needs a label of its own
 _EDGE_LEVELS = 4  # steps of a soft edge
 _FULL_SIZE_OBJECTS = 3  # objects; windows of more are smaller and closer, in proportion, so that all fit
 
@@ -51,7 +49,6 @@ class RegionFinder:
     """Averages maps and chooses regions without waiting for the device.
 
     Attributes:
-        fixed: Regions came from boxes; no map is wanted.
         inside: How far each region label lies inside each object, [L, n]; see ``_region_tables``.
         maps: [images, n, h, w], averaged over layers and steps; None before the first.
         windows: int32 [images, n, 4] (top, left, height, width) in cells of the maps; None before the first.
@@ -60,7 +57,6 @@ class RegionFinder:
     """
 
     def __init__(self, settings: MaskDiffusionSettings, grid: tuple[int, int], present: Tensor) -> None:
-        self.fixed = False
         self.maps: Tensor | None = None
         self.windows: Tensor | None = None
         self.steering: Tensor | None = None
@@ -76,39 +72,8 @@ class RegionFinder:
         images, objects = present.shape
         self._labels = torch.zeros(images, *grid, dtype=torch.int32, device=present.device)
         self._steering_labels = self._labels
-        self._boxes: Tensor | None = None  # bool [images, n, h, w] on the latent
-        self._set_inside(objects)
-
-    def _set_inside(self, objects: int) -> None:
-        if not self._overlap:
-            levels = _EDGE_LEVELS if self._settings.soft_edge else 1
-            self.inside = disjoint_labels(objects, levels)
-            return
-        if objects > MOST_OVERLAPPING:
-            raise ValueError(
-                f"MaskDiffusion: at most {MOST_OVERLAPPING} objects may have regions that overlap (boxes, or mode "
-                f'"released"); got {objects}; use mode "clean" without boxes'
-            )
-        self.inside = overlapping_labels(objects)
-
-    def fix(
-        self, boxes: Sequence[tuple[Box, ...] | None], latent_size: tuple[int, int], image_size: tuple[int, int]
-    ) -> None:
-        """Take the regions from boxes in pixels, [images][objects]; whole cells of the latent, rounded down."""
-        self.fixed = True
-        rows, columns = (latent / image for latent, image in zip(latent_size, image_size, strict=True))
-        windows = torch.zeros(*self._present.shape, 4, dtype=torch.int32)
-        for image, row in enumerate(boxes):
-            for o, (left, top, right, bottom) in enumerate(row or ()):
-                first, start = int(top * rows), int(left * columns)
-                # a box thinner than a cell still covers one
-                last, stop = max(int(bottom * rows), first + 1), max(int(right * columns), start + 1)
-                windows[image, o] = torch.tensor([first, start, last - first, stop - start])
-        masks = regions.window_masks(windows, latent_size)
-        self._overlap = bool((masks.sum(1) > 1).any())
-        self._set_inside(self._present.shape[1])
-        self._boxes = masks.to(self._present.device)
-        self._labels = self._steering_labels = self._labels_of(self._boxes)
+        levels = _EDGE_LEVELS if settings.soft_edge else 1
+        self.inside = overlapping_inside(objects) if self._overlap else disjoint_labels(objects, levels)
 
     def gather(self, maps: Tensor) -> None:
         """Add the maps of one layer, [images, h * w, n]."""
@@ -133,13 +98,7 @@ class RegionFinder:
 
     def labels(self, grid: tuple[int, int]) -> Tensor:
         """Region of every pixel on a grid, [images, h, w] int32: 0 for background, else 1 + a row of ``inside``."""
-        labels = regions.resize_labels(self._labels, grid)
-        if self._boxes is None:
-            return labels
-        # a box between the cells of a coarse grid would be lost, and its object pushed away everywhere
-        kept = F.interpolate(self._boxes.float(), grid, mode="nearest") > 0
-        touched = F.adaptive_max_pool2d(self._boxes.float(), grid) > 0
-        return self._labels_of(torch.where(kept.flatten(2).any(-1)[..., None, None], kept, touched))
+        return regions.resize_labels(self._labels, grid)
 
     def steer(self) -> None:
         """Remember that an edited step follows the regions as they are."""

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from weft.attach import Generation, LayerInfo, LayerRequest, Step
+from weft.methods.maskdiffusion.boxes import BoxRegions
 from weft.methods.maskdiffusion.regions import RegionFinder
 from weft.methods.maskdiffusion.settings import MaskDiffusionSettings
 from weft.methods.maskdiffusion.tables import (
@@ -31,6 +32,8 @@ class Run:
         words: Per image the objects and their tokens.
         objects: n, the most objects of any image.
         finder: Their regions.
+        first_edited: The first step at which any layer is edited.
+        exponent: Strength falls with the noise t, from 1 to 0, as t ** exponent.
         cross_edit, self_edit: The tables, at the strength of the step.
     """
 
@@ -43,15 +46,20 @@ class Run:
     ) -> None:
         self.words = words
         self.objects = max(len(one.spans) for one in words)
+        self.first_edited = min(settings.cross_from, settings.self_from)
+        self.exponent = settings.exponent
         self._settings = settings
         self._generation = generation
         self._tapped = tapped_layers(layers, generation.latent_size, settings.smallest_grid)
         present = torch.tensor([[o < len(one.spans) for o in range(self.objects)] for one in words])
         self._present = present.to(generation.device)
-        grid = self._tapped[0].grid(generation.latent_size)
-        self.finder = RegionFinder(settings, grid, self._present)
-        if words[0].boxes is not None:
-            self.finder.fix([one.boxes or () for one in words], generation.latent_size, generation.image_size)
+        self.finder: RegionFinder | BoxRegions
+        if words[0].boxes is None:
+            grid = self._tapped[0].grid(generation.latent_size)
+            self.finder = RegionFinder(settings, grid, self._present)
+        else:
+            boxes = [one.boxes or () for one in words]
+            self.finder = BoxRegions(boxes, generation.latent_size, generation.image_size, generation.device)
         inside = self.finder.inside.to(generation.device, generation.dtype)
         gain = 2.0 if settings.double_logits else 1.0
         self.cross_edit = cross_edit(
@@ -74,12 +82,17 @@ class Run:
         self.cross_edit.scale(strength)
         self.self_edit.scale(strength * self._settings.self_gain)
 
-    def reads(self, layer: LayerInfo) -> bool:
-        """Whether maps of this layer are wanted."""
-        return not self.finder.fixed and layer in self._tapped
+    def swaps(self, is_edited: bool) -> bool:
+        """Whether the conditioning is exchanged at this step."""
+        return self._settings.swap == "all" or (self._settings.swap == "edited" and is_edited)
 
-    def request(self, layer: LayerInfo, step: Step, edits: bool, reads: bool) -> LayerRequest:
+    def request(self, layer: LayerInfo, step: Step, is_edited: bool) -> LayerRequest | None:
         """What the layer should do; the same object for the same layer size and flags."""
+        first = self._settings.cross_from if layer.is_cross else self._settings.self_from
+        edits = is_edited and step.index >= first
+        reads = self._reads(layer) and step.index < self._settings.refreshes
+        if not edits and not reads:
+            return None
         tensors = self._fit(step)
         key = (layer.level, layer.is_cross, edits, reads)
         known = tensors.requests.get(key)
@@ -93,6 +106,10 @@ class Run:
                 readout=tensors.readout if reads else None,
             )
         return known
+
+    def _reads(self, layer: LayerInfo) -> bool:
+        """Whether maps of this layer are wanted."""
+        return isinstance(self.finder, RegionFinder) and layer in self._tapped
 
     def place_regions(self, step: Step) -> None:
         """Write new regions into the labels that the requests hold."""

@@ -37,7 +37,7 @@ def find_words(
     phrases: tuple[Any, ...] | None,
     boxes: Mapping[str, Box] | None,
     parser: str,
-    tail_from: int,
+    tail_from: int = 1,
 ) -> tuple[Words, ...]:
     """Find the objects of every image in its prompt.
 
