@@ -19,11 +19,11 @@ BUILD = Path(__file__).resolve().parents[1] / "build" / "tests"
 ON_ONE_THREAD = ("attach", "conformance", "csrc/test_attention_cpu.py", "cuda_emulation", "golden", "methods", "train")
 HAS_GPU = torch.cuda.is_available()
 
-# both are read when triton and huggingface_hub are imported, so they stand before any test module
+# both are read when triton and huggingface_hub are imported, so they come before any test module
 if not HAS_GPU:
     os.environ["TRITON_INTERPRET"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
-# kernels that inductor compiled for one vector width are wrong for another, and its cache does not tell them apart
+# kernels that inductor compiled for one vector width are wrong for another, and its cache does not distinguish them
 os.environ.setdefault(
     "TORCHINDUCTOR_CACHE_DIR",
     str(Path(tempfile.gettempdir()) / f"weft-inductor-{torch.__version__}-{torch.backends.cpu.get_cpu_capability()}"),

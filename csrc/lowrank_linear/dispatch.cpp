@@ -54,8 +54,8 @@ constexpr int64_t kMostKept = int64_t{16} << 20;
 thread_local AlignedMemory kept;
 
 AlignedMemory take_memory(int64_t bytes) {
-  AlignedMemory mine = std::exchange(kept, {});
-  return mine.bytes() < bytes ? AlignedMemory(bytes) : std::move(mine);
+  AlignedMemory reused = std::exchange(kept, {});
+  return reused.bytes() < bytes ? AlignedMemory(bytes) : std::move(reused);
 }
 
 void give_back(AlignedMemory memory) {

@@ -2,7 +2,7 @@
 
 - bwd_q.py: dq, and per row what the other kernels need
 - bwd_kv.py: dk, dv, dW
-- bwd_tables.py: the tables, whose gradients are seldom wanted
+- bwd_tables.py: the tables, whose gradients are rarely wanted
 
 No atomics: each program owns what it writes, and parts of one sum are added afterwards in their order, so that the
 same call gives the same bits. The gradient of a row's maximum goes to the first key that has it; forward kept which.

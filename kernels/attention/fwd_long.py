@@ -93,7 +93,7 @@ def _attend_keys(
     # 0, or NaN for a row that sees a value, or a row of W, that is not finite
     spoilt = tl.zeros([BLOCK_Q, 1], tl.float32)
     spoilt_w = tl.zeros([BLOCK_Q, 1], tl.float32)
-    # what is done seldom need not be pipelined, which would cost registers
+    # what is done rarely need not be pipelined, which would cost registers
     for start in tl.range(0, Nk, BLOCK_K, num_stages=1 if SEEN_ONLY else STAGES):
         keys = start + tl.arange(0, BLOCK_K)
         k0, k1 = load_parts(k_ptr, keys, stride_k_n * ALIGN, Nk, FIRST, SECOND, D, FULL_K)
@@ -253,7 +253,7 @@ def _attention_fwd_long_kernel(
         top = tl.where(top == float("-inf"), 0.0, top)
         bottom = tl.where(bottom == float("inf"), 0.0, bottom)
 
-    # The plain product gives rows a 0 * NaN of a value, or a row of W, that they need not see: seldom, so then all
+    # The plain product gives rows a 0 * NaN of a value, or a row of W, that they need not see: rarely, so then all
     # goes over again. fp32 leaves time for the careful way at once, but no registers for two loops
     FROM: tl.constexpr = 1 if (delta_ptr is not None) and (q0.dtype == tl.float32) else 0
     TO: tl.constexpr = 2 if delta_ptr is not None else 1
@@ -334,6 +334,6 @@ def attention_fwd_long(call: Call, outputs: dict[str, Any]) -> None:
     tile = call.tile("fwd_long")
     programs = triton.cdiv(seqlen_q, tile.block_q) * heads * samples
     options = call.options("fwd_long", tile)
-    # a loop without a depth of its own takes the kernel's, but Triton 3.2 cannot be told so by None
+    # a loop without a depth of its own takes the kernel's, but Triton 3.2 takes no None for it
     stages = options["num_stages"]
     run(_attention_fwd_long_kernel, programs, **call.arguments, **outputs, **options, STAGES=stages)

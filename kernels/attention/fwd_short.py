@@ -190,7 +190,7 @@ def _attention_fwd_short_kernel(
         weights = p.to(v0.dtype)
         factor = inverse
         if stray:
-            # seldom, and then asked for again: marks that are kept would cost registers
+            # rare, and then read again: marks that are kept would cost registers
             factor = spoil(factor, p, find_stray_keys(v_ptr, keys, stride_v_n * ALIGN, 1, Nk, D))
         out = tl.dot(weights, v0, input_precision="ieee") * factor
         store_rows(out_ptr, queries, H * D, Nq, out, 0, FIRST, D)

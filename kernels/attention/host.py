@@ -120,7 +120,7 @@ class Call:
     def part(self) -> tl.dtype | None:
         """Into what fp32 tiles are split for tensor cores; None for fp32 arithmetic, where q asks for it.
 
-        The interpreter reckons with bf16 as if it were an integer.
+        The interpreter computes with bf16 as if it were an integer.
         """
         return None if self.given.q.element_size() == 4 or self.given.q.device.type == "cpu" else tl.bfloat16
 

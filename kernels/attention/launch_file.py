@@ -63,7 +63,7 @@ def with_rows(source: str, rows: Mapping[Row, str]) -> str:
     """``source`` of a table with each of ``rows`` in its place among those of its kernel, formatted as ruff does.
 
     Raises:
-        ValueError: The source has no row of one of the kernels to stand beside.
+        ValueError: The source has no row of that kernel.
     """
     lines = source.splitlines(keepends=True)
     for kernel in {row.kernel: None for row in rows}:

@@ -58,7 +58,7 @@ def average(rows: EditedRows, values: Tensor, equation: str) -> Tensor:
 
 
 class EditedRows(NamedTuple):
-    """The rows of one attention, with what their gradient needs. Axes [B, H, Nq, Nk] unless said."""
+    """The rows of one attention, with what their gradient needs. Axes [B, H, Nq, Nk] by default."""
 
     logits: Tensor  # S, 0 where the key is not valid
     valid: Tensor  # whether the row may see the key, bool, broadcastable

@@ -164,7 +164,7 @@ def find_stray_keys(base, keys, stride_key, stride_column, limit, width):
 
 @triton.jit
 def sort_keys(base, keys, stride, limit, padding_ptr, width):
-    """Which of ``keys`` have ``width`` finite values that may be loaded, and which are there but have not, 0 or 1."""
+    """Which of ``keys`` have ``width`` loadable finite values, and which exist without them, 0 or 1."""
     present = keys < limit
     if padding_ptr is not None:
         present = ~is_absent(keys, limit, padding_ptr)

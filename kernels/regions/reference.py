@@ -110,7 +110,7 @@ def protect(maps: Tensor, count: int, factor: float, present: Tensor) -> Tensor:
 
 
 def largest_cells(maps: Tensor, count: int) -> Tensor:
-    """Where the ``count`` largest values of [..., N] stand, the earliest of equals first; bool, same axes."""
+    """Where the ``count`` largest values of [..., N] are,  the earliest of equals first; bool, same axes."""
     order = maps.sort(dim=-1, descending=True, stable=True).indices[..., :count]
     return torch.zeros_like(maps, dtype=torch.bool).scatter(-1, order, True)
 

@@ -101,7 +101,7 @@ def test_an_edit_acts_on_the_rows_it_labels(tmp_path: Path) -> None:
     assert (muted - stock).abs().max() > 1e-2
     for maps in mute.seen.values():
         unconditional, conditional = maps
-        assert not conditional.any(), "nobody looks at a muted token"
+        assert not conditional.any(), "a muted token gets no attention"
         assert unconditional.amin() > 0
 
 

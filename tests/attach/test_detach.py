@@ -121,7 +121,7 @@ def test_attachments_on_other_models_nest_in_any_order(tmp_path: Path) -> None:
     assert snapshot(two) == before[1]
 
 
-def test_a_wrapper_put_over_ours_is_left_alone_and_told(pipe: Any) -> None:
+def test_a_wrapper_put_over_ours_is_left_alone_and_reported(pipe: Any) -> None:
     attachment = weft.attach(pipe)
     ours = pipe.encode_prompt
     pipe.encode_prompt = lambda *args, **kwargs: ours(*args, **kwargs)

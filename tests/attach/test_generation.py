@@ -1,4 +1,4 @@
-"""Generations and steps, told from the arguments of the denoiser alone."""
+"""Generations and steps, found from the arguments of the denoiser alone."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Diary(Control):
         self.lines.append(("pass", step.index, step.batch))
 
 
-def test_controls_are_told_in_order(tmp_path: Path) -> None:
+def test_controls_are_called_in_order(tmp_path: Path) -> None:
     pipe = tiny.sd1(tmp_path)
     with weft.attach(pipe, diary := Diary()):
         tiny.generate(pipe, num_inference_steps=2, num_images_per_prompt=2)
@@ -120,7 +120,7 @@ def test_a_loop_that_runs_the_guidance_halves_apart() -> None:
         assert attachment.text_cache.hits == 2 * attachment.text_cache.misses
 
 
-def test_one_step_loops_of_a_bare_model_are_told_apart_by_reset() -> None:
+def test_one_step_loops_of_a_bare_model_are_distinguished_by_reset() -> None:
     model = tiny.unet()
     with weft.attach(model, diary := Diary()) as attachment, torch.no_grad():
         for _ in range(2):

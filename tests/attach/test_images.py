@@ -108,7 +108,7 @@ def test_masks_over_the_text_are_bit_identical_and_kept_under_control() -> None:
             maps = attachment.maps
     assert (controlled - stock).abs().max() < 1e-4 * stock.abs().max()
     assert maps[1].amin() > 0
-    assert torch.equal(maps[5], torch.zeros_like(maps[5])), "a padded token is looked at by nobody"
+    assert torch.equal(maps[5], torch.zeros_like(maps[5])), "a padded token gets no attention"
     assert torch.equal(maps[4][0], torch.zeros(16, 16)) and maps[4][1].amin() > 0
 
 

@@ -21,7 +21,7 @@ from weft.testing.branch_eager import branch_residuals, denoised, walk
 
 
 class Adding(Control):
-    """Adds what it is told to."""
+    """Adds what it is given."""
 
     adds_at_places: ClassVar[bool] = True
 
@@ -40,7 +40,7 @@ def noise(unet: Any, sample: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
 
 
 class Around(Adding):
-    """Stands around the calls as well."""
+    """Wraps the calls as well."""
 
     is_attached: bool | None = None
 
@@ -188,7 +188,7 @@ def test_what_is_refused() -> None:
         noise(unet, *given)
     with weft.attach(unet, Adding(residuals), Adding(None)):
         noise(unet, *given)
-    with pytest.raises(ValueError, match=r"a UNet of Stable Diffusion alone; Linear has not"):
+    with pytest.raises(ValueError, match=r"a UNet of Stable Diffusion alone; Linear lacks"):
         Injection(torch.nn.Linear(2, 2))
 
 
@@ -215,7 +215,7 @@ def test_beside_a_compiled_unet() -> None:
 
 
 def test_beside_other_controls(tmp_path: Any) -> None:
-    """Maps and residuals in one pass; the sampler's passes are told to the control."""
+    """Maps and residuals in one pass; the sampler's passes are reported to the control."""
     pipe = tiny.sd1(tmp_path)
     control, maps = Adding(None), weft.AttentionMaps(["circle"])
     with weft.attach(pipe, control, maps):

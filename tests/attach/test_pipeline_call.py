@@ -21,7 +21,7 @@ class Listening(Control):
     """Notes the arguments of every call."""
 
     def __init__(self) -> None:
-        self.heard: list[dict[str, Any]] = []
+        self.calls: list[dict[str, Any]] = []
         self.is_attached = False
 
     def detached(self) -> None:
@@ -31,7 +31,7 @@ class Listening(Control):
         self.is_attached = True
 
         def around(run: Any, arguments: dict[str, Any]) -> Any:
-            self.heard.append(arguments)
+            self.calls.append(arguments)
             return run(**arguments)
 
         return around
@@ -43,12 +43,12 @@ def test_a_call_goes_through_the_control(tmp_path: Path) -> None:
     with weft.attach(pipe, control):
         assert np.array_equal(tiny.generate(pipe), stock)
         pipe("a ball", tiny.SIDE, tiny.SIDE, num_inference_steps=1, guidance_scale=1.0, callback_steps=None)
-    assert {"num_inference_steps", "guidance_scale"} <= control.heard[0].keys()
-    assert control.heard[1]["prompt"] == "a ball" and control.heard[1]["height"] == tiny.SIDE
-    assert "self" not in control.heard[1] and "negative_prompt" not in control.heard[1]
-    assert "callback_steps" in control.heard[1], "what the pipeline takes as **kwargs is named too"
+    assert {"num_inference_steps", "guidance_scale"} <= control.calls[0].keys()
+    assert control.calls[1]["prompt"] == "a ball" and control.calls[1]["height"] == tiny.SIDE
+    assert "self" not in control.calls[1] and "negative_prompt" not in control.calls[1]
+    assert "callback_steps" in control.calls[1], "what the pipeline takes as **kwargs is named too"
     tiny.generate(pipe)
-    assert len(control.heard) == 2
+    assert len(control.calls) == 2
 
 
 def test_arguments_that_the_pipeline_does_not_have(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_one_control_at_a_time(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="one control at a time"):
             attachment.add(second)
         assert len(attachment.controls) == 1
-        assert not second.is_attached, "one that was refused is told so"
+        assert not second.is_attached, "a refused one knows it"
     assert type(pipe) is StableDiffusionPipeline
 
 

@@ -252,7 +252,7 @@ def test_a_hook_that_kept_our_forward_does_no_harm(model: Any) -> None:
     assert torch.equal(call(model), stock)
 
 
-def test_a_model_without_projections_is_told() -> None:
+def test_a_model_without_projections_is_reported() -> None:
     with pytest.raises(ValueError, match=r"blocks named `attentions.<n>`.* AutoencoderKL has none"):
         find_projections(tiny.vae())
 

@@ -46,7 +46,7 @@ def test_trials_count_together_image_by_image() -> None:
 
 
 class Painter:
-    """A pipeline whose images tell which noise they came from, and which remembers what it was asked for."""
+    """A pipeline whose images show which noise they came from, and which remembers what it was asked for."""
 
     def __init__(self) -> None:
         self.prompts: list[str] = []
@@ -83,7 +83,7 @@ def test_verdicts_of_other_settings_are_not_taken_up() -> None:
 
 
 def test_published_results_are_those_of_the_settings_in_force() -> None:
-    """A table of other constants would describe a method that nobody gets."""
+    """A table of other constants would describe a method that does not exist."""
     from benchmarks.efficacy.maskdiffusion.experiment import OUT, VARIANTS
 
     record = json.loads(OUT.read_text())

@@ -143,7 +143,7 @@ def test_tables_of_nothing_and_of_a_device():
     assert f"2 met, {len(FIGURES) - 2} not measured yet" in figures.text(lines)
 
 
-def test_devices_stand_side_by_side():
+def test_devices_are_side_by_side():
     gpu = [line("weft", "edit_maps", [0.01, 0.01]), line("eager", "edit_maps", [0.06, 0.06], note="delta only")]
     weft_cuda = line("weft_cuda", "edit_maps", [0.001, 0.001])
     cpu = [

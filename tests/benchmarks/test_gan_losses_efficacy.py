@@ -27,7 +27,7 @@ NAMES = ("ssa-none-0", "ssa-f2f,f2r-0", "ssa-none-1", "ssa-f2f,f2r-1", "attn-f2r
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Untrained generators, and the folders of checkpoints that stand beside trained ones."""
+    """Untrained generators, and the folders of checkpoints beside trained ones."""
     folder = tmp_path_factory.mktemp("runs")
     for number, name in enumerate(NAMES):
         torch.manual_seed(number)
@@ -40,7 +40,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_runs_are_told_by_their_names(runs: Path) -> None:
+def test_runs_are_known_by_their_names(runs: Path) -> None:
     found = [(run.baseline, run.losses, run.seed) for run in runs_of(runs)]
     assert found == [
         ("attn", "f2r", 0),

@@ -74,8 +74,8 @@ def test_some_ways() -> None:
 
     assert chosen(COST, ()) is COST
     assert list(chosen(COST, ("peft",)).ways) == ["weft", "stock", "peft", "blend"]
-    with pytest.raises(ValueError, match=r"`way` must be of weft, fused, everywhere, .*; got nobody"):
-        chosen(COST, ("nobody",))
+    with pytest.raises(ValueError, match=r"`way` must be of weft, fused, everywhere, .*; got nothing"):
+        chosen(COST, ("nothing",))
 
 
 @pytest.mark.serial

@@ -103,7 +103,7 @@ def test_boxes_hold_the_object_of_the_class() -> None:
 
 
 class Painter:
-    """A pipeline whose pictures tell which noise they came from, and which remembers what it was asked for."""
+    """A pipeline whose pictures show which noise they came from, and which remembers what it was asked for."""
 
     def __init__(self) -> None:
         self.asked: list[list[str]] = []

@@ -60,7 +60,7 @@ def test_all_prompts_together_leave_out_those_of_several_pictures() -> None:
     assert found == {"bound": [True, False]}
 
 
-def test_teaching_pairs_tell_what_is_drawn() -> None:
+def test_teaching_pairs_say_what_is_drawn() -> None:
     from benchmarks.efficacy.soft_tokens import training as soft_tokens_training
 
     row, one = soft_tokens_training.pair(5), scene(soft_tokens_training.SEED, 5)

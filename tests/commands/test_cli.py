@@ -146,16 +146,16 @@ def test_a_model_id_without_a_network_is_one_sentence(loads, monkeypatch: pytest
     monkeypatch.setattr("huggingface_hub.model_info", unreachable)
     with pytest.raises(
         ValueError,
-        match=r"--model nobody/none: is no folder here and not in the cache .* cannot be "
-        r"reached \(Name or service not known\); fetch it .* `hf download nobody/none .*give that folder",
+        match=r"--model no/model: is no folder here and not in the cache .* cannot be "
+        r"reached \(Name or service not known\); fetch it .* `hf download no/model .*give that folder",
     ):
-        loads("nobody/none", torch.float32, torch.device("cpu"))
+        loads("no/model", torch.float32, torch.device("cpu"))
 
 
 def test_a_model_id_offline_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match=r"the hub cannot be reached \(.*offline"):
-        load_pipeline("nobody/none", torch.float32, torch.device("cpu"))
+        load_pipeline("no/model", torch.float32, torch.device("cpu"))
 
 
 def test_a_model_id_that_the_hub_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +164,7 @@ def test_a_model_id_that_the_hub_has_not(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr("huggingface_hub.model_info", absent)
     with pytest.raises(ValueError, match=r"the hub does not give a model of that id \(404 Client Error\)"):
-        load_pipeline("nobody/none", torch.float32, torch.device("cpu"))
+        load_pipeline("no/model", torch.float32, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def test_demo_draws_times_and_compares(tmp_path: Path, capsys: pytest.CaptureFix
     assert "largest pixel difference" in capsys.readouterr().out
 
 
-def test_doctor_tells_backends_and_versions(capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_lists_backends_and_versions(capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(["doctor"])
     report = capsys.readouterr().out
     for word in ("torch", "diffusers", "cpu", "reference"):

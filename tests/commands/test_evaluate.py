@@ -65,7 +65,7 @@ def test_the_embedded_model_from_the_command_line(tmp_path: Path, capsys: pytest
     main(["evaluate", "--images", str(keep), "--count", "6", "--out", str(out), "--measures", *WITHOUT_FID])
     again = json.loads(out.read_text())
     for name in ("kid", "cmmd", "captions", "consistency", "diversity"):
-        # the embedded model had no pretrained teacher; of images nobody knows who drew them
+        # the embedded model had no pretrained teacher; of images it is unknown what drew them
         assert again["measures"][name] == {**record["measures"][name], "extractor_taught": None}
         assert record["measures"][name]["extractor_taught"] is False
 

@@ -144,7 +144,7 @@ def test_soft_tokens(tmp_path: Path) -> None:
     assert record["methods"] == [{"method": "SoftTokens", "tokens": 4, "blocks": ["down_blocks"]}]
 
 
-def test_boxes_stand_in_place_of_a_threshold(residual: Path, tmp_path: Path) -> None:
+def test_boxes_are_in_place_of_a_threshold(residual: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="in place of --localize and --threshold"):
         generate(options(tmp_path, residual=(residual,), boxes=("sks circle=0,0,9,9",), threshold="otsu"))
 
@@ -233,12 +233,12 @@ def test_bad_option_is_one_clear_error(tmp_path: Path, changes: dict[str, object
     assert list(tmp_path.iterdir()) == [], "nothing is written before an option is known to be good"
 
 
-def test_a_folder_without_a_model_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_a_model_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=re.escape(f"{tmp_path} has no model_index.json")):
         generate(options(tmp_path / "out", model=str(tmp_path)))
 
 
-def test_output_that_is_a_file_is_told(tmp_path: Path) -> None:
+def test_output_that_is_a_file_is_reported(tmp_path: Path) -> None:
     file = tmp_path / "taken"
     file.write_text("mine")
     with pytest.raises(OSError, match=r"--out must be a folder; .*taken is a file"):
@@ -246,7 +246,7 @@ def test_output_that_is_a_file_is_told(tmp_path: Path) -> None:
     assert file.read_text() == "mine"
 
 
-def test_output_that_cannot_be_written_is_told_before_the_model_is_loaded() -> None:
+def test_output_that_cannot_be_written_is_reported_before_the_model_is_loaded() -> None:
     # read-only for everybody, also for root
     with pytest.raises(OSError, match=r"generate: cannot .* choose another folder with --out"):
         generate(options(Path("/proc/weft")))

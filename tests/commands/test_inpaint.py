@@ -165,7 +165,7 @@ def test_a_text_to_image_model_is_refused(pictures: tuple[Path, Path], capsys) -
 
 @pytest.fixture(scope="module")
 def branch(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A text-to-image model, and a folder with a branch that stands beside it and changes what it paints."""
+    """A text-to-image model, and a folder with a branch beside it and changes what it paints."""
     folder = tmp_path_factory.mktemp("text-to-image")
     pipe = shapes.pipeline()
     pipe.save_pretrained(folder / "model")

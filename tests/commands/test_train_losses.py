@@ -126,7 +126,7 @@ def test_what_nothing_reads_is_refused(given: dict[str, Any], message: str) -> N
         ),
     ],
 )
-def test_mistakes_are_told_in_a_line(
+def test_mistakes_are_reported_in_a_line(
     arguments: list[str], message: str, pairs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = ["--out", str(pairs.parent / "out" / "soft.safetensors")]

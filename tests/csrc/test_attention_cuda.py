@@ -1,7 +1,7 @@
 """The CUDA backend of ``attention`` as Python sees it: when it says no, what it is built from, and its work on a GPU.
 
 What the kernels compute is tested without a GPU in tests/cuda_emulation, and on one by tests/ops, whose fixtures run
-every backend that works there. Here stands what only a device can tell: streams, graphs, repeated runs.
+every backend that works there. Here is what only a device can show: streams, graphs, repeated runs.
 """
 
 from __future__ import annotations

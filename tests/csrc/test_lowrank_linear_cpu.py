@@ -200,7 +200,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("name", REFUSALS)
 def test_refusals(name: str) -> None:
-    """Before a pointer is followed: 64 is nobody's memory."""
+    """Before a pointer is followed: 64 is no valid address."""
     changed, message = REFUSALS[name]
     stacks = {
         "x": (64, 6, 3, 1),

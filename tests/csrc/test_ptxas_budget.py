@@ -25,7 +25,7 @@ def test_within_budget(stem, count):
     assert [fault for kernel in kernels for fault in kernel.faults()] == []
 
 
-def test_what_is_over_budget_is_told():
+def test_what_is_over_budget_is_reported():
     kernel = REPORT["Kernel"]
     assert kernel("a.cu", "90a", "attention_long<64>", 255, 0, 0).faults() == []
     (registers,) = kernel("a.cu", "90a", "attention_short<40, 80>", 129, 0, 0).faults()

@@ -28,7 +28,7 @@ def test_carvers_spans_and_tasks(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(native_or_none() is None, reason="weft._native is not built")
 def test_sizes_whose_workspace_no_machine_has() -> None:
-    """2^55 heads of one value have addresses, all in one place; what they would be packed into has not."""
+    """2^55 heads of one value have addresses, all in one place; what they would be packed into does not."""
     strides = ((0, 0, 0, 1),) * 4
     sizes = (1, 1, 1, 2**55, 1, 0, 1, 1)
     with pytest.raises((ValueError, MemoryError)):

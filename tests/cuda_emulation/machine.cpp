@@ -230,7 +230,7 @@ void wait_copies(int pending) {
   Fibre& fibre = *fibres[current];
   while (static_cast<int>(fibre.groups.size()) > pending) {
     for (const Copy& copy : fibre.groups.front()) {
-      // only now: whoever looked earlier has seen what was there before
+      // only now: a thread that looked earlier has seen what was there before
       if (copy.inside) {
         std::memcpy(copy.to, copy.from, 16);
       } else {

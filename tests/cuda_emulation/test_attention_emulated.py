@@ -265,7 +265,7 @@ def test_the_launch_refuses_a_small_workspace(emulation, emulated, monkeypatch):
         emulation.attend(emulated, make_attention_inputs(EDITED))
 
 
-def test_python_and_the_launch_agree_on_the_room_for_tables(emulation, emulated):
+def test_python_and_the_launch_agree_on_the_bytes_of_tables(emulation, emulated):
     """The largest tables that ``refuse`` lets pass are launched beside every head width."""
     labels_k = _attention_cuda.MAX_TABLE_BYTES // 16 // 8 - 1
     for head_dim in _attention_cuda.HEAD_WIDTHS:

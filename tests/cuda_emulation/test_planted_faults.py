@@ -1,4 +1,4 @@
-"""The emulation finds what it is there to find: each test breaks one line of a kernel and expects to be told.
+"""The emulation finds what it is there to find: each test breaks one line of a kernel and expects an error.
 
 A fault that is not found fails its test, and so does a line that is no longer there to be broken.
 """
@@ -44,7 +44,7 @@ class Fault:
     which: int = 0
 
 
-NO_BARRIER, NOT_WAITED, UNWRITTEN = "without a barrier", "has not been waited for", "nobody wrote it"
+NO_BARRIER, NOT_WAITED, UNWRITTEN = "without a barrier", "has not been waited for", "never written"
 WAIT, BARRIER, WARP_BARRIER = "cp_async_wait<0>();", "__syncthreads();", "__syncwarp();"
 FAULTS = {
     # barriers and waits that are gone

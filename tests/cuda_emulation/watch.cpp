@@ -1,4 +1,4 @@
-// Bounds, races, and reads of what nobody wrote.
+// Bounds, races, and reads of what was never written.
 //
 // Shared memory is watched in cells of two bytes, by order and not by luck: an access is safe after another thread's
 // only if a barrier of the block lies between, or one of the warp if both are in it. Whether the fibres happened to
@@ -85,7 +85,7 @@ void check_order(const Moment& then, const Moment& moment, const void* address, 
 
 void read_cell(Cell& cell, const Moment& moment, const void* address) {
   if (cell.state == kArriving) fail(place(address) + ": read while a cp.async to it has not been waited for");
-  if (cell.state == kEmpty) fail(place(address) + ": read, but nobody wrote it");
+  if (cell.state == kEmpty) fail(place(address) + ": read, but it was never written");
   check_order(cell.written, moment, address, "read", "write");
   check_order(cell.atomic, moment, address, "read", "atomic change");
   note_reader(cell, moment);
@@ -102,7 +102,7 @@ void write_cell(Cell& cell, const Moment& moment, const void* address, State sta
 
 // Atomic changes need no order among themselves, but one with all other accesses.
 void touch_atomically(Cell& cell, const Moment& moment, const void* address) {
-  if (cell.state != kFull) fail(place(address) + ": changed atomically, but nobody wrote it");
+  if (cell.state != kFull) fail(place(address) + ": changed atomically, but it was never written");
   check_order(cell.written, moment, address, "changed atomically", "write");
   check_order(cell.read, moment, address, "changed atomically", "read");
   cell.atomic = moment;

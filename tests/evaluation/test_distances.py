@@ -17,7 +17,7 @@ def gaussian(count: int, features: int, seed: int) -> Tensor:
 
 
 def with_moments(mean: Tensor, variance: Tensor, count: int, seed: int) -> Tensor:
-    """A sample whose mean and unbiased covariance are exactly diagonal and as told."""
+    """A sample whose mean and unbiased covariance are exactly diagonal and as given."""
     x = gaussian(count, len(mean), seed)
     x = x - x.mean(0)
     values, vectors = torch.linalg.eigh(torch.cov(x.T))

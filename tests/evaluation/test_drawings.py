@@ -21,7 +21,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert [one.read().getpixel((0, 0)) for one in found] == [(255, 0, 0), (0, 128, 0), (0, 0, 255)]
 
 
-def test_an_earlier_list_does_not_tell_of_images_that_were_cut_short(tmp_path: Path) -> None:
+def test_an_earlier_list_does_not_hide_images_that_were_cut_short(tmp_path: Path) -> None:
     asked, images = [Request(n, f"{n} stars", n) for n in range(2)], [Image.new("RGB", (4, 4))] * 2
     list(write_drawings(tmp_path, asked, images))
     next(iter(write_drawings(tmp_path, [Request(0, "a ring", 0)] * 2, images)))

@@ -91,14 +91,14 @@ def test_a_sampler_that_does_not_listen(pictures: list[Pair], mute: bool) -> Non
     read = evaluate_sampler(Deaf(mute), pictures, extractor, QUICK, measures=("captions", "consistency"))["measures"]
     assert read["captions"]["correct"]["value"] < 0.1
     assert found["retrieval"]["mean"] < 0.1
-    # consistency alone would praise it; diversity tells a collapse
+    # consistency alone would praise it; diversity shows a collapse
     assert read["consistency"]["value"] == 0
     assert (found["diversity"]["value"] > 5) == (not mute)
     assert (found["fid"]["value"] > 150) == mute
 
 
 @pytest.mark.parametrize("name", ["cmmd", "retrieval", "consistency"])
-def test_diversity_stands_beside_every_measure(pictures: list[Pair], perfect: Any, name: Any) -> None:
+def test_diversity_is_beside_every_measure(pictures: list[Pair], perfect: Any, name: Any) -> None:
     found = evaluate_sampler(perfect, pictures, judge_extractor(), QUICK, measures=(name,))["measures"]
     assert list(found) == [name, "diversity"]
     assert found["diversity"]["scenes"] == QUICK.groups
@@ -183,7 +183,7 @@ def test_kept_images_measure_the_same(tmp_path: Path, pictures: list[Pair], perf
         pair.read().save(real / f"{number:03d}.png")
     drawings, against = read_drawings(tmp_path, who="test"), read_drawings(real, who="test")
     again = evaluate_drawings(drawings, against, extractor, measures=NO_FID)
-    # what only captions and further pictures can tell
+    # what only captions and further pictures can show
     del drawn["measures"]["retrieval"]["real"], drawn["measures"]["kid"]["floor"], drawn["measures"]["cmmd"]["floor"]
     assert again == drawn
 

@@ -91,7 +91,7 @@ def test_a_long_caption_is_cut_with_a_warning(clip: Path) -> None:
         extractor.texts(["a red circle", "a red circle and " * 9])
 
 
-def test_a_caption_is_embedded_the_same_whatever_stands_beside_it(clip: Path, tmp_path: Path) -> None:
+def test_a_caption_is_embedded_the_same_whatever_is_beside_it(clip: Path, tmp_path: Path) -> None:
     """SigLIP looks at the last place of a row, where shorter captions have padding."""
     tokenizer = build_tokenizer(20)
     torch.manual_seed(0)

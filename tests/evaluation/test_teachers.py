@@ -1,4 +1,4 @@
-"""An encoder that has taught what draws is told apart from one that has not."""
+"""An encoder that took part in training is distinguished from one that did not."""
 
 from __future__ import annotations
 
@@ -58,5 +58,5 @@ def test_teachers_are_those_of_the_record() -> None:
     assert Teachers.of(generator(taught_by=[], knows_teachers=False)) == UNKNOWN
     # written before records had it
     assert Teachers.of(generator()) == UNKNOWN
-    # a part that is known tells of itself, whatever else there was
+    # a part that is known counts, whatever else there was
     assert replace(TAUGHT, are_all=False).include(judge_extractor()) is True

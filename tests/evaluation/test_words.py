@@ -1,4 +1,4 @@
-"""A word of ours and a folder of the same name are told apart."""
+"""A word of ours and a folder of the same name are distinguished."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_word_is_taken_and_the_folder_beside_it_named(tmp_path: Path, monkeypa
             open_extractor(folder)
 
 
-def test_what_is_neither_is_told_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_neither_gets_both_in_the_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "file").touch()
     for said, found in (("~/shape", "not there"), ("~/file", "a file")):

@@ -138,7 +138,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "inpainting.md"
 
 
 def test_the_example_of_the_page_on_inpainting_removes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """As it stands there: nothing is left in the hole, and the other tasks put there what they are asked for."""
+    """As written there: nothing is left in the hole, and the other tasks put there what they are asked for."""
     example = PAGE.read_text().split("```python\n")[1].split("```")[0]
     monkeypatch.chdir(tmp_path)
     found: dict[str, Any] = {}

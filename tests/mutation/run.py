@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--only", metavar="TEXT", action="append", help="only faults of files with TEXT in their path")
     parser.add_argument("--survivors", action="store_true", help="run again what was not found, and nothing else")
     parser.add_argument("--all", action="store_true", help="run again what has not changed, too")
-    parser.add_argument("--report", action="store_true", help="run nothing; write the report anew")
+    parser.add_argument("--report", action="store_true", help="run nothing; write the report again")
     arguments = parser.parse_args()
 
     known = read_results()

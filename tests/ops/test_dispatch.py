@@ -121,7 +121,7 @@ def test_unknown_environment_value_names_the_variable(monkeypatch: pytest.Monkey
     monkeypatch.setenv("WEFT_BACKEND", "fast")
     with pytest.raises(ValueError, match=r"WEFT_BACKEND: must be one of auto, .*; got 'fast'"):
         requested_backend(None)
-    # whoever names a backend does not depend on the variable
+    # a named backend does not depend on the variable
     assert requested_backend("cpu") == "cpu"
 
 

@@ -113,7 +113,7 @@ class AttentionCase : public Case {
 
     const auto draw_labels = [&](Operand& labels, int64_t length, int64_t limit) {
       labels = draw_shared(draw, Kind::kInt32, p_.B, length, 1);
-      // without a table nobody may read them
+      // without a table they are not read
       labels.fill(
           [&] { return static_cast<double>(looks_up ? draw.between(0, limit - 1) : draw.pick({-1, 1 << 30})); });
     };
@@ -174,7 +174,7 @@ class AttentionCase : public Case {
     p_.q_stride = place(q_), p_.k_stride = place(k_), p_.v_stride = place(v_), p_.out_stride = place(out_);
   }
 
-  // Padding is often memory that nobody has written.
+  // Padding is often uninitialised memory.
   void spread_nan(Draw& draw) {
     const auto owns_its_keys = [](const Operand& x) { return x.stride()[0] && x.stride()[1] && x.stride()[2]; };
     for (int64_t b = 0; b < p_.B; ++b) {

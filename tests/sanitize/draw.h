@@ -29,7 +29,7 @@ class Draw {
   // Mostly small, now and then up to `high`: most faults need an edge, not a size.
   int64_t size(int64_t high) { return chance(0.7) ? between(1, high < 20 ? high : 20) : between(1, high); }
 
-  // The distance along an axis that nobody walks says nothing: it may be anything but 1, which would pick an order.
+  // The distance along an axis that is never used means nothing: it may be anything but 1, which would pick an order.
   int64_t any_stride() { return pick<int64_t>({0, 9, -5, int64_t{1} << 60}); }
 
   // A multiple of 1/64 in [-1, 1], which every storage type holds exactly.

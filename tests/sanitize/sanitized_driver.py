@@ -70,7 +70,7 @@ SANITIZERS = {
         "address",
         ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
         {
-            # memory that nobody has written reads as NaN, so that the numbers show who uses it
+            # memory that is not written reads as NaN, so that the numbers show who uses it
             "ASAN_OPTIONS": "detect_stack_use_after_return=1:max_malloc_fill_size=1073741824:malloc_fill_byte=255",
             "UBSAN_OPTIONS": "print_stacktrace=1",
         },
@@ -107,7 +107,7 @@ class Fault:
     file: str
     before: str
     after: str
-    sources: tuple[str, ...]  # that must be compiled anew
+    sources: tuple[str, ...]  # that must be compiled again
     report: str  # what the report says
 
 
@@ -147,7 +147,7 @@ def build_driver(sanitizer: Sanitizer, fault: Fault | None = None) -> Path:
         ninja.edge("cxx", name, [str(changed if changed.exists() else source)], compiler, [*flags, *watched, *own])
     ninja.link("driver", compiler, [*sanitizer.flags, "-pthread", "-ldl"])
     if not ninja.run():
-        raise native.BuildError(f"{folder.name}: the driver did not compile; the compiler's messages stand above")
+        raise native.BuildError(f"{folder.name}: the driver did not compile; the compiler's messages are above")
     return folder / "driver"
 
 

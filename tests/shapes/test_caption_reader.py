@@ -20,7 +20,7 @@ def test_every_caption_says_the_objects_of_its_scene(objects: int) -> None:
 
 
 def test_relations_are_those_of_the_scene() -> None:
-    rng, told = np.random.default_rng(0), 0
+    rng, checked = np.random.default_rng(0), 0
     for index in range(200):
         drawn = scene(4, index, objects=2)
         prompt = prompt_of(caption(drawn, rng, is_complete=True))
@@ -28,8 +28,8 @@ def test_relations_are_those_of_the_scene() -> None:
         for i, word, j in prompt.relations:
             first, second = (next(item for item in drawn.objects if item.pair == prompt.objects[k]) for k in (i, j))
             assert relation(first, second) == word
-            told += 1
-    assert told > 30
+            checked += 1
+    assert checked > 30
 
 
 @pytest.mark.parametrize("with_relation", [False, True])

@@ -1,4 +1,4 @@
-"""Captions tell the truth in the model's words; prompts say what their images must show."""
+"""Captions are true, in the model's words; prompts say what their images must show."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ def test_captions_name_every_object_of_larger_scenes():
             assert all(f"{item.colour} {item.shape}" in text for item in drawn.objects)
 
 
-def test_relations_told_are_true():
-    told = 0
+def test_relations_mentioned_are_true():
+    found = 0
     for text, drawn in captions_of(1500):
         for word in RELATIONS:
             if word in text:
                 first = min(drawn.objects, key=lambda item: text.index(f"{item.colour} {item.shape}"))
                 (second,) = (item for item in drawn.objects if item is not first)
                 assert relation(first, second) == word
-                told += 1
-    assert told > 100
+                found += 1
+    assert found > 100
 
 
 def test_captions_depend_on_scene_and_stream_only():
@@ -93,18 +93,18 @@ def test_bad_arguments_say_what_is_wrong(arguments, message):
         prompts(**arguments)
 
 
-def test_near_misses_change_one_thing_and_tell_no_truth() -> None:
+def test_near_misses_change_one_thing_and_are_wrong() -> None:
     """Of a single object one word, or one object more; of several also one fewer, or their colours exchanged."""
     changes = set()
     for number in range(300):
         drawn = scene(4, number)
-        told = sorted((item.colour, item.shape) for item in drawn.objects)
+        found = sorted((item.colour, item.shape) for item in drawn.objects)
         for text in near_misses(drawn, np.random.default_rng(number), 3):
             words = re.findall(r"[a-z]+", text)
             pairs = itertools.pairwise(words)
             wrong = sorted((colour, shape) for colour, shape in pairs if colour in COLOURS and shape in SHAPES)
-            assert wrong != told and len(wrong) in (1, 2, 3), text
-            changes.add(len(wrong) - len(told))
+            assert wrong != found and len(wrong) in (1, 2, 3), text
+            changes.add(len(wrong) - len(found))
     assert changes == {-1, 0, 1}
 
 

@@ -34,7 +34,7 @@ from weft.shapes.world import scene
 
 MAX_BYTES = {"sd1": 16 * 2**20, "sd3": 11 * 10**6, "inpainting": 12 * 10**6}
 DENOISER = {"sd1": "diffusion", "sd3": "flow", "inpainting": "inpainting"}
-# how the stock class is told of what is not there, and of what another model has
+# how the stock class expects what is not there, and of what another model has
 STOCK = {
     "sd1": ("StableDiffusionPipeline", ""),
     "sd3": ("StableDiffusion3Pipeline", ", vae=vae, text_encoder_3=None, tokenizer_3=None"),
@@ -73,7 +73,7 @@ def test_stock_diffusers_loads_it_without_code_of_ours(model):
 
 
 @pytest.mark.parametrize("model", STOCK)
-def test_the_folder_is_small_and_tells_how_it_was_made(model):
+def test_the_folder_is_small_and_says_how_it_was_made(model):
     folder = shapes.model_path(model)
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= MAX_BYTES[model]
     assert json.loads((folder / "training.json").read_text())[DENOISER[model]]["last"]["step"] > 1000
@@ -188,12 +188,12 @@ def test_missing_weights_say_how_to_get_them(tmp_path, monkeypatch, model):
         shapes.pipeline(model)
 
 
-def test_an_unknown_model_is_told_the_known_ones():
+def test_an_unknown_model_lists_the_known_ones():
     with pytest.raises(ValueError, match=r"`model` must be one of 'sd1', 'sd3', 'inpainting'; got 'sdxl'"):
         shapes.pipeline("sdxl")
 
 
-def test_importing_the_room_loads_no_diffusers():
+def test_importing_the_package_loads_no_diffusers():
     code = "import sys, weft.shapes; assert not {'transformers', 'diffusers'} & set(sys.modules), 'loaded'"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 

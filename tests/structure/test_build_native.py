@@ -46,7 +46,7 @@ def tool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Tool:
 
 
 def nvcc(release: str = "13.0", known: str = "75 80 90 100 120", compiling: str = "exit 0") -> str:
-    """An nvcc that tells its version and architectures; ``compiling`` is what it does otherwise."""
+    """An nvcc that prints its version and architectures; ``compiling`` is what it does otherwise."""
     archs = " ".join(f"compute_{arch}" for arch in known.split())
     return f"""\
 case "$1" in

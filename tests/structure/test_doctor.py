@@ -1,4 +1,4 @@
-"""``weft doctor`` tells what is so: against the dispatcher and the native module here, and for machines made up."""
+"""``weft doctor`` reports the facts: against the dispatcher and the native module here, and for machines made up."""
 
 from __future__ import annotations
 

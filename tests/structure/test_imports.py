@@ -96,7 +96,7 @@ def test_attention_works_without(without: tuple[str, ...]) -> None:
     assert error < 1e-5
 
 
-def test_cpu_backend_tells_how_to_get_the_native_module() -> None:
+def test_cpu_backend_says_how_to_get_the_native_module() -> None:
     _, refusal = python(ATTEND.format(backend="cpu"), without=("weft._native",))
     assert "weft._native" in refusal
     assert "compiler" in refusal

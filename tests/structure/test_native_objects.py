@@ -1,4 +1,4 @@
-"""Objects compiled for wide instruction sets keep to themselves, and the module asks nothing of a driver or of torch.
+"""Objects compiled for wide instruction sets keep to themselves, and the module needs no driver and no torch.
 
 A weak symbol in such an object (a template of the standard library, an inline function of a shared header) may be the
 copy that the linker keeps for the whole module, and a static initialiser runs at import: either way an older processor
@@ -86,7 +86,7 @@ def test_module_needs_system_libraries_only() -> None:
     assert [name for name in needed if not SYSTEM_LIBRARIES.fullmatch(name)] == []
 
 
-def test_module_exports_its_door_only() -> None:
+def test_module_exports_its_interface_only() -> None:
     # a CUDA runtime or kernel visible from outside could be called in place of torch's own
     command = ["nm", "-D", "-C", "--defined-only", module_path()]
     table = subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -23,15 +23,15 @@ TORCH = re.compile(r"^(torch|ATen|c10|caffe2)/")
 
 
 def forbidden_includes(source: str, path: str) -> list[str]:
-    """Includes of a file of csrc that break the arrows: torch anywhere, pybind but in the door, one op in another."""
-    room = path.split("/")[0]
+    """Includes of a file of csrc that break the arrows: torch anywhere, pybind but in the bindings, one op in another."""
+    package = path.split("/")[0]
     found = []
     for name in INCLUDE.findall(source):
         top, inside, _ = name.partition("/")
-        other_op = bool(inside) and top != room and top != "include" and (CSRC / top).is_dir()
+        other_op = bool(inside) and top != package and top != "include" and (CSRC / top).is_dir()
         python = top == "pybind11" or name == "Python.h"
-        # the door sees Python and every op's header
-        if TORCH.match(name) or (room != "bindings.cpp" and (other_op or python)):
+        # the bindings see Python and every op's header
+        if TORCH.match(name) or (package != "bindings.cpp" and (other_op or python)):
             found.append(name)
     return found
 

@@ -147,7 +147,7 @@ def test_bitwise_oracle(dtype: torch.dtype) -> None:
         assert_bitwise("x", changed, x)
 
 
-def test_bitwise_oracle_tells_zeros_apart_and_knows_nan() -> None:
+def test_bitwise_oracle_distinguishes_zeros_and_knows_nan() -> None:
     nan = torch.tensor([math.nan])
     assert_bitwise("x", nan, nan.clone())
     with pytest.raises(AssertionError, match="differ in their bits"):

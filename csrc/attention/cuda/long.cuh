@@ -103,16 +103,16 @@ struct KeyTiles {
 template <int kRowTiles, int kColumns>
 __device__ __forceinline__ void find_strays(const Fragments<kRowTiles, kColumns>& o,
                                             const Softmax (&softmax)[kRowTiles], uint32_t* found) {
-  bool mine = false;
+  bool has_stray = false;
 #pragma unroll
   for (int i = 0; i < kRowTiles; ++i) {
 #pragma unroll
     for (int n = 0; n < kColumns; ++n) {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) mine |= is_finite(softmax[i].sum[e / 2]) && !is_finite(o[i][n][e]);
+      for (int e = 0; e < 4; ++e) has_stray |= is_finite(softmax[i].sum[e / 2]) && !is_finite(o[i][n][e]);
     }
   }
-  if (mine) atomic_or_shared(found, 1u);
+  if (has_stray) atomic_or_shared(found, 1u);
   __syncthreads();
 }
 

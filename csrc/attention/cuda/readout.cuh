@@ -90,16 +90,16 @@ __device__ __forceinline__ void each_map_entry(int rows, int columns, int column
 template <class Store>
 __device__ __forceinline__ void scan_weights(uint32_t* blocks, const float* w, int keys, int columns, int padded,
                                              int thread, Store store) {
-  uint32_t mine = 0, strays = 0;
+  uint32_t read_here = 0, strays = 0;
 #pragma unroll 1
   for (int i = thread; i < keys * padded; i += kThreads) {
     const int key = i / padded, column = i % padded;
     const float weight = column < columns ? load_constant(w + key * columns + column) : 0.0f;
-    if (weight != 0.0f) mine |= 1u << key / 8;
+    if (weight != 0.0f) read_here |= 1u << key / 8;
     if (!is_finite(weight)) strays |= 1u << key / 8;
     store(key, column, weight);
   }
-  if (mine) atomic_or_shared(blocks, mine);
+  if (read_here) atomic_or_shared(blocks, read_here);
   if (strays) atomic_or_shared(blocks + 1, strays);
 }
 

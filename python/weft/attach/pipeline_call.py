@@ -43,7 +43,7 @@ class PipelineCall:
         """Give the pipeline its class back.
 
         Returns:
-            False when somebody else has changed its class since, and it was left alone.
+            False when other code has changed its class since; it is then left alone.
         """
         pipeline, stock, ours = self._pipeline, self._stock, self._ours
         self._pipeline = self._stock = self._ours = None

@@ -32,7 +32,7 @@ class GatedProjection(nn.Module):
     host_class: type[nn.Module]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        # a copy belongs to nobody: it is of the host's class and has no terms
+        # a copy has no owner: it is of the host's class and has no terms
         state = {name: value for name, value in self.__dict__.items() if name != "terms"}
         return _new, (self.host_class,), state
 

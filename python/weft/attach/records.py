@@ -19,7 +19,7 @@ PIXELS_PER_CELL = 8  # along each side of a cell of the latent, where no pipelin
 class LayerInfo:
     """One attention layer that an attachment has taken over.
 
-    A layer whose pixels see the text is asked in one language, whatever else it has: queries are pixels, keys text
+    A layer whose pixels see the text takes the same requests in every model: queries are pixels, keys text
     tokens, maps [B, Nq, M] of pixels. In a joint attention (``is_joint``) pixels attend to each other and to the text
     in one softmax, and the text attends likewise: an edit moves the logits of pixels towards text alone, while row
     maximum and minimum run over all keys of the row; and a pixel's attention to the text does not sum to 1, so divide
@@ -156,14 +156,14 @@ class ExtraText:
     """Tokens for an attention to the text, one set of several at a time. The same for every row of the batch.
 
     In a cross-attention keys and values of all sets are computed once, where nothing asks for gradients; in a joint
-    attention they depend on the timestep. Another set is chosen by writing into ``row``, which compiles nothing anew.
+    attention they depend on the timestep. Another set is chosen by writing into ``row``, which recompiles nothing.
     Gradients reach ``bank``.
 
     Attributes:
         bank: [T, m, C], the sets, in the dtype of the conditioning.
         row: int64 [1] on the same device, the set in use.
         space: "conditioning" where the model treats them as it does its text from the start, "block" where they are
-            as wide as the blocks themselves; a joint attention tells the two apart.
+            as wide as the blocks themselves; a joint attention keeps them apart.
     """
 
     bank: Tensor
@@ -283,7 +283,7 @@ class BaseModel:
             return f"it was trained with text of width {text_width}; this model's is {self.text_width}"
         for name, width in layers.items():
             if name not in own:
-                return f"it has factors for {name}, which this model has not"
+                return f"it has factors for {name}, which this model does not have"
             if width != own[name].width:
                 return f"{name} has width {width} there and {own[name].width} here"
             if is_convolution != own[name].is_convolution:

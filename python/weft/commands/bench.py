@@ -70,7 +70,7 @@ def tune(options: Bench) -> None:
     name = f"weft.kernels.{options.op}.tune"
     if not options.op.isidentifier() or not _exists(name):
         raise ValueError(f"bench: `--tune` needs an op with Triton tiles, such as attention; got {options.op!r}")
-    # by name: commands know no kernels, and which ops can be tuned is theirs to say
+    # by name: commands know no kernels, and each op says whether it can be tuned
     importlib.import_module(name).main(quick=options.quick)
 
 

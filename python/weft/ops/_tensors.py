@@ -1,4 +1,4 @@
-"""What every op asks of a tensor before it asks anything of its own."""
+"""The requirements on tensors that all ops share."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from weft import _env
 OLDEST_TRITON = (3, 2)
 OLDEST_ARCH = (8, 0)
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-# the interpreter reckons with bf16 as if it were an integer
+# the interpreter computes with bf16 as if it were an integer
 _INTERPRETED_DTYPES = (torch.float32, torch.float16)
 
 

@@ -242,7 +242,7 @@ def test_other_processors_are_left_and_listed() -> None:
         assert "2 joint-attention layers" in attachment.describe()
 
 
-def test_a_pass_with_layers_left_out_is_told_apart() -> None:
+def test_a_pass_with_layers_left_out_is_distinguished() -> None:
     class Watching(Control):
         def __init__(self) -> None:
             self.seen: list[tuple[int, bool]] = []

@@ -89,7 +89,7 @@ def test_with_a_control_one_graph_serves_every_step(control: Any, first: str) ->
 
 
 def test_nothing_of_weft_breaks_the_graph() -> None:
-    """The denoiser's own hooks stand outside it: what is within is one graph, as without weft."""
+    """The denoiser's own hooks are outside it: what is within is one graph, as without weft."""
 
     class Reading(Control):
         def request_layer(self, layer: LayerInfo, step: Step) -> LayerRequest | None:

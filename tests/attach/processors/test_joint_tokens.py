@@ -36,7 +36,7 @@ class Adding(Control):
 
 @contextmanager
 def inserted(model: Any, tokens: Sequence[Tensor]) -> Iterator[None]:
-    """The released way: tokens [m, BLOCK] stand before the text of their block, and are dropped behind it."""
+    """The released way: tokens [m, BLOCK] are before the text of their block, and are dropped behind it."""
 
     def insert(mine: Tensor, block: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         text = kwargs["encoder_hidden_states"]

@@ -28,7 +28,7 @@ def text() -> torch.Tensor:
 
 
 def served(cache: TextCache, attn: Any, text: torch.Tensor, fused: bool = False) -> str:
-    """Ask for the projections, check them bit for bit, and tell how they were come by."""
+    """Ask for the projections, check them bit for bit, and return where they came from."""
     counts = {name: getattr(cache, name) for name in ("hits", "misses", "bypassed")}
     key, value = cache.project("layer", attn, text, fused)
     expected = project(attn, text, fused)
@@ -122,7 +122,7 @@ def test_the_norm_before_the_projection_counts(text: torch.Tensor) -> None:
         assert served(cache, attn, text) == "misses"
 
 
-def test_fused_projections_are_told_apart(attn: Any, text: torch.Tensor) -> None:
+def test_fused_projections_are_distinguished(attn: Any, text: torch.Tensor) -> None:
     cache = TextCache()
     served(cache, attn, text)
     attn.fuse_projections()
@@ -132,7 +132,7 @@ def test_fused_projections_are_told_apart(attn: Any, text: torch.Tensor) -> None
     assert served(cache, attn, text) == "misses"
 
 
-def test_autocast_is_told_apart(attn: Any, text: torch.Tensor) -> None:
+def test_autocast_is_distinguished(attn: Any, text: torch.Tensor) -> None:
     cache = TextCache()
     served(cache, attn, text)
     with torch.autocast("cpu", torch.bfloat16):

@@ -13,7 +13,7 @@ from torch import Tensor
 from weft.methods.powerpaint.network import Branch, beside
 
 PLACES = 28
-# what no tensor tells (heads, groups) as in Stable Diffusion 1.5
+# what no tensor shows (heads, groups) as in Stable Diffusion 1.5
 BASE: dict[str, Any] = {
     "sample_size": tiny.SIDE // 2,
     "block_out_channels": (32, 32, 64, 64),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 @contextmanager
 def before_the_text(shown: Iterable[tuple[nn.Module, Callable[[], Tensor]]]) -> Iterator[None]:
-    """Each block gets [its tokens [m, C], text], asked for anew in each pass, and passes on the text alone."""
+    """Each block gets [its tokens [m, C], text], asked for again in each pass, and passes on the text alone."""
     handles = []
     for block, tokens_of in shown:
         handles.append(block.register_forward_pre_hook(_inserting(tokens_of), with_kwargs=True))

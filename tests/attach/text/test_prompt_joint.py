@@ -26,7 +26,7 @@ def pipe(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return tiny.pipeline(tmp_path_factory.mktemp("joint"))
 
 
-def heard(pipe: Any, prompt: Any, **changes: Any) -> Prompt:
+def encoded_prompt(pipe: Any, prompt: Any, **changes: Any) -> Prompt:
     with weft.attach(pipe, listen := Listen()):
         call = {"num_inference_steps": 1, "output_type": "latent", "max_sequence_length": 32, **changes}
         tiny.generate(pipe, prompt, **call)
@@ -46,20 +46,20 @@ def heard(pipe: Any, prompt: Any, **changes: Any) -> Prompt:
     ],
 )
 def test_words_are_found_in_both(pipe: Any, text: str, phrase: str, positions: tuple[int, ...]) -> None:
-    prompt = heard(pipe, text)
+    prompt = encoded_prompt(pipe, text)
     assert prompt.find(phrase, 0) == positions
     assert prompt.text_length == 32 and prompt.embeddings.shape[1] == CLIP + 32
 
 
 def test_a_piece_of_a_longer_word_is_none(pipe: Any) -> None:
-    prompt = heard(pipe, "an apple", prompt_3="an apple")
+    prompt = encoded_prompt(pipe, "an apple", prompt_3="an apple")
     with pytest.raises(LookupError, match="'app' is not in the prompt 'an apple'"):
         prompt.find("app", 0)
-    assert heard(pipe, "app, app", prompt_3="apple app").occurrences("app", 0)[0][-1] > CLIP
+    assert encoded_prompt(pipe, "app, app", prompt_3="apple app").occurrences("app", 0)[0][-1] > CLIP
 
 
 def test_each_text_encoder_may_read_its_own_prompt(pipe: Any) -> None:
-    prompt = heard(pipe, "a red circle", prompt_3="a blue square and a red ball")
+    prompt = encoded_prompt(pipe, "a red circle", prompt_3="a blue square and a red ball")
     assert prompt.find("circle", 0) == (3,)
     assert prompt.find("square", 0) == (CLIP + 2,)
     assert prompt.find("red", 0) == (2, CLIP + 5)
@@ -69,24 +69,24 @@ def test_each_text_encoder_may_read_its_own_prompt(pipe: Any) -> None:
     with pytest.raises(LookupError, match="'green' is not in the prompt 'a red circle'"):
         prompt.find("green", 0)
     with pytest.raises(ValueError, match=r"different positions for the pipeline's tokenizers: \[2\] and \[3\]"):
-        heard(pipe, "a circle", prompt_2="a red circle").find("circle", 0)
+        encoded_prompt(pipe, "a circle", prompt_2="a red circle").find("circle", 0)
 
 
 def test_what_one_does_not_reach_the_other_may(pipe: Any) -> None:
     long = "red " * 14 + "circle"
-    assert heard(pipe, long).find("circle", 0) == (CLIP + 14,)
-    assert heard(pipe, "red circle", max_sequence_length=2).find("circle", 0) == (2,)
+    assert encoded_prompt(pipe, long).find("circle", 0) == (CLIP + 14,)
+    assert encoded_prompt(pipe, "red circle", max_sequence_length=2).find("circle", 0) == (2,)
     with pytest.raises(ValueError, match=r"'circle' is cut off: it ends at position 15"):
-        heard(pipe, long, max_sequence_length=4).find("circle", 0)
+        encoded_prompt(pipe, long, max_sequence_length=4).find("circle", 0)
 
 
 def test_occurrences_go_together(pipe: Any) -> None:
-    prompt = heard(pipe, "circle and circle", prompt_3="circle and circle and circle")
+    prompt = encoded_prompt(pipe, "circle and circle", prompt_3="circle and circle and circle")
     assert prompt.occurrences("circle", 0) == ((1, CLIP), (3, CLIP + 2), (CLIP + 4,))
 
 
 def test_without_a_t5_positions_are_clips(tmp_path: Path) -> None:
-    prompt = heard(tiny.pipeline(tmp_path, t5=False), "a red circle", max_sequence_length=5)
+    prompt = encoded_prompt(tiny.pipeline(tmp_path, t5=False), "a red circle", max_sequence_length=5)
     assert prompt.find("circle", 0) == (3,) and prompt.text_length == 5
     assert prompt.embeddings.shape[1] == CLIP + 5
 

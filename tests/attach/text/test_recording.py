@@ -19,7 +19,7 @@ from weft.attach.text.tokenized import CutOffError, TokenizedText
 
 
 class Echo(nn.Module):
-    """A text encoder whose states are the ids that it reads, so that the conditioning tells its tokens."""
+    """A text encoder whose states are the ids that it reads, so that the conditioning shows its tokens."""
 
     dtype, device = torch.float32, torch.device("cpu")
 

@@ -33,7 +33,7 @@ def decoded(tokenizer: Any, ids: list[int]) -> str:
 
 @st.composite
 def prompts(draw: st.DrawFn, kind: str) -> tuple[str, str]:
-    """A prompt, and a word that stands in it once."""
+    """A prompt, and a word that occurs in it once."""
     words = st.text(LETTERS[kind], min_size=1, max_size=6)
     listed = draw(st.lists(words, min_size=1, max_size=6, unique=True))
     word = draw(st.sampled_from(listed))
@@ -123,7 +123,7 @@ def test_a_template_shifts_nothing(text: str) -> None:
         found.place("system")
 
 
-def test_what_a_template_leaves_room_for() -> None:
+def test_what_a_template_leaves_space_for() -> None:
     found = in_template("a " + "red " * 38 + "circle and ball")
     assert found.place("circle") == (39,)
     with pytest.raises(

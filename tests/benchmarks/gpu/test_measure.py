@@ -97,7 +97,7 @@ def test_a_wrong_provider_has_no_number(rig):
     assert "eager" in {line["provider"] for line in lines if "kind" not in line}
 
 
-def test_what_is_not_reached_is_told_and_the_rest_kept(rig, capsys):
+def test_what_is_not_reached_is_reported_and_the_rest_kept(rig, capsys):
     kept: list = []
     lines = measure.measure(rig, (TINY,), until=float("inf"), keep=kept.append)
     late = measure.measure(rig, (TINY, Case("tiny", "plain", "fp32")), until=0.0, keep=kept.append)

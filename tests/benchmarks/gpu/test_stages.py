@@ -61,7 +61,7 @@ def test_a_stage_that_cannot_run_says_why(tmp_path):
     assert (outcome.status, outcome.told, outcome.good) == ("skipped", "no such tool", True)
 
 
-def test_a_stage_may_tell_what_it_printed(tmp_path):
+def test_a_stage_may_summarise_what_it_printed(tmp_path):
     program = "print('{\"stack\": 8}'); print('{\"stack\": 112}')"
     stage = python("a", program, tells=steps.count_launches)
     assert run(stage, 20, tmp_path).told == "2 launches compiled for sm_90, up to 112 bytes of stack a thread"

@@ -42,7 +42,7 @@ class Case:
 
 
 def _filling(folder: Path, unet: Any = None) -> Any:
-    """A pipeline that fills holes, whose tokenizer's letters have room."""
+    """A pipeline that fills holes, whose tokenizer's letters fit."""
     pipe = tiny.sd1(folder, StableDiffusionInpaintPipeline, unet=unet)
     pipe.text_encoder = task_branches.long_text_encoder(len(pipe.tokenizer))
     pipe.tokenizer.model_max_length = task_branches.LONG

@@ -41,7 +41,7 @@ class Extraction:
         self.pipe.unet.set_attn_processor(dict(self.before))
 
     def map(self, positions: Sequence[Sequence[int]], size: tuple[int, int], guided: bool, **choice: Any) -> Tensor:
-        """[images, h, w] of a token that stands at ``positions[image]`` in each image's prompt."""
+        """[images, h, w] of a token at ``positions[image]`` in each image's prompt."""
         layers, steps = choice.get("layers", list(self.records)), choice.get("steps")
         gathered = []
         for layer in layers:
@@ -240,7 +240,7 @@ def test_guidance_that_ends_midway(tmp_path: Path) -> None:
         torch.testing.assert_close(maps.maps["circle"], eager.map([[CIRCLE]], (16, 16), False), atol=1e-5, rtol=0)
 
 
-def test_each_generation_starts_afresh(tmp_path: Path) -> None:
+def test_each_generation_starts_again(tmp_path: Path) -> None:
     pipe = tiny.sd1(tmp_path)
     with weft.attach(pipe, maps := weft.AttentionMaps("circle")):
         tiny.generate(pipe)
@@ -301,7 +301,7 @@ def test_bf16_maps_are_fp32_and_close(tmp_path: Path) -> None:
     assert (maps.maps["circle"] - exact).abs().max() < 0.05 * exact.max()
 
 
-def test_missing_words_are_told_before_the_first_step(tmp_path: Path) -> None:
+def test_missing_words_are_checked_before_the_first_step(tmp_path: Path) -> None:
     pipe = tiny.sd1(tmp_path)
     seen: list[int] = []
     hook = pipe.unet.conv_in.register_forward_hook(lambda *_: seen.append(1))
@@ -362,7 +362,7 @@ def test_wrong_arguments_are_one_clear_error(build: Any, error: type[Exception],
     ],
     ids=["pattern", "predicate"],
 )
-def test_layers_that_do_not_exist_are_told_when_attaching(control: Any, message: str, tmp_path: Path) -> None:
+def test_layers_that_do_not_exist_are_reported_when_attaching(control: Any, message: str, tmp_path: Path) -> None:
     pipe = tiny.sd1(tmp_path)
     with pytest.raises(ValueError, match=message):
         weft.attach(pipe, control)
@@ -377,7 +377,9 @@ def test_layers_that_do_not_exist_are_told_when_attaching(control: Any, message:
     ],
     ids=["resolution", "position", "ambiguous"],
 )
-def test_what_does_not_fit_the_call_is_told_before_the_first_step(control: Any, message: str, tmp_path: Path) -> None:
+def test_what_does_not_fit_the_call_is_reported_before_the_first_step(
+    control: Any, message: str, tmp_path: Path
+) -> None:
     pipe = tiny.sd1(tmp_path)
     with weft.attach(pipe, control), pytest.raises(ValueError, match=message):
         tiny.generate(pipe)

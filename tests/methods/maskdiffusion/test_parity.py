@@ -37,7 +37,7 @@ def pipe(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture(scope="module")
 def exact_pipe(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The same in float64, where even the smallest accident stands out from rounding."""
+    """The same in float64, where even the smallest difference exceeds rounding."""
     return four_levels(tmp_path_factory.mktemp("tokenizer"), torch.float64)
 
 
@@ -58,7 +58,7 @@ def attached(pipe: Any, prompt: Any, control: Any, latents: Tensor, **changes: A
 
     def look(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         assert control._run is not None
-        chosen = control._run.finder.windows  # `regions` tells those that an edited step has followed
+        chosen = control._run.finder.windows  # `regions` are those that an edited step has followed
         seen.append(None if chosen is None else chosen.clone())
         return tensors
 

@@ -33,7 +33,7 @@ def find(maps: Tensor, counts: list[int], grid: tuple[int, int]) -> RegionFinder
 
 @pytest.mark.parametrize("grid", [(8, 8), (16, 16), (16, 24)])
 @pytest.mark.parametrize("objects", [3, 5, 8, 16])
-def test_all_of_many_objects_find_room(objects: int, grid: tuple[int, int]) -> None:
+def test_all_of_many_objects_fit(objects: int, grid: tuple[int, int]) -> None:
     finder = find(maps_of(16, objects, grid), [objects] * 16, grid)
     assert finder.found.float().mean() > 0.97
     assert finder.windows is not None
@@ -79,7 +79,7 @@ def test_boxes_that_do_not_overlap_may_be_many() -> None:
         fixed((*boxes, (0.0, 0.0, 65.0, 512.0)))
 
 
-def test_only_regions_that_steered_are_told() -> None:
+def test_only_regions_that_steered_are_reported() -> None:
     maps = maps_of(1, 2, (8, 8))
     finder = find(maps, [2], (8, 8))
     assert finder.steering is None and not finder.masks().any()

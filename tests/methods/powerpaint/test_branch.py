@@ -1,4 +1,4 @@
-"""TaskBranch: what UNet and branch hear and see in a stock pipeline, and what is computed how often."""
+"""TaskBranch: what UNet and branch read in a stock pipeline, and what is computed how often."""
 
 from __future__ import annotations
 
@@ -60,19 +60,19 @@ class Passes:
 def test_what_a_task_says(
     pipe: Any, monkeypatch: Any, task: str, said: str, first: str, unsaid: str, second: str, guidance: float
 ) -> None:
-    tiny_room(pipe)
+    tiny_limit(pipe)
     branch = task_branch(pipe)
     with weft.attach(pipe, branch):
         given = getattr(branch, task)("a ball", negative="red")
-        assert torch.allclose(given["prompt_embeds"], encoded(pipe, said), atol=1e-6), "the UNet hears words alone"
+        assert torch.allclose(given["prompt_embeds"], encoded(pipe, said), atol=1e-6), "the UNet reads words alone"
         assert torch.allclose(given["negative_prompt_embeds"], encoded(pipe, unsaid), atol=1e-6)
     assert torch.equal(given["task_embeds"][0], branch.states[first])
     assert torch.equal(given["negative_task_embeds"][0], branch.states[second])
     assert given["task_guidance_scale"] == guidance
 
 
-def tiny_room(pipe: Any) -> None:
-    """Let the tiny tokenizer's letters have room."""
+def tiny_limit(pipe: Any) -> None:
+    """Let the tiny tokenizer's letters fit."""
     pipe.text_encoder = task_branches.long_text_encoder(len(pipe.tokenizer))
     pipe.tokenizer.model_max_length = task_branches.LONG
 
@@ -83,7 +83,7 @@ def encoded(pipe: Any, text: str) -> torch.Tensor:
 
 
 def test_outpainting_says_empty_scene(pipe: Any) -> None:
-    tiny_room(pipe)
+    tiny_limit(pipe)
     branch = task_branch(pipe)
     with weft.attach(pipe, branch):
         given = branch.outpaint(inpainting.picture(size=SIZE), left=8)
@@ -143,9 +143,9 @@ def test_a_pass_is_that_of_the_plain_walk(pipe: Any, bare: dict, dialect: str, g
         inputs = convention.joined(seen["sample"], masked.repeat(rows, 1, 1, 1), cells.repeat(rows, 1, 1, 1))
         with torch.no_grad():
             residuals = branch_residuals(branch.network, inputs, seen["timestep"], text)
-            heard = seen["encoder_hidden_states"]
-            expected = denoised(pipe.unet, seen["sample"], seen["timestep"], heard, residuals)
-            alone = denoised(pipe.unet, seen["sample"], seen["timestep"], heard, [0 * one for one in residuals])
+            text = seen["encoder_hidden_states"]
+            expected = denoised(pipe.unet, seen["sample"], seen["timestep"], text, residuals)
+            alone = denoised(pipe.unet, seen["sample"], seen["timestep"], text, [0 * one for one in residuals])
         assert torch.allclose(noise, expected, atol=1e-4, rtol=1e-4)
         assert (alone - expected).abs().max() > 1e-2
 

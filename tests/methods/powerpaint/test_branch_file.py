@@ -156,17 +156,17 @@ def test_a_text_encoder_whose_prompts_nothing_names(network: Branch, tmp_path: P
         weft.TaskBranch.load(folder, dialect="main-v1")
 
 
-def test_released_widths_are_told_by_shapes() -> None:
+def test_released_widths_are_known_by_shapes() -> None:
     config = {"block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768, **UNKNOWN_FROM_SHAPES}
     branch = empty_branch(config)
     state = branch.state_dict()
     shapes = {name: tuple(state[ours].shape) for name, ours in branch.released_names().items()}
-    told = config_from_shapes(shapes)
+    config = config_from_shapes(shapes)
     assert len(shapes) == 738
-    assert told["block_out_channels"] == (320, 640, 1280, 1280) and told["layers_per_block"] == 2
-    assert told["down_block_types"] == ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
-    assert told["up_block_types"] == ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
-    assert told["cross_attention_dim"] == 768 and not told["use_linear_projection"]
+    assert config["block_out_channels"] == (320, 640, 1280, 1280) and config["layers_per_block"] == 2
+    assert config["down_block_types"] == ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
+    assert config["up_block_types"] == ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
+    assert config["cross_attention_dim"] == 768 and not config["use_linear_projection"]
 
 
 # --- what does not fit -------------------------------------------------------------------------------------------
@@ -262,7 +262,7 @@ def test_no_code_of_a_pickled_file_runs(network: Branch, tmp_path: Path, monkeyp
         weft.TaskBranch.load(folder)
 
 
-def test_the_first_version_is_told(network: Branch, tmp_path: Path) -> None:
+def test_the_first_version_is_reported(network: Branch, tmp_path: Path) -> None:
     """Weights of v1 given to v2 and the reverse say what they are and who reads them."""
     folder = tmp_path / "v1"
     text = task_branches.wrapped(task_branches.text_encoder(50).state_dict())
@@ -297,7 +297,7 @@ def test_what_is_known_as_a_branch(network: Branch, tmp_path: Path) -> None:
 
 
 def test_the_configuration_beside_a_branch(network: Branch, tmp_path: Path) -> None:
-    """What no tensor tells is as it says, zero and false too; a null says nothing."""
+    """What no tensor shows is as it says, zero and false too; a null says nothing."""
     folder = released(network, tmp_path / "v2")
     said = {"norm_num_groups": network.config["norm_num_groups"], "flip_sin_to_cos": False, "act_fn": None}
     (folder / "PowerPaint_Brushnet" / "config.json").write_text(json.dumps(said))

@@ -1,4 +1,4 @@
-"""A network beside a UNet: what it consists of at released widths, how it begins, and beside what it may stand."""
+"""A network beside a UNet: what it consists of at released widths, how it begins, and with which UNets it works."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_tensors_at_released_widths() -> None:
 @pytest.mark.parametrize(
     "config", [RELEASED, {**branches.BASE, **UNKNOWN_FROM_SHAPES}, {**RELEASED, "use_linear_projection": True}]
 )
-def test_shapes_tell_the_configuration(config: dict) -> None:
+def test_shapes_give_the_configuration(config: dict) -> None:
     shapes = released_shapes(empty_branch(config))
     assert released_shapes(empty_branch({**UNKNOWN_FROM_SHAPES, **config_from_shapes(shapes)})) == shapes
 
@@ -82,7 +82,7 @@ def test_a_copy_taps_itself() -> None:
         ({"in_channels": 9}, None),  # asked of the pipeline
     ],
 )
-def test_beside_what_it_may_stand(changes: dict, reason: str | None) -> None:
+def test_with_which_unets_it_works(changes: dict, reason: str | None) -> None:
     branch = branches.branch(branches.unet())
     found = branch.mismatch(tiny.unet({**branches.BASE, **changes}))
     assert (found is None) == (reason is None)

@@ -108,17 +108,17 @@ def test_placement_before(pipe: Any) -> None:
         assert torch.allclose(given, states(pipe, tasks, "a red star", "object", leads=True), atol=1e-5)
 
 
-@pytest.mark.parametrize(("task", "room"), [("insert", 65), ("removal", 62)])
+@pytest.mark.parametrize(("task", "space"), [("insert", 65), ("removal", 62)])
 @pytest.mark.parametrize("placement", ["after", "before"])
-def test_long_text_is_cut_and_the_task_is_not(pipe: Any, placement: Any, task: str, room: int) -> None:
+def test_long_text_is_cut_and_the_task_is_not(pipe: Any, placement: Any, task: str, space: int) -> None:
     tasks = inpainting.tasks(placement=placement)
     # the shapes tokenizer has no word for these three
     words = {"words": "a a a"} if task == "removal" else {}
     with weft.attach(pipe, tasks):
         with pytest.warns(UserWarning, match=r"cut off: '(circle )?(red circle ?)+'"):
             given = getattr(tasks, task)(LONG, **words)["prompt_embeds"]
-        kept = " ".join(LONG.split()[:room])
-        assert token_count(pipe, kept) == room
+        kept = " ".join(LONG.split()[:space])
+        assert token_count(pipe, kept) == space
         name = "context" if task == "removal" else "object"
         said = f"a a a {kept}" if task == "removal" else kept
         assert torch.allclose(given, states(pipe, tasks, said, name, leads=placement == "before"), atol=1e-5)
@@ -126,9 +126,9 @@ def test_long_text_is_cut_and_the_task_is_not(pipe: Any, placement: Any, task: s
 
 def test_a_word_without_end_is_cut_by_letters(pipe: Any) -> None:
     tasks = inpainting.tasks()
-    with weft.attach(pipe, tasks), pytest.warns(UserWarning, match=r"cut off: 'q+'") as told:
+    with weft.attach(pipe, tasks), pytest.warns(UserWarning, match=r"cut off: 'q+'") as warned:
         tasks.insert("q" * 200)
-    assert told[0].filename == __file__, "it is told of the line that asked for the task"
+    assert warned[0].filename == __file__, "it names the line that asked for the task"
 
 
 def test_the_released_placement_cuts_the_task_and_warns(pipe: Any) -> None:
@@ -143,7 +143,7 @@ def test_the_released_placement_cuts_the_task_and_warns(pipe: Any) -> None:
             tasks.insert("a red star")
 
 
-def test_words_that_leave_no_room_are_refused(pipe: Any) -> None:
+def test_words_that_leave_no_space_are_refused(pipe: Any) -> None:
     tasks = inpainting.tasks()
     with weft.attach(pipe, tasks), pytest.raises(ValueError, match="must fit the 65 tokens"):
         tasks.removal(words=LONG)

@@ -249,7 +249,7 @@ def test_a_released_folder_without_its_unet(pipe: Any, tmp_path: Path) -> None:
         weft.TaskPrompts.load(folder, into=pipe)
 
 
-def test_the_second_version_is_told(pipe: Any, tmp_path: Path) -> None:
+def test_the_second_version_is_reported(pipe: Any, tmp_path: Path) -> None:
     branch = tmp_path / "v2" / "PowerPaint_Brushnet"
     branch.mkdir(parents=True)
     save_file({"conv_in_condition.weight": torch.ones(16, 9, 3, 3)}, branch / "diffusion_pytorch_model.safetensors")

@@ -56,7 +56,7 @@ def test_two_concepts_and_images_that_name_one_each(cfg: str, tmp_path: Path) ->
     assert masks["red circle"][2].mean() > 0.3
 
 
-def test_a_localized_concept_acts_in_the_rows_of_the_prompt_unless_told_otherwise(tmp_path: Path) -> None:
+def test_a_localized_concept_acts_in_the_rows_of_the_prompt_by_default(tmp_path: Path) -> None:
     pipe = tiny.sd1(tmp_path)
     residual = residual_for(pipe)
     for localize, rows in (("attention", "conditional"), ((2, 2, 20, 30), "conditional"), ("none", "both")):
@@ -178,8 +178,8 @@ def test_scale_may_change_between_steps(tmp_path: Path) -> None:
     assert control.scale == 0.0
 
 
-def test_concepts_with_one_identifier_are_told_apart(tmp_path: Path) -> None:
-    """Each "red" belongs to the class word behind it, also where another word stands between."""
+def test_concepts_with_one_identifier_are_distinguished(tmp_path: Path) -> None:
+    """Each "red" belongs to the class word behind it, also where another word is between."""
     pipe = tiny.sd1(tmp_path)
     residuals = [residual_for(pipe, ("red", "circle")), residual_for(pipe, ("red", "square"))]
     for prompt, acting in {

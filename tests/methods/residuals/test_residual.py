@@ -171,7 +171,7 @@ def test_alpha_of_a_kohya_file_is_a_strength(tmp_path: Path) -> None:
 # --- what is refused ----------------------------------------------------------------------------------------------
 
 
-def test_a_file_cut_short_is_told(tmp_path: Path) -> None:
+def test_a_file_cut_short_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "ball.safetensors"
     residual_for(tiny.sd1(tmp_path)).save(path)
     whole = path.read_bytes()
@@ -181,7 +181,7 @@ def test_a_file_cut_short_is_told(tmp_path: Path) -> None:
             weft.Residual.load(path)
 
 
-def test_foreign_files_are_told(tmp_path: Path) -> None:
+def test_foreign_files_are_reported(tmp_path: Path) -> None:
     path, pipe = tmp_path / "other.safetensors", tiny.sd1(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"there is no file .*missing.safetensors"):
         weft.Residual.load(tmp_path / "missing.safetensors")
@@ -201,7 +201,7 @@ def test_foreign_files_are_told(tmp_path: Path) -> None:
         weft.Residual.load(path)
 
 
-def test_a_lora_of_other_layers_is_told(tmp_path: Path) -> None:
+def test_a_lora_of_other_layers_is_reported(tmp_path: Path) -> None:
     from peft import LoraConfig
 
     pipe = tiny.sd1(tmp_path)
@@ -218,7 +218,7 @@ def test_a_lora_of_other_layers_is_told(tmp_path: Path) -> None:
         ({"cross_attention_dim": 64}, "trained with text of width 32; this model's is 64"),
         ({"block_out_channels": (16, 64, 32)}, r"down_blocks.1.attentions.0.proj_out has width 32 there and 64 here"),
         ({"use_linear_projection": True}, r"is a 1x1 convolution there and a linear layer here"),
-        ({"down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D")}, "which this model has not"),
+        ({"down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D")}, "this model does not have"),
     ],
     ids=["text", "width", "form", "layers"],
 )
@@ -242,18 +242,18 @@ def test_factors_must_belong_together() -> None:
         weft.Residual({}, {}, "V*", "ball", "tiny", 32, True)
 
 
-def test_writing_where_there_is_no_folder_is_told(tmp_path: Path) -> None:
+def test_writing_where_there_is_no_folder_is_reported(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"the folder .*nowhere is not there; make it first"):
         residual_for(tiny.sd1(tmp_path)).save(tmp_path / "nowhere" / "ball.safetensors")
 
 
-def test_an_unknown_layout_is_told(tmp_path: Path) -> None:
+def test_an_unknown_layout_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="must be 'kohya' or 'diffusers'; got 'a1111'"):
         residual_for(tiny.sd1(tmp_path)).save_lora(tmp_path / "ball.safetensors", "a1111")
 
 
 def test_a_rank_stabilised_lora_is_refused(tmp_path: Path) -> None:
-    """Its strength is alpha / sqrt(rank), which its tensors do not tell."""
+    """Its strength is alpha / sqrt(rank), which its tensors do not record."""
     from peft import LoraConfig
 
     pipe = tiny.sd1(tmp_path)

@@ -74,7 +74,7 @@ def after_the_start_token(unet: Any, soft: weft.SoftTokens) -> Iterator[None]:
 
 @pytest.mark.parametrize("buckets", [100, None])
 @pytest.mark.parametrize("blocks", [("down_blocks",), ("down_blocks", "mid_block"), ("up_blocks",)])
-def test_they_stand_after_the_start_token(
+def test_they_are_after_the_start_token(
     kind: str, blocks: tuple[str, ...], buckets: int | None, tmp_path: Path
 ) -> None:
     pipe, soft = tiny.build(kind, tmp_path), soft_tokens(kind, buckets, blocks=blocks)

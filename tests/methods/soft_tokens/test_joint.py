@@ -59,7 +59,7 @@ def before_the_text(model: Any, soft: weft.SoftTokens) -> Iterator[None]:
 @pytest.mark.parametrize("buckets", [100, None])
 @pytest.mark.parametrize(("space", "width"), [("block", tiny.BLOCK), ("conditioning", 64)])
 @pytest.mark.parametrize("guidance_scale", [4.0, 1.0])
-def test_they_stand_before_the_text_of_their_blocks(
+def test_they_are_before_the_text_of_their_blocks(
     pipe: Any, guidance_scale: float, space: str, width: int, buckets: int | None
 ) -> None:
     """In both rows of guidance, at the offsets of every step; and nothing remains."""
@@ -106,14 +106,14 @@ def test_beside_maps(pipe: Any) -> None:
     torch.testing.assert_close(together, torch.ones(1, 8, 8), atol=1e-5, rtol=0)  # of the text, added tokens apart
 
 
-def test_a_t5_text_of_another_length_is_told_once(pipe: Any) -> None:
+def test_a_t5_text_of_another_length_is_reported_once(pipe: Any) -> None:
     with weft.attach(pipe, soft_tokens(text_length=24)):
         with pytest.warns(
             UserWarning, match=r"T5 text of 24 tokens; .* has one of 12; .*max_sequence_length=24"
-        ) as told:
+        ) as warned:
             tiny.generate(pipe)
             tiny.generate(pipe)
-        assert len([one for one in told if "SoftTokens" in str(one.message)]) == 1
+        assert len([one for one in warned if "SoftTokens" in str(one.message)]) == 1
     with weft.attach(pipe, soft_tokens(text_length=12)), warnings.catch_warnings():
         warnings.filterwarnings("error", message="SoftTokens")
         tiny.generate(pipe)

@@ -18,7 +18,7 @@ import weft
 from weft.methods.powerpaint.network import Branch
 
 PUBLISHED = {"context": "P_ctxt", "shape": "P_shape", "object": "P_obj"}
-LONG = 77  # tokens, where a text must have room for letters
+LONG = 77  # tokens, where a text must fit for letters
 SIZE = (tiny.SIDE, tiny.SIDE)
 BOX = (8, 10, 20, 24)
 

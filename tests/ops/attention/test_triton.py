@@ -61,7 +61,7 @@ def small(case: AttentionCase) -> AttentionCase:
 
 
 def drawn(case: AttentionCase, seed: int = 0) -> AttentionInputs:
-    """Inputs below the public door: labels are int32 there."""
+    """Inputs below the public function: labels are int32 there."""
     inputs = make_attention_inputs(case, seed, DEVICE)
     as_int32 = {
         name: labels.int() for name in ("query_labels", "key_labels") if (labels := getattr(inputs, name)) is not None
@@ -180,7 +180,7 @@ class Tiles:
 
 @each_length
 def test_maps_of_16_bit_inputs_are_fp32(monkeypatch, seqlen_k):
-    """The split that tensor cores need, in parts of fp16 for the bf16 that the interpreter cannot reckon in."""
+    """The split that tensor cores need, in parts of fp16 for the bf16 that the interpreter cannot compute in."""
     inputs = drawn(replace(EDITED, dtype=torch.float16, tables=("alpha",), seqlen_k=seqlen_k))
     plain = forward(inputs)
     monkeypatch.setattr(Call, "part", property(lambda call: tl.float16))
@@ -272,7 +272,7 @@ def test_labels_outside_the_tables_are_an_error_on_the_cpu():
 
 
 def test_labels_outside_the_tables_read_nothing_else():
-    """On a GPU nobody waits to look at labels: the kernel holds them inside the table."""
+    """On a GPU labels are not checked, which would wait: the kernel holds them inside the table."""
     inputs = drawn(replace(EDITED, key_labels=3))
     wild, held = inputs.key_labels.clone(), inputs.key_labels.clone()
     wild[0, :2] = torch.tensor([-7, 99])

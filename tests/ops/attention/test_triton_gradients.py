@@ -49,7 +49,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def drawn(case: AttentionCase, seed: int = 0) -> AttentionInputs:
-    """Inputs below the public door: labels are int32 there."""
+    """Inputs below the public function: labels are int32 there."""
     inputs = make_attention_inputs(case, seed, DEVICE)
     as_int32 = {
         name: labels.int() for name in ("query_labels", "key_labels") if (labels := getattr(inputs, name)) is not None

@@ -87,7 +87,7 @@ def test_the_narrowest_row_wins_and_a_users_before_the_tables():
     assert launch.choose_tile("bwd_q", 90, 2, 41, 4096, 4096) != few
 
 
-def test_no_row_stands_twice():
+def test_no_row_is_twice():
     keys = [(row.kernel, row.arch, row.itemsize, row.max_head_dim, row.max_seqlen_k) for row in TABLE]
     assert len(keys) == len(set(keys))
 

@@ -1,4 +1,4 @@
-"""Rows of the launch table in files: what is written is read back, the rest stays, and a bad file is told."""
+"""Rows of the launch table in files: what is written is read back, the rest stays, and a bad file is refused."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_row_takes_the_place_of_the_one_that_served_the_same():
     ],
     ids=lambda row: row.kernel,
 )
-def test_a_new_row_stands_among_those_of_its_kernel(row):
+def test_a_new_row_is_among_those_of_its_kernel(row):
     before = SOURCE.read_text()
     source = launch_file.with_rows(before, {row: ""})
     assert sorted(map(repr, table_of(source))) == sorted(map(repr, (*TABLE, row)))
@@ -166,7 +166,7 @@ def test_a_row_that_cannot_be_launched_is_named(tmp_path, change, said):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"rows": [{}]}', '{"rows": 3}', '{"rows": [3]}'])
-def test_what_is_no_table_is_told(tmp_path, text):
+def test_what_is_no_table_is_reported(tmp_path, text):
     path = tmp_path / "rows.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=r"is not a launch table: .*; `weft bench --tune` writes one"):

@@ -41,7 +41,7 @@ def test_candidates_are_tiles_that_a_file_may_hold(kernel, head_dim, tmp_path):
         assert list(launch_file.read_rows(path)) == [target.row(tile)]
 
 
-def test_wider_heads_leave_room_for_smaller_tiles_only():
+def test_wider_heads_leave_space_for_smaller_tiles_only():
     narrow, wide = (tune.candidates(replace(LONG, head_dim=head_dim)) for head_dim in (64, 256))
     assert set(wide) < set(narrow)
     assert Tile(128, 64, 4, 2) in set(narrow) - set(wide)
@@ -202,7 +202,7 @@ def test_a_right_tile_passes_the_check(kernel):
     assert tune_measure.check(target, tile, kernel == "fwd_short", DEVICE) == ""
 
 
-def test_a_wrong_result_is_told(monkeypatch):
+def test_a_wrong_result_is_reported(monkeypatch):
     target, tile = Target("fwd_short", 86, 2, 16, short_keys=True), Tile(64, 128, 4, 1)
     forward = tune_measure.attention_fwd
     monkeypatch.setattr(tune_measure, "attention_fwd", lambda call: (forward(call).out.roll(1), forward(call).maps))

@@ -73,11 +73,11 @@ VALUES = {
     "no segments": (arguments(cols=[]), "`cols` must have at least one segment; got an empty sequence"),
     "an option beside segments": (
         arguments(cols=[Columns(torch.zeros(K, D))], temperature=0.1),
-        "`temperature` of several segments must be said in each of them; got it beside a sequence; move it into",
+        "`temperature` of several segments must be given in each of them; got it beside a sequence; move it into",
     ),
     "ids beside segments": (
         arguments(cols=[Columns(torch.zeros(K, D))], positives=ids(R, K)),
-        "`positives` of several segments must be said in each of them",
+        "`positives` of several segments must be given in each of them",
     ),
     "positives of another word": (arguments(positives="self"), "`positives` must be \"diagonal\" or ids; got 'self'"),
     "exclude of another word": (arguments(exclude="diagonal"), "`exclude` must be \"self\" or ids; got 'diagonal'"),

@@ -103,7 +103,7 @@ def test_dynamic_sizes_compile_once():
         inputs = features(fakes, reals)
         torch.testing.assert_close(compiled(*inputs), two_kinds(*inputs))
         counts.append(counter.frame_count)
-    # the compiler may begin anew while it learns which numbers are constants, but not at new sizes
+    # the compiler may begin again while it learns which numbers are constants, but not at new sizes
     assert len(set(counts)) == 1
 
 

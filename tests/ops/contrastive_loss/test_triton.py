@@ -226,7 +226,7 @@ def test_auto_never_takes_the_interpreter():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
-def test_refuses_what_the_interpreter_cannot_reckon(dtype):
+def test_refuses_what_the_interpreter_cannot_compute(dtype):
     if DEVICE == "cuda":
         pytest.skip("a GPU is here: the kernels are compiled")
     (reason,) = TRITON.refuse(torch.zeros(2, 3, dtype=dtype), [])

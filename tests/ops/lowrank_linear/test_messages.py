@@ -99,7 +99,7 @@ TYPES = {
 VALUES = {
     "x of one axis": (arguments(x=torch.zeros(CIN)), "`x` must be [..., rows, Cin]; got [8], 1 axes"),
     "nothing to start from": (arguments(weight=None, bias=None), "needs `weight`, or `base`"),
-    "weight and base": (arguments(base=torch.zeros(B, N, COUT)), "`base` stands in place of `weight`; got both"),
+    "weight and base": (arguments(base=torch.zeros(B, N, COUT)), "`base` replaces `weight`; got both"),
     "bias and base": (on_base(bias=torch.zeros(COUT)), "`base` has its bias already; got both; leave `bias` out"),
     "weight of another width": (
         arguments(weight=torch.zeros(COUT, CIN + 1)),

@@ -112,7 +112,7 @@ class TestMapsWithoutAMask:
 
 
 def test_what_does_not_act_takes_no_cells() -> None:
-    """A row in which only one concept acts has the gate that the concept would have alone; the next row has not."""
+    """A row in which only one concept acts has the gate that the concept would have alone; the next row does not."""
     maps = GateCase(1, 60, 2, seed=1).maps()
     gate = regions.concept_gate(maps, torch.tensor([[0.5, 0.0], [0.5, 1.0]]))
     assert torch.equal(gate[:1, :, :1], regions.concept_gate(maps[..., :1], torch.tensor([[0.5]])))
@@ -151,7 +151,7 @@ def test_dtypes(dtype: torch.dtype, rule: Rule) -> None:
     maps, strengths = case.maps().to(dtype), case.strengths()
     if dtype == torch.float64:
         strengths = strengths.double()
-        # float32 would not tell them from their neighbours
+        # float32 would not distinguish them from their neighbours
         maps = maps + 1e-12 * torch.arange(50)[:, None]
     gate = regions.concept_gate(maps, strengths, rule)
     assert gate.dtype == strengths.dtype
@@ -195,7 +195,7 @@ class TestCompiled:
         assert torch.equal(found, 2 * regions.concept_gate(case.maps(), case.strengths(), rule))
 
     def test_into_out_and_never_again(self) -> None:
-        """New maps and strengths, zeros among them, neither compile anew nor move the result."""
+        """New maps and strengths, zeros among them, neither compile again nor move the result."""
         compilations = []
 
         def count(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:

@@ -30,7 +30,7 @@ def check(maps: Tensor, strengths: Tensor, rule: str | float, overlap: str = "la
     return found
 
 
-# each compiles anew on a GPU
+# each compile again on a GPU
 @settings(max_examples=20)
 @given(gate_cases(), st.sampled_from(RULES), st.sampled_from(OVERLAPS))
 def test_gates_are_those_of_the_definition(case: GateCase, rule: str | float, overlap: str) -> None:
@@ -59,7 +59,7 @@ def test_the_largest_maps() -> None:
 @pytest.mark.parametrize("rule", RULES)
 def test_dtypes(dtype: torch.dtype, rule: str | float) -> None:
     if dtype == torch.bfloat16 and DEVICE == "cpu":
-        pytest.skip("the interpreter reckons with bfloat16 as if it were an integer")
+        pytest.skip("the interpreter computes with bfloat16 as if it were an integer")
     case = GateCase(2, 100, 2, seed=2)
     check(case.maps(dtype, DEVICE), case.strengths(DEVICE), rule)
 

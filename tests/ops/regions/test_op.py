@@ -141,7 +141,7 @@ def test_protection_sees_maps_already_protected() -> None:
     maps[0, 1, 0, 0], maps[0, 1, 1, 1] = 6.0, 5.0
     maps[0, 2, 0, 0], maps[0, 2, 1, 1] = 10.0, 9.0
     windows = regions.best_windows(maps, ((1, 1),), protect_share=1 / 16, exclusion=1.0)
-    # 10 and 9 both end at half (5 and 4.5); had the second protected cell 0, they would stand at 2.5 and 9
+    # 10 and 9 both end at half (5 and 4.5); had the second protected cell 0, they would be 2.5 and 9
     assert windows[0, 2].tolist() == [0, 0, 1, 1]
 
 
@@ -192,7 +192,7 @@ def test_forbidden_windows_share_no_cell() -> None:
     maps = torch.rand(8, 4, 16, 16)
     masks = regions.window_masks(regions.best_windows(maps, SIZES_16), (16, 16))
     assert int(masks.sum(1).max()) == 1
-    # a fifth each: four find room in most samples, two in every one
+    # a fifth each: four fit in most samples, two in every one
     assert bool(masks[:, :2].flatten(2).any(-1).all())
 
 

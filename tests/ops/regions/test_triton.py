@@ -34,7 +34,7 @@ def check(case: RegionSearch, maps: Tensor | None = None) -> None:
     assert torch.equal(found, windows(case, maps, "reference"))
 
 
-# each compiles anew on a GPU and takes a second in the interpreter
+# each compile again on a GPU and takes a second in the interpreter
 @settings(max_examples=20)
 @given(region_searches(sides=(4, 11)))
 def test_windows_are_those_of_the_definition(case: RegionSearch) -> None:
@@ -53,7 +53,7 @@ def test_real_grids(grid: tuple[int, int], options: dict[str, object]) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.bfloat16])
 def test_dtypes(dtype: torch.dtype) -> None:
     if dtype == torch.bfloat16 and DEVICE == "cpu":
-        pytest.skip("the interpreter reckons with bfloat16 as if it were an integer")
+        pytest.skip("the interpreter computes with bfloat16 as if it were an integer")
     check(SEARCH_16, SEARCH_16.maps(dtype, DEVICE))
 
 
@@ -63,7 +63,7 @@ def test_permuted_maps() -> None:
 
 
 def test_factors_are_not_rounded_to_float32() -> None:
-    """The map of the second object is 3 * 0.1 in one window and 0.3 in another: float64 tells which is more."""
+    """The map of the second object is 3 * 0.1 in one window and 0.3 in another: float64 shows which is more."""
     maps = torch.zeros(1, 2, 4, 4, dtype=torch.float64, device=DEVICE)
     maps[0, 0, 0, 0] = 1.0
     maps[0, 1, 0, 0], maps[0, 1, 3, 3] = 3.0, 0.3

@@ -125,7 +125,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, accelerator: Acc
         weight_after(accelerator, folder=tmp_path, identity={"class_word": "cat", "ranks": (1, 2)}, resume=True)
 
 
-def test_a_damaged_checkpoint_is_told_by_name(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_reported_by_name(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
     torch.save({"step": 1}, path)
     whole = path.read_bytes()

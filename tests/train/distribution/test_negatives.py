@@ -60,7 +60,7 @@ def test_a_caption_in_common_masks_whichever_view_it_is_of(baseline: Any) -> Non
         return torch.stack([found["f2f"], found["f2r"]])
 
     apart = [[0, 1], [2, 3], [4, 5], [6, 7]]
-    told = losses(apart, [9, 9, -1, -1])
-    torch.testing.assert_close(losses([[0, 1], [2, 0], [4, 5], [6, 7]], [-1] * 4), told)
-    torch.testing.assert_close(losses([[0, 1], [2, 1], [4, 5], [6, 7]], [-1] * 4), told)
-    assert (losses(apart, [-1] * 4) > told).all(), "fewer negatives, a smaller loss"
+    expected = losses(apart, [9, 9, -1, -1])
+    torch.testing.assert_close(losses([[0, 1], [2, 0], [4, 5], [6, 7]], [-1] * 4), expected)
+    torch.testing.assert_close(losses([[0, 1], [2, 1], [4, 5], [6, 7]], [-1] * 4), expected)
+    assert (losses(apart, [-1] * 4) > expected).all(), "fewer negatives, a smaller loss"

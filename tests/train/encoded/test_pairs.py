@@ -234,7 +234,7 @@ def test_a_folder_of_something_else(
     assert content(encoded) == before
 
 
-def test_a_damaged_picture_can_be_taken_out_or_mended(
+def test_a_damaged_picture_can_be_taken_out_or_repaired(
     pipe: Any, pairs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its head says nothing of it, so it is found on the way; what was made before it is kept."""

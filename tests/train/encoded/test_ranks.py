@@ -46,7 +46,7 @@ def encoded(folder: Path, accelerator: Any = None) -> list[str]:
 
 
 def work(rank: int, folder: str) -> None:
-    # what `accelerate launch` tells its processes
+    # what `accelerate launch` passes to its processes
     os.environ |= {"WORLD_SIZE": str(WORLD), "RANK": str(rank), "LOCAL_RANK": str(rank), "GLOO_SOCKET_IFNAME": "lo"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29501"}
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD)
@@ -60,16 +60,16 @@ def work(rank: int, folder: str) -> None:
     assert len(list((Path(folder) / "encoded").glob("latents-*"))) == 5
 
     if rank == 1:
-        Path.write_bytes = no_room  # type: ignore[assignment,method-assign]
+        Path.write_bytes = no_space  # type: ignore[assignment,method-assign]
     try:
         encoded(Path(folder) / "full", accelerator)
     except OSError as error:
-        (Path(folder) / f"told {rank}").write_text(str(error))
+        (Path(folder) / f"error {rank}").write_text(str(error))
     dist.barrier()
     os._exit(0)  # an interpreter that ends while threads of gloo are alive aborts now and then
 
 
-def no_room(path: Path, data: bytes) -> int:
+def no_space(path: Path, data: bytes) -> int:
     raise OSError(28, "No space left on device")
 
 
@@ -83,7 +83,7 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
     read = [(tmp_path / f"read by {rank}").read_text().splitlines()[1:] for rank in range(WORLD)]
     rows = [[0, 1, 4, 5, 8], [2, 3, 6, 7]]
     assert read == [[f"row {row}" for row in mine] for mine in rows]
-    assert "the disk of" in (tmp_path / "told 1").read_text()
-    assert "another process failed: encode_pairs: the disk of" in (tmp_path / "told 0").read_text()
+    assert "the disk of" in (tmp_path / "error 1").read_text()
+    assert "another process failed: encode_pairs: the disk of" in (tmp_path / "error 0").read_text()
     files = sorted(path.name for path in (tmp_path / "full").iterdir())
     assert files == ["index.json", *(f"latents-0000{number}.safetensors" for number in (0, 2, 4))]

@@ -1,4 +1,4 @@
-"""Shards: written whole or not at all, on a disk that fills up too; read lazily; damage is told by name."""
+"""Shards: written whole or not at all, on a disk that fills up too; read lazily; damage is reported by name."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_full_disk(fits: int, refused: int, tmp_path: Path, monkeypatch: pytes
     assert torch.equal(opened(tmp_path).part([5])["a"][0], row(5)["a"])
 
 
-def test_another_error_is_told_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_error_is_reported_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(path: Path, data: bytes) -> int:
         raise OSError(errno.EIO, "Input/output error")
 
@@ -161,7 +161,7 @@ def with_fewer_rows(path: Path) -> None:
         (with_fewer_rows, r"it must hold .*; it holds .*'a': \('F32', \[3, 2, 3\]\)"),
     ],
 )
-def test_a_damaged_file_is_named_and_made_anew_alone(damage: Any, message: str, tmp_path: Path) -> None:
+def test_a_damaged_file_is_named_and_written_again_alone(damage: Any, message: str, tmp_path: Path) -> None:
     write(tmp_path)
     damage(tmp_path / FILES[1])
     for use in (write, opened):

@@ -157,13 +157,13 @@ def test_other_features_and_views(accelerator: Accelerator, baseline: Any, both_
     losses = (FakeToFake(features=small), FakeToReal(features=small))
     generator = run(accelerator, gans.config(baseline, losses=losses, steps=1, both_views=both_views))
     assert seen == 3 * [(4, 3, 64, 64)]
-    assert not generator.knows_teachers, "nobody knows what a callable looks with"
+    assert not generator.knows_teachers, "it is unknown what a callable looks with"
     accelerator.free_memory()
     generator = run(accelerator, gans.config(baseline, losses="f2f,f2r", features="discriminator", steps=1))
     assert generator.knows_teachers and not generator.taught_by
 
 
-def test_batches_with_nothing_to_tell_apart_go_without_the_losses(tmp_path: Path, accelerator: Accelerator) -> None:
+def test_batches_with_nothing_to_distinguish_go_without_the_losses(tmp_path: Path, accelerator: Accelerator) -> None:
     """Of two classes, two pictures are now and then of one; what is masked by no class is compared all the same."""
     scenes = gans.scenes(8)
     pictures = [Pair(*scenes[place], str(place), group=place % 2) for place in range(8)]
@@ -347,7 +347,7 @@ def test_options_out_of_range_are_refused(accelerator: Accelerator, changes: dic
         run(accelerator, replace(gans.config(), **changes))
 
 
-def test_losses_are_told_before_anything_is_trained(tmp_path: Path, accelerator: Accelerator) -> None:
+def test_losses_are_checked_before_anything_is_trained(tmp_path: Path, accelerator: Accelerator) -> None:
     with pytest.raises(TypeError, match="`losses` must hold FakeToFake and FakeToReal; got int"):
         run(accelerator, gans.config(losses=(3,)), tmp_path)
     assert not list(tmp_path.iterdir())

@@ -17,7 +17,7 @@ from weft.train.gan.ssa import SsaDiscriminator
 
 
 class Judge(nn.Module):
-    """Says what it is told to: features are the pictures, the sentence is added."""
+    """Returns what it is given: features are the pictures, the sentence is added."""
 
     def features(self, image: Tensor) -> Tensor:
         return image.flatten(1)[:, 0]
@@ -88,7 +88,7 @@ def test_the_penalty_of_the_game_is_that_of_matching_pairs() -> None:
 
 
 class Stage(nn.Module):
-    """A stage that says what it is told to."""
+    """A stage that returns what it is given."""
 
     def features(self, image: Tensor) -> Tensor:
         return image.flatten(1)[:, 0]

@@ -79,7 +79,7 @@ def test_cub(cub: Path) -> None:
         ("images/001.Auk/a_1.jpg", None, "names 001.Auk/a_1.jpg; there is no .*a_1.jpg"),
     ],
 )
-def test_a_damaged_cub_is_told(cub: Path, name: str, content: str | None, message: str) -> None:
+def test_a_damaged_cub_is_reported(cub: Path, name: str, content: str | None, message: str) -> None:
     (cub / name).unlink() if content is None else (cub / name).write_text(content)
     with pytest.raises(ValueError, match=message):
         read(cub)
@@ -121,7 +121,7 @@ def test_coco(coco: Path) -> None:
         ({"annotations": [{"image_id": 9, "caption": "A bird."}]}, "must be JSON .*KeyError: 9"),
     ],
 )
-def test_a_damaged_coco_is_told(coco: Path, change: dict[str, Any], message: str) -> None:
+def test_a_damaged_coco_is_reported(coco: Path, change: dict[str, Any], message: str) -> None:
     path = coco / "annotations" / "captions_train2014.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(ValueError, match=message):
@@ -137,7 +137,7 @@ def test_a_folder_with_metadata_has_one_caption_or_several(tmp_path: Path) -> No
     assert [found[place].captions for place in range(2)] == [("a cat", "some cat"), ("a dog",)]
 
 
-def test_what_is_no_captioned_picture_is_told(tmp_path: Path) -> None:
+def test_what_is_no_captioned_picture_is_reported(tmp_path: Path) -> None:
     class Lazy(CaptionedScenes):
         def __getitem__(self, index: Any) -> Any:
             return items[index]
@@ -233,7 +233,7 @@ def test_words_and_their_numbers() -> None:
     assert Vocabulary.of(["a b c d"], 2).length == 2
 
 
-def test_a_caption_is_encoded_the_same_whatever_stands_beside_it() -> None:
+def test_a_caption_is_encoded_the_same_whatever_is_beside_it() -> None:
     vocabulary = Vocabulary.of(["a red circle", "a blue square and a ring"], 18)
     encoder = Recurrent(vocabulary, width=6, embedding=4, dropout=0.5).eval()
     numbers = encoder.numbers(["a red circle", "a blue square and a ring"])

@@ -1,4 +1,4 @@
-"""Reference pictures: where they come from, how they are cut, and what is told of those that are no use."""
+"""Reference pictures: where they come from, how they are cut, and what is reported of those that are no use."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_crops_and_mirror_images() -> None:
     assert digest_of_views(found) != digest_of_views(views([gradient(64, 48)] * 2, 16, crops=3, flip=True, seed=1))
 
 
-def test_what_is_no_picture_is_told(tmp_path: Path) -> None:
+def test_what_is_no_picture_is_reported(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"must be a folder of pictures; .*nowhere is not there"):
         read_images(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"the folder .* holds no picture \(\.png"):
@@ -76,7 +76,7 @@ def test_what_is_no_picture_is_told(tmp_path: Path) -> None:
         read_images(gradient(8, 8))
 
 
-def test_tiny_pictures_are_told() -> None:
+def test_tiny_pictures_are_reported() -> None:
     views([gradient(16, 40)], 64)
     with pytest.raises(ValueError, match=r"picture 2 of 2 is too small: 15 x 40 pixels .* must be at least 16"):
         views([gradient(64, 64), gradient(15, 40)], 64)

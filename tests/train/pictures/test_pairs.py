@@ -68,7 +68,7 @@ def test_a_negative_that_is_a_caption_is_no_negative(tmp_path: Path) -> None:
         assert len(read(rows, most_missing=0.2)) == 4
 
 
-def test_a_few_that_are_missing_are_passed_over_and_told(tmp_path: Path) -> None:
+def test_a_few_that_are_missing_are_passed_over_and_reported(tmp_path: Path) -> None:
     picture = Image.new("RGB", (8, 8))
     data = [(picture, "a"), (picture, "b"), (picture, " "), (tmp_path / "gone.png", "c"), (None, "d")]
     with pytest.warns(UserWarning, match="3 of 5 pairs are passed over, the first is row 2: no caption"):

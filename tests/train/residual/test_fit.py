@@ -203,7 +203,7 @@ def test_validation_pictures_and_tensorboard(tmp_path: Path) -> None:
     assert equal(residual, fitted(pipe)), "looking changes nothing"
 
 
-def test_tensorboard_that_is_not_installed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensorboard_that_is_not_installed_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"needs its package: pip install tensorboard"):
         fitted(tiny.sd1(tmp_path), {"tensorboard": True}, folder=tmp_path / "run")

@@ -387,7 +387,7 @@ def test_half_precision(objective: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("objective", ["contrast", "agsm"])
 def test_wrong_captions_of_the_data(objective: str, tmp_path: Path) -> None:
-    """They enter the loss; a pair may have none; without any it is an error, told before the pictures."""
+    """They enter the loss; a pair may have none; without any it is an error, raised before the pictures."""
     pipe = tiny.sd1(tmp_path / "model")
     rows = [{"image": image, "text": caption} for image, caption in pairs()]
     changes = {"objective": objective, "negatives": 1, "wrong_captions": 2}

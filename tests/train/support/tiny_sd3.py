@@ -40,7 +40,7 @@ def pipeline(folder: Path, shift: float = 3.0) -> Any:
 
 
 def longer_stream(model: Any, shown: Tensor) -> AbstractContextManager[None]:
-    """Tokens [L, m, C] stand before the text of the first L blocks, each its own, and are dropped behind it."""
+    """Tokens [L, m, C] are before the text of the first L blocks, each its own, and are dropped behind it."""
     return before_the_text(
         (block, lambda own=own: own) for block, own in zip(model.transformer_blocks, shown, strict=False)
     )

@@ -231,10 +231,10 @@ def test_long_captions_are_cut_and_their_prompt_is_not(tmp_path: Path) -> None:
     pipe = tiny.inpaint(tmp_path)
     made = objective(pipe)
     long = " ".join(["red"] * 30)
-    room = tiny.MAX_LENGTH - 2 - CONFIG.count
+    space = tiny.MAX_LENGTH - 2 - CONFIG.count
     with torch.no_grad():
         states, _ = made.conditioning([LearntPrompt(long, "object")])
-        expected = encode(pipe, [LearntText(" ".join(["red"] * room), made.vectors()["object"])]).states
+        expected = encode(pipe, [LearntText(" ".join(["red"] * space), made.vectors()["object"])]).states
     assert torch.equal(states, expected)
 
 

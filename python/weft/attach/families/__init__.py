@@ -88,7 +88,7 @@ def base_model(pipe_or_model: Any, name: str | None = None) -> BaseModel:
     if name is None:
         name = str(getattr(host.pipeline or host.model, "name_or_path", "") or "unnamed")
         if Path(name).exists():
-            name = "/".join(Path(name).resolve().parts[-2:])  # where a folder lies is nobody's business
+            name = "/".join(Path(name).resolve().parts[-2:])  # the full path of a folder is private
     widths = host.family.widths(host.model)
     return BaseModel(name, widths.text, host.family.projections(host.model), widths.block)
 

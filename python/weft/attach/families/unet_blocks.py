@@ -3,7 +3,7 @@
 A ControlNet reaches the skips and the middle alone. A branch as of BrushNet adds to what the blocks go on with, too:
 after the first convolution, after every residual block (with its attention), every change of resolution, the middle.
 
-Relied on beyond the public interface: the UNet names its parts down_blocks, mid_block and up_blocks, and blocks theirs
+Relied on beyond the public interface: the UNet names its parts down_blocks, mid_block and up_blocks, and blocks name
 resnets, attentions, downsamplers and upsamplers.
 """
 
@@ -82,7 +82,7 @@ def places(model: Any) -> tuple[str, ...]:
     """
     if any(getattr(model, part, None) is None for part in (INPUT, "down_blocks", MIDDLE, "up_blocks")):
         raise ValueError(
-            f"attach: something can be added within a UNet of Stable Diffusion alone; {type(model).__name__} has not "
+            f"attach: something can be added within a UNet of Stable Diffusion alone; {type(model).__name__} lacks "
             "its blocks"
         )
     return (

@@ -1,1 +1,1 @@
-"""Prompts: what was encoded, and where each word stands."""
+"""Prompts: what was encoded, and the position of each word."""

@@ -1,6 +1,6 @@
 """Texts in which some tokens are learnt vectors, encoded by the pipeline itself.
 
-Its tokenizer and its table of embeddings stay untouched: a short word stands where the vectors go, and while the text
+Its tokenizer and its table of embeddings stay untouched: a short word marks where the vectors go, and while the text
 is being encoded a hook puts them in place of that word's embedding. So everything else that ``encode_prompt`` does
 (several encoders, LoRA, textual inversion, the dtype) happens as always, and there is nothing to undo.
 """
@@ -28,7 +28,7 @@ class LearntText:
     Attributes:
         text: As a user writes it.
         vectors: One [n, C] for each text encoder of the pipeline, C the width of its embeddings; none for text alone.
-        leads: The vectors stand before the text.
+        leads: The vectors come before the text.
     """
 
     text: str

@@ -81,10 +81,10 @@ def spell(tokenizer: Any, ids: Sequence[int], text: str) -> Pieces:
     wanted = [(char, place) for place, char in enumerate(text) for char in _plain(char)]
     matcher = difflib.SequenceMatcher(None, [x for x, _ in chars], [x for x, _ in wanted], autojunk=False)
     spans: list[Span | None] = [None] * len(ids)
-    for mine, theirs, count in matcher.get_matching_blocks():
+    for here, there, count in matcher.get_matching_blocks():
         for number in range(count):
-            place = wanted[theirs + number][1]
-            for owner in chars[mine + number][1]:
+            place = wanted[there + number][1]
+            for owner in chars[here + number][1]:
                 first, end = spans[owner] or (place, place)
                 spans[owner] = (min(first, place), max(end, place + 1))
     pieces = _named(tokenizer, ids)
@@ -96,7 +96,7 @@ def spell(tokenizer: Any, ids: Sequence[int], text: str) -> Pieces:
 
 
 def minds_case(tokenizer: Any) -> bool:
-    """Whether the tokenizer tells upper from lower case."""
+    """Whether the tokenizer distinguishes upper and lower case."""
     upper, lower = (list(tokenizer(x, add_special_tokens=False).input_ids) for x in "Aa")
     return upper != lower or tokenizer.unk_token_id in upper
 

@@ -139,7 +139,7 @@ def _agreed(places: Sequence[_Places], phrase: str, texts: Sequence[TokenizedTex
     if len(set(places)) > 1:
         choices = " and ".join(str(_listed(place)) for place in sorted(set(places)))
         raise ValueError(
-            f"weft: {phrase!r} stands at different positions for the pipeline's tokenizers: {choices}; give the "
+            f"weft: {phrase!r} is at different positions for the pipeline's tokenizers: {choices}; give the "
             f"position you mean, or give them the same words there{_different_texts(texts)}"
         )
     return places[0]

@@ -93,7 +93,7 @@ def _shared(one: Sequence[int], other: Sequence[int], most: int) -> int:
 def _real(
     ids: Sequence[int], mask: Sequence[Any] | None, wanted: Sequence[int], padding: int | None
 ) -> tuple[int, ...]:
-    """Places of a row without padding; where nothing but the ids tells, that may look like the text's end token."""
+    """Places of a row without padding; where only the ids show them, that may look like the text's end token."""
     if mask is not None:
         return tuple(itertools.compress(range(len(ids)), mask))
     others = [place for place, one in enumerate(ids) if one != padding] or [0]

@@ -16,7 +16,7 @@ _OCCURRENCE = re.compile(r"(?P<phrase>.+)#(?P<number>[1-9]\d*)", re.DOTALL)
 
 
 class UnplacedError(ValueError):
-    """A phrase stands in the prompt, and the conditioning has no tokens that are its own."""
+    """A phrase is in the prompt, and the conditioning has no tokens that are its own."""
 
 
 class CutOffError(UnplacedError):
@@ -209,7 +209,7 @@ class TokenizedText:
     def _prompt(self) -> Span:
         """The characters of the prompt in the text that the tokenizer got.
 
-        The last place where it stands before a special token or at the end, since a template may hold its words, too;
+        The last place where it comes before a special token or at the end, since a template may hold its words, too;
         all of the text where a pipeline changed the prompt.
         """
         full, wanted = self._row.text, self.text.strip()
@@ -266,4 +266,4 @@ class TokenizedText:
             return CutOffError(
                 f"weft: {phrase!r} is cut off: the text encoder does not read so far; shorten the prompt before it"
             )
-        return UnplacedError(f"weft: no token of {where} can be told to be of {phrase!r}; give positions")
+        return UnplacedError(f"weft: no token of {where} is known to belong to {phrase!r}; give positions")

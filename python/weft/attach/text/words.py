@@ -10,7 +10,7 @@ from dataclasses import dataclass
 Span = tuple[int, int]  # first character, and the one behind the last
 
 _ATOM = re.compile(r"\w+|[^\w\s]")
-# scripts that put no space between words: Thai, Lao, Myanmar, Khmer, kana, Han; there the tokens must tell
+# scripts that put no space between words: Thai, Lao, Myanmar, Khmer, kana, Han; there the tokens must show
 _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
     "\U00020000-\U0003ffff]"
@@ -19,7 +19,7 @@ _UNSPACED = re.compile(
 
 @dataclass(frozen=True)
 class Folded:
-    """A text in which what a tokenizer does not tell apart is the same.
+    """A text in which what a tokenizer does not distinguish is the same.
 
     Attributes:
         text: Its characters decomposed, and in lower case where case does not count.
@@ -39,7 +39,7 @@ class Folded:
 
 
 def find_phrase(phrase: str, text: Folded) -> tuple[list[Span], list[Span]]:
-    """Where ``phrase`` stands in ``text``: as whole words, and as a part of longer ones.
+    """Where ``phrase`` is in ``text``: as whole words, and as a part of longer ones.
 
     Blanks match blanks of any number, next to punctuation also none. "ball" is a part of "football"; where a script
     puts no space between words, every place counts as whole.

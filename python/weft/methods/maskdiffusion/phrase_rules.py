@@ -30,7 +30,7 @@ class Word:
 
 @dataclass(frozen=True)
 class Run:
-    """Words that stand together.
+    """Adjacent words.
 
     Attributes:
         words: At least one.

@@ -1,4 +1,4 @@
-"""The objects that a prompt names: noun phrases with their attributes, where they stand, and their nouns."""
+"""The objects that a prompt names: noun phrases with their attributes, their positions, and their nouns."""
 
 from __future__ import annotations
 

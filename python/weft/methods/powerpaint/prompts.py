@@ -130,7 +130,7 @@ class TaskPrompts(InpaintingTasks):
         if known.dialect == "dev":
             warnings.warn(
                 f"TaskPrompts.load: {path} is of {DIALECTS['dev'].what}, whose UNet was shown holes in black; "
-                "diffusers shows them in grey, so that results differ from theirs",
+                "diffusers shows them in grey, so that results differ",
                 stacklevel=2,
             )
         if into is not None:

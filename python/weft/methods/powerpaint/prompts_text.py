@@ -25,7 +25,7 @@ class PromptEncoder:
     Attributes:
         pipe: A Stable Diffusion pipeline.
         vectors: Of the prompts.
-        placement: Where they stand: "after" the user's text, which is shortened rather than they; "before" it; or
+        placement: Where they go: "after" the user's text, which is shortened rather than they; "before" it; or
             "released", after it and cut off with it where it is too long, which warns.
     """
 

@@ -35,7 +35,7 @@ class Recipe:
         prompts: (first, second) prompt with the user's text; None for the text alone.
         against: The same with the user's negative text, which goes into the unconditional rows.
         words: Before the user's text.
-        words_lead: They do; otherwise they stand behind it.
+        words_lead: They do; otherwise they come after it.
         quality_words: After the user's negative text; None for what the dialect does.
         guidance_scale: Classifier-free guidance weight; its unconditional rows are the negative prompt.
 
@@ -89,7 +89,7 @@ class Dialect:
         what: For messages.
         order: Of the prompts in a table of embeddings that was made longer.
         first_token: Name of a prompt's first vector there; the others end in _1 to _9 in every dialect.
-        placement: Where the vectors stand.
+        placement: Where the vectors go.
         quality_words: Whether negative texts of insertion and shape end in quality words.
     """
 

@@ -162,10 +162,10 @@ class SoftTokens(Control):
         width = model.text_width if self.space == "conditioning" else model.block_width
         if width != self.width:
             have = "text has" if self.space == "conditioning" else "blocks have a text of"
-            theirs = f"whose {have} {width}" if width is not None else "whose blocks see nothing but its conditioning"
+            trained = f"whose {have} {width}" if width is not None else "whose blocks see nothing but its conditioning"
             raise ValueError(
                 f"SoftTokens: tokens of {self.base_name!r} have {self.width} channels and do not fit {model.name!r}, "
-                f"{theirs}; use the model they were trained on, or a finetune of that"
+                f"{trained}; use the model they were trained on, or a finetune of that"
             )
 
     def attached(self, layers: tuple[LayerInfo, ...]) -> None:

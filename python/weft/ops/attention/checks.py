@@ -88,7 +88,7 @@ def check_readout(readout: Tensor, q: Tensor, seqlen_k: int) -> None:
 
 
 def check_labels(name: str, labels: Tensor, q: Tensor, length: int) -> None:
-    """Shape, dtype and device of query or key labels; their range is checked by whoever reads them."""
+    """Shape, dtype and device of query or key labels; their range is checked by the code that reads them."""
     axis = "Nq" if name == "query_labels" else "Nk"
     check_tensor("attention", name, labels, "a tensor or None")
     if labels.dtype not in LABEL_DTYPES:

@@ -76,7 +76,7 @@ def attention(
         maps = mean_h(P W)                                               [B, Nq, M]
 
     A key is *valid* for a row unless it is padding or ``delta`` is -inf at the row's and the key's label: such a key
-    is as if it were absent, whatever its k, v and row of W hold (NaN of memory that nobody initialised, say), forward
+    is as if it were absent, whatever its k, v and row of W hold (NaN of uninitialised memory, say), forward
     and backward; the gradient of padding is 0. A row that a NaN or infinity is valid for is not finite: a k spoils all
     of it, a v its ``out``, a row of W its ``maps``, where there are masks in every column. Other rows do not change.
     rowmax and rowmin run over the valid keys of the row, per head. A row without a valid

@@ -45,7 +45,7 @@ def check_segments(cols: Tensor | Sequence[Columns], options: dict[str, Any]) ->
         # a tensor is never the default, and compares by value
         if isinstance(value, (Tensor, tuple)) or value != getattr(plain, name):
             raise ValueError(
-                f"contrastive_loss: `{name}` of several segments must be said in each of them; got it beside a "
+                f"contrastive_loss: `{name}` of several segments must be given in each of them; got it beside a "
                 f"sequence; move it into weft.ops.Columns"
             )
     return list(cols)

@@ -16,7 +16,7 @@ Ids = Tensor | tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Columns:
-    """Columns of one kind, for a loss that tells positives among several kinds: each has a denominator of its own.
+    """Columns of one kind, for a loss that finds positives among several kinds: each has a denominator of its own.
 
     Attributes:
         values: [K, D], dtype of the rows. Detached columns cost no gradient.

@@ -1,6 +1,6 @@
 """The CPU backend of ``contrastive_loss``: BLAS products tile by tile, each tile used while a cache still holds it.
 
-Memory beyond inputs and results is two tiles and a few numbers a row. Everything is reckoned in fp32, or fp64 for fp64
+Memory beyond inputs and results is two tiles and a few numbers a row. Everything is computed in fp32, or fp64 for fp64
 input; 16-bit features are widened a tile at a time.
 """
 

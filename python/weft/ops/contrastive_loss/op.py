@@ -1,4 +1,4 @@
-"""``contrastive_loss``: tell the positives of each row from its other columns, without the matrix of all logits.
+"""``contrastive_loss``: the positives of each row against its other columns, without the matrix of logits.
 
 The function checks once, here, and turns words into ids. A call that needs gradients or is being traced goes through
 the registered operator ``weft::contrastive_loss``.
@@ -44,13 +44,13 @@ def contrastive_loss(
     group: Any = None,
     backend: str | None = None,
 ) -> Tensor:
-    """Tell the positives of each row from its other columns, by softmax over their products.
+    """Classify the positives of each row against its other columns, by softmax over products.
 
         s_ik = a_i . c_k / T
         L    = mean over rows i with a positive of (log of the sum of exp(s_ik) over admissible k
                                                     - mean of s_ik over the positives k of i)
 
-    Which pairs are positive and which are left out is said by ids, so that no [R, K] mask is needed either:
+    Which pairs are positive and which are left out is given by ids, so that no [R, K] mask is needed either:
 
         InfoNCE             contrastive_loss(a, c, temperature=0.07, symmetric=True, normalize=True)
         NT-Xent             contrastive_loss(z, z, positives=arange(n).repeat(2), exclude="self", temperature=0.5)
@@ -99,7 +99,7 @@ def contrastive_loss(
         raises.
     Backends: triton (NVIDIA sm_80 or newer; float32, bfloat16, float16; gradients at logits are rounded to the dtype
         of the features before the products with these; by name also on the CPU where TRITON_INTERPRET=1), cpu (BLAS
-        by tiles; any float dtype, reckoned in fp32 or better), reference (any device and float dtype; forms all
+        by tiles; any float dtype, computed in fp32 or better), reference (any device and float dtype; forms all
         logits).
 
     Source:

@@ -1,7 +1,7 @@
 """``contrastive_loss`` across processes: the columns of every rank, gathered with gradients.
 
 A symmetric loss becomes two one-way losses, own rows against all columns and own columns against all rows: what a rank
-reckons then is its share of the work, and nothing but features and ids travels.
+computes then is its share of the work, and nothing but features and ids travels.
 """
 
 from __future__ import annotations
@@ -59,5 +59,5 @@ def _relations(segment: Columns) -> dict[str, Ids | str | None]:
 
 
 def _towards(ids: dict[str, tuple[Tensor, Tensor] | None], group: Any) -> dict[str, Any]:
-    """Own ids of the rows, everybody's of the columns."""
+    """Own ids of the rows, and all of the columns."""
     return {name: None if pair is None else (pair[0], gather(pair[1], group)) for name, pair in ids.items()}

@@ -61,7 +61,7 @@ def check_one_base(weight: Tensor | None, bias: Tensor | None, base: Tensor | No
     if weight is None and base is None:
         raise ValueError("lowrank_linear: needs `weight`, or `base`, what the layer itself gave; got neither")
     if weight is not None and base is not None:
-        raise ValueError("lowrank_linear: `base` stands in place of `weight`; got both; leave one of them out")
+        raise ValueError("lowrank_linear: `base` replaces `weight`; got both; leave one of them out")
     if base is not None and bias is not None:
         raise ValueError("lowrank_linear: `base` has its bias already; got both; leave `bias` out")
 

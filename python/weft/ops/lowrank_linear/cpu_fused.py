@@ -23,7 +23,7 @@ _ABSENT: Stack = (0, 0, 0, 1)
 def is_faster(dtype: torch.dtype) -> bool:
     """Whether this processor has what makes the kernel faster than BLAS products followed by passes over the result.
 
-    Without wide vectors it has not; and beside AMX, which it does not use, BLAS wins with bf16.
+    Without wide vectors it is not faster; and where there is AMX, which it does not use, BLAS wins with bf16.
     """
     module = native_or_none()
     usable = {} if module is None else module.instruction_sets()

@@ -172,7 +172,7 @@ def _refuse_reference(call: Arguments) -> list[str]:
 
 def _reference_forward(call: Arguments) -> Tensor:
     y = lowrank_linear_reference(call)
-    # `base` itself may be what is left, and the result of an operator is nobody's input
+    # `base` itself may be what is left, and the result of an operator must not be an input
     y = y.clone() if y is call.base else y
     return (y.transpose(1, 2) if call.channels_first else y).contiguous()
 

@@ -15,7 +15,7 @@ from weft.ops.regions import checks
 from weft.ops.regions.search import search
 
 _ALL_ORDERS_UP_TO = 4  # objects; 24 orders
-# what an object without a window is worth: less than the share of a map in any window that anybody would want
+# what an object without a window is worth: less than the share of a map in any useful window
 _LEAST_SHARE = 1e-4
 
 
@@ -43,7 +43,7 @@ def assign_windows(
         backend: As ``best_windows`` takes it.
 
     Returns:
-        [B, n, 4] int32 (top, left, height, width) in cells; all zeros where an object is absent or finds no room.
+        [B, n, 4] int32 (top, left, height, width) in cells; all zeros where an object is absent or does not fit.
 
     Raises:
         TypeError: An argument of the wrong type or dtype.

@@ -141,10 +141,10 @@ def check_sizes(op: str, sizes: Sequence[Any], grid: Size, margin: int, needs_fi
     checked = tuple(check_size(op, "sizes", size) for size in sizes)
     if not checked:
         raise ValueError(f"{op}: `sizes` must hold at least one (height, width); got none; see window_sizes")
-    room = (grid[0] - margin, grid[1] - margin)
-    if not any(height <= room[0] and width <= room[1] for height, width in checked):
+    fits = (grid[0] - margin, grid[1] - margin)
+    if not any(height <= fits[0] and width <= fits[1] for height, width in checked):
         raise ValueError(
-            f"{op}: one of `sizes` must fit into {room[0]} x {room[1]} cells, the grid {grid[0]} x {grid[1]} less its "
+            f"{op}: one of `sizes` must fit into {fits[0]} x {fits[1]} cells, the grid {grid[0]} x {grid[1]} less its "
             f"margin of {margin}; got {', '.join(f'{height} x {width}' for height, width in checked)}"
         )
     if needs_first and (checked[0][0] > grid[0] or checked[0][1] > grid[1]):

@@ -117,7 +117,7 @@ def best_windows(
     """Give each object in turn the window in which its map has the largest mean.
 
     Each object first weakens all other maps at the cells where its own is largest. Then, in the same order, each
-    takes the best window that is left; ``weft.kernels.regions.reference`` has the equations. Means are reckoned in
+    takes the best window that is left; ``weft.kernels.regions.reference`` has the equations. Means are computed in
     float64; where they are equal the top row decides, then the left column, then the place in ``sizes``.
 
     Args:
@@ -272,7 +272,7 @@ def _gaussian(length: int, sigma: float, device: torch.device) -> Tensor:
 
 @follows_autocast("regions")
 def labels_of(masks: Tensor, *, overlap: str = "bitmask") -> Tensor:
-    """One number a cell that tells which masks cover it, as ``attention`` takes it for ``query_labels``.
+    """One number a cell that encodes which masks cover it, as ``attention`` takes it for ``query_labels``.
 
     Args:
         masks: bool [B, n, h, w].

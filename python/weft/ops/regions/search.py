@@ -30,7 +30,7 @@ def search(
     present: Tensor | None,
     backend: str | None,
 ) -> Tensor:
-    """``best_windows_reference`` by the backend asked for, as an operator where somebody traces."""
+    """``best_windows_reference`` by the backend asked for, as an operator while tracing."""
     arguments = (maps, sizes, margin, protected, protect_factor, exclusion, gap, fallback, present)
     windows: Tensor
     # what is compiled takes the operator everywhere: making the list of candidates cannot be traced

@@ -7,7 +7,7 @@ the prompt with start and end; T_o are those of object o, and its head is the la
 (b) encode each phrase alone and put its rows in the place of T_o; every cross-attention sees that embedding;
 (c) average the edited probabilities over heads and over the cross layers of the map grid in "down" and "up" blocks;
 (d) average them over the steps so far;
-(e) after each of the first four steps choose the regions afresh, from a copy of those maps;
+(e) after each of the first four steps choose the regions again, from a copy of those maps;
 (f) protect the pixels that an object holds most of, and (g) search a window for each object;
 (h) weigh every token at every pixel: M, [pixels, tokens]; relate the pixels of one region: G, [pixels, pixels];
 (i) edit the logits of the conditional half, in cross-attention from step 2 and in self-attention from step 1;

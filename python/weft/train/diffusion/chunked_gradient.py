@@ -19,7 +19,7 @@ class ChunkedGradient:
     """
 
     def __init__(self, parameters: Mapping[str, Tensor], *, scale: float = 1.0) -> None:
-        """Terms are multiplied by ``scale`` while they are differentiated, lest fp16 gradients vanish."""
+        """Terms are multiplied by ``scale`` while they are differentiated, so that fp16 gradients do not vanish."""
         self._parameters, self._scale = parameters, scale
         self.is_wanted = torch.is_grad_enabled()
         self.leaves = {
@@ -37,7 +37,7 @@ class ChunkedGradient:
                 total += part / self._scale
 
     def add_known(self, slopes: Sequence[Tensor]) -> None:
-        """Add the derivatives of a term that somebody else has differentiated, in the order of ``leaves``."""
+        """Add the derivatives of a term that was differentiated elsewhere, in the order of ``leaves``."""
         for total, part in zip(self._found, slopes, strict=True):
             total += part
 

@@ -140,7 +140,7 @@ class DistributionTerm:
 
     @property
     def _scale(self) -> float:
-        """What fp16 gradients are multiplied by, lest they vanish."""
+        """What fp16 gradients are multiplied by, so that they do not vanish."""
         scaler = self._accelerator.scaler
         return 1.0 if scaler is None else float(scaler.get_scale())
 

@@ -89,7 +89,7 @@ def encode_pairs(
         text: Also keep the encoded captions and negatives: True in the dtype of the model, or in ``torch.float16`` or
             ``torch.bfloat16``. They take far more memory than latents (a caption of Stable Diffusion 1.5 takes 115 KiB
             in 16 bit, a picture of 512 pixels 128 KiB, but there are five captions to a picture of COCO), and encoding
-            a caption anew is cheap beside a training step, but for text encoders of billions of parameters.
+            a caption again is cheap beside a training step, but for text encoders of billions of parameters.
         shard_size: Most bytes in a file; about three times that is needed in memory meanwhile. A folder keeps the one
             that it was begun with.
         most_missing: The share of pairs that may be passed over, with a warning, before it is an error.

@@ -179,4 +179,4 @@ def checksum(row: Mapping[str, Tensor]) -> int:
 
 
 def _unusable(path: Path, reason: str) -> ValueError:
-    return ValueError(f"{path} cannot be used: {reason}; delete it and run again, which makes this file alone anew")
+    return ValueError(f"{path} cannot be used: {reason}; delete it and run again, which writes this file again")

@@ -192,7 +192,7 @@ def _add_adapter(unet: Any, config: TaskPromptsConfig) -> None:
 
     if ADAPTER in getattr(unet, "peft_config", {}):
         raise ValueError(
-            f"fit_task_prompts: the UNet has an adapter {ADAPTER!r} already; load the pipeline anew, or fuse and "
+            f"fit_task_prompts: the UNet has an adapter {ADAPTER!r} already; load the pipeline again, or fuse and "
             "unload it first"
         )
     ranks = {}

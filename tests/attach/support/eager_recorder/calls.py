@@ -58,8 +58,8 @@ class Pass:
 
     Attributes:
         arguments: Of the call, by the names of the denoiser's ``forward``; the tensors themselves, so that a pass can
-            be told by the identity of its text.
-        calls: In order; a layer stands there once for every call of attention that it makes.
+            be known by the identity of its text.
+        calls: In order; a layer is there once for every call of attention that it makes.
     """
 
     arguments: dict[str, Any]

@@ -69,7 +69,7 @@ MODELS = {
     "flux-schnell": _model(config={"guidance_embeds": False}),
     "flux-img2img": _model(FluxImg2ImgPipeline, image=picture(), strength=1.0),
     "flux-inpaint": _model(FluxInpaintPipeline, image=picture(), mask_image=mask(), strength=1.0),
-    # it draws at sizes near a megapixel unless told not to
+    # it draws at sizes near a megapixel by default
     "flux-kontext": _model(FluxKontextPipeline, image=picture(), max_area=HEIGHT * WIDTH, _auto_resize=False),
     "flux-fill": _model(FluxFillPipeline, FILL, image=picture(), mask_image=mask()),
 }

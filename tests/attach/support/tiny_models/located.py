@@ -43,7 +43,7 @@ def encoded(model: TinyModel, pipe: Any, prompt: Any) -> Tensor:
 
 
 def positions(model: TinyModel, pipe: Any, prompt: str, word: str) -> list[int]:
-    """Positions of the tokens of ``word`` in the text of the denoiser; it must stand there once.
+    """Positions of the tokens of ``word`` in the text of the denoiser; it must occur there once.
 
     They are the shortest run of ids that decodes to the word; the mark of a space, where it is a token of its own in
     front of the word, is not among them.

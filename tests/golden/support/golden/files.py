@@ -217,7 +217,7 @@ def _bytes(folder: Path) -> dict[str, bytes]:
 
 
 def _read_encoded(folder: Path) -> Mapping[str, Any]:
-    """Rows of a copy, since what does not fit its pairs would be encoded anew in place."""
+    """Rows of a copy, since what does not fit its pairs would be encoded again in place."""
     with tempfile.TemporaryDirectory() as copy:
         shutil.copytree(folder, copy, dirs_exist_ok=True)
         found = internals.read_encoded(models.pipeline("sd1"), training.pairs(), Path(copy))

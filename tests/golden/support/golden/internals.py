@@ -1,4 +1,4 @@
-"""Everything of weft that the record needs and that has no public name: the one file to mend when modules move."""
+"""Everything of weft that the record needs and that has no public name: the one file to change when modules move."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def read_encoded(pipe: Any, pairs: Sequence[Any], folder: Path) -> dict[str, Tensor]:
-    """All rows of encoded pairs, read as training reads them; what is missing or of other pairs is encoded anew."""
+    """All rows of encoded pairs, read as training reads them; what is missing or of other pairs is encoded again."""
     from weft.attach import resolve
     from weft.train.encoded.pairs import open_encoded
     from weft.train.pictures.pairs import read_pairs

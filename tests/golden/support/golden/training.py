@@ -1,4 +1,4 @@
-"""Rows of training: runs of two steps, begun anew or gone on from the stored checkpoints."""
+"""Rows of training: runs of two steps, begun or continued from the stored checkpoints."""
 
 from __future__ import annotations
 

@@ -60,4 +60,4 @@ def chatglm() -> Any:
         mock.patch.dict(sys.modules, sentencepiece=SimpleNamespace(SentencePieceProcessor=_Pieces)),
         mock.patch.object(stock, "is_sentencepiece_available", lambda: True),
     ):
-        return stock.ChatGLMTokenizer(vocab_file=__file__)  # it must be a file, which nobody reads
+        return stock.ChatGLMTokenizer(vocab_file=__file__)  # it must be a file, which is never read

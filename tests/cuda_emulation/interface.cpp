@@ -1,4 +1,4 @@
-// A plain C door to the emulated attention, for ctypes.
+// A plain C interface to the emulated attention, for ctypes.
 #include <cstring>
 #include <stdexcept>
 
@@ -7,7 +7,7 @@
 
 namespace {
 
-int tell(const std::exception& error, int code, char* message, int capacity) {
+int report(const std::exception& error, int code, char* message, int capacity) {
   std::strncpy(message, error.what(), static_cast<size_t>(capacity) - 1);
   message[capacity - 1] = 0;
   return code;
@@ -40,9 +40,9 @@ int weft_emulation_attention(const weft::AttentionParams* params, void* workspac
     weft::attention_fwd_cuda(*params, workspace, workspace_bytes, device, nullptr);
     return 0;
   } catch (const std::invalid_argument& error) {
-    return tell(error, 1, message, capacity);
+    return report(error, 1, message, capacity);
   } catch (const std::exception& error) {
-    return tell(error, 2, message, capacity);
+    return report(error, 2, message, capacity);
   }
 }
 
