@@ -1,7 +1,7 @@
 """A denoiser of a real model's size, pass by pass: what benchmarks of whole images share.
 
-Weights are random and shared by everybody, and so is the latent, which stands still: time and memory do not depend on
-its values.
+Weights are random and shared by all ways, and so is the latent, which does not change: time and memory do not
+depend on its values.
 """
 
 from __future__ import annotations

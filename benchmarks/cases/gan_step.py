@@ -83,7 +83,7 @@ def _noise(config: GanConfig) -> int:
 
 
 def verify(step: Step, provider: Provider, found: Found) -> None:
-    """Whoever draws two views finds the same adversarial and matching losses; this runs before anything is timed.
+    """All ways that draw two views find the same adversarial and matching losses; this runs before anything is timed.
 
     Raises:
         AssertionError: They do not, or a loss is not finite.

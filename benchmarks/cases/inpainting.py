@@ -1,7 +1,7 @@
 """``inpainting``: a whole call of an inpainting pipeline, from picture to picture, with task prompts and without.
 
 "model_size" is a picture of the model's own size, where the tasks should cost nothing; "large" is one four times as
-wide and high with a hole of a tenth of it, of which weft works on a part. Nobody's time depends on what is painted, so
+wide and high with a hole of a tenth of it, of which weft works on a part. No way's time depends on what is painted, so
 weights of a real model's size are random.
 """
 

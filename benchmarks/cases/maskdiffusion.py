@@ -1,7 +1,7 @@
 """``maskdiffusion``: one pass of a denoiser of Stable Diffusion 1.5's real size, at every kind of step of an image.
 
 The work is the released algorithm; stock does none of it, weft and the eager restatement all. The default settings,
-which edit longer, stand beside them.
+which edit longer, are beside them.
 """
 
 from __future__ import annotations

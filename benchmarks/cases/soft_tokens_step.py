@@ -44,7 +44,7 @@ def make_step(shape: Shape, dtype: torch.dtype, mode: Mode | None = None) -> Ste
     pipe = shapes.pipeline()
     pipe.set_progress_bar_config(disable=True)
     pipe.unet.requires_grad_(False)
-    # what the model knows well: of latents that it has never seen it predicts nothing, every logit is 0, and nobody's
+    # what the model knows well: of latents that it has never seen it predicts nothing, every logit is 0, and no way's
     # gradient depends on the captions of others
     scenes = [shapes.scene(0, index, objects=2) for index in range(count)]
     pictures = [Image.fromarray(shapes.render(scene)) for scene in scenes]

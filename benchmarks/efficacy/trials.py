@@ -31,7 +31,7 @@ class Trial:
         return self.prompts * self.seeds
 
     def items(self, seed: int) -> list[Prompt]:
-        """The prompt of every image; images of one prompt stand together."""
+        """The prompt of every image; images of one prompt are adjacent."""
         texts = prompts(self.prompts, self.objects, held_out=self.held_out, seed=seed)
         return [text for text in texts for _ in range(self.seeds)]
 

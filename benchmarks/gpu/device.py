@@ -21,7 +21,7 @@ STATE = {
     "power.limit": "power_w_limit",
     "clocks_throttle_reasons.active": "throttle",
 }
-# of an H100, for a torch that does not tell
+# of an H100, for a torch that does not report it
 USUAL_L2_BYTES = 50 << 20
 
 

@@ -1,6 +1,6 @@
 """``python -m benchmarks.gpu.measure``: the plan, case by case, until it is done or the time is up.
 
-Result lines have the form that ``benchmarks.run`` writes on a CPU, and stand in a file beside it. Whoever refuses or
+Result lines have the form that ``benchmarks.run`` writes on a CPU, in a file beside those. What a provider refuses or
 fails, and what was left when time ran out, is recorded too: a table that is silent about them would mislead.
 """
 

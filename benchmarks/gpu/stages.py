@@ -30,9 +30,9 @@ class Stage:
         seconds: Its budget.
         usable: "" if it can run here, else why it cannot; asked just before.
         environment: Variables to set, or with None to leave out.
-        reserve: Seconds that the command is told less than it is given, to end by itself.
+        reserve: Seconds that the command gets less than it is given, to end by itself.
         greedy: Whether it is given all the time that is left of the run, and not only its own.
-        tells: From all that it printed to one sentence; None for its last line.
+        summarise: From all that it printed to one sentence; None for its last line.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Stage:
     environment: Mapping[str, str | None] = field(default_factory=dict)
     reserve: float = 0.0
     greedy: bool = False
-    tells: Callable[[str], str] | None = None
+    summarise: Callable[[str], str] | None = None
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,14 @@ class Outcome:
 
     Attributes:
         status: ``PASSED``, ``FAILED``, ``SKIPPED`` or ``OUT_OF_TIME``.
-        told: Counts of its tests, the last line that it printed, or why it was skipped.
+        summary: Counts of its tests, the last line that it printed, or why it was skipped.
         tests: Lines of its tests, if it ran any.
     """
 
     name: str
     status: str
     seconds: float
-    told: str
+    summary: str
     command: str = ""
     tests: tuple[dict[str, object], ...] = ()
 
@@ -92,13 +92,17 @@ def run(stage: Stage, given: float, folder: Path) -> Outcome:
             status = OUT_OF_TIME
     tests = tuple(lines.read(found))
     if "{lines}" in stage.command:
-        told = lines.count(list(tests))
+        summary = lines.count(list(tests))
     else:
-        told = stage.tells(log.read_text(errors="replace")) if stage.tells and status == PASSED else _last_line(log)
+        summary = (
+            stage.summarise(log.read_text(errors="replace"))
+            if stage.summarise and status == PASSED
+            else _last_line(log)
+        )
     if status == PASSED and "{lines}" in stage.command and not any(test["outcome"] == "passed" for test in tests):
-        status, told = FAILED, f"{told}: nothing was tested"
+        status, summary = FAILED, f"{summary}: nothing was tested"
     spent = time.monotonic() - start
-    return Outcome(stage.name, status, spent, told, _shown(command), tests)
+    return Outcome(stage.name, status, spent, summary, _shown(command), tests)
 
 
 def run_all(stages: tuple[Stage, ...], total: float, folder: Path) -> list[Outcome]:
@@ -122,7 +126,7 @@ def run_all(stages: tuple[Stage, ...], total: float, folder: Path) -> list[Outco
 
 
 def describe(outcome: Outcome) -> str:
-    return f"{outcome.status} in {outcome.seconds:.0f} s: {outcome.told}"
+    return f"{outcome.status} in {outcome.seconds:.0f} s: {outcome.summary}"
 
 
 def _shown(command: list[str]) -> str:

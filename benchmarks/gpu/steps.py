@@ -125,7 +125,7 @@ def without_a_gpu(full: bool) -> tuple[Stage, ...]:
             120 * factor,
             needs("triton"),
             compiler,
-            tells=None if full else count_launches,
+            summarise=None if full else count_launches,
         ),
         Stage("regions for other devices", pytest(*CROSS, "regions"), 120 * factor, needs("triton"), compiler),
         Stage(

@@ -25,7 +25,12 @@ def stage_lines(outcomes: Sequence[Outcome]) -> list[Line]:
     """A record a stage, and one a test that failed."""
     found: list[Line] = []
     for outcome in outcomes:
-        names = {"stage": outcome.name, "status": outcome.status, "told": outcome.told, "command": outcome.command}
+        names = {
+            "stage": outcome.name,
+            "status": outcome.status,
+            "summary": outcome.summary,
+            "command": outcome.command,
+        }
         found.append({"kind": "stage", **names, "seconds": round(outcome.seconds, 1)})
         failed = (test for test in outcome.tests if test["outcome"] == "failed")
         found += [{"kind": "failed test", "stage": outcome.name, **test} for test in failed]
@@ -46,7 +51,7 @@ def markdown(around: Line, outcomes: Sequence[Outcome], lines: list[Line], silen
         table(("", ""), [(name, around.get(name)) for name in titles]),
         METHOD,
         "## Stages",
-        table(("stage", "", "s", ""), [(o.name, o.status, f"{o.seconds:.0f}", o.told) for o in outcomes]),
+        table(("stage", "", "s", ""), [(o.name, o.status, f"{o.seconds:.0f}", o.summary) for o in outcomes]),
         "## Figures",
         figures.markdown(lines),
         "## Times",

@@ -99,7 +99,7 @@ def text(found: dict[str, dict[str, Any]]) -> str:
     for name, way in found.items():
         seconds = statistics.median(way["seconds"])
         rows.append(f"{name:<10}{seconds:>10.3f}{seconds / exact:>12.2f}{way['error']:>10.4f}{way['share']:>15.3f}")
-    rows.append("error: of the latents, relative to reuse_1; the branch is untrained, so it tells staleness, no looks")
+    rows.append("error: of the latents, relative to reuse_1; the branch is untrained, so it shows staleness, no looks")
     return "\n".join(rows)
 
 

@@ -122,7 +122,7 @@ def latest(lines: list[Line]) -> dict[str, dict[Key, Table]]:
 
 
 def place(key: Key) -> tuple[Any, ...]:
-    """Rows stand in the order of the registry."""
+    """Rows are in the order of the registry."""
     op, *names = key
     benchmark = registry.load(op)
     orders = [x.name for x in benchmark.shapes], list(benchmark.dtypes), [x.name for x in benchmark.modes]

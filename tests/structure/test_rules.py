@@ -23,7 +23,7 @@ TORCH = re.compile(r"^(torch|ATen|c10|caffe2)/")
 
 
 def forbidden_includes(source: str, path: str) -> list[str]:
-    """Includes of a file of csrc that break the arrows: torch anywhere, pybind but in the bindings, one op in another."""
+    """Includes of a file of csrc that break the arrows: torch, pybind outside the bindings, one op in another."""
     package = path.split("/")[0]
     found = []
     for name in INCLUDE.findall(source):

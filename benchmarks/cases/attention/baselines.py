@@ -1,7 +1,7 @@
 """What people do today for the same result, each as well as we know how.
 
 All take q, k, v as [B, N, H, D] and give out as contiguous [B, Nq, H, D] and maps as [B, Nq, M]. Dense tables and
-masks are gathered from the labels beforehand, as a caller whose regions stand still could; only the compiled eager
+masks are gathered from the labels beforehand, as a caller whose regions do not change could; only the compiled eager
 form gathers while it runs, because the compiler fuses that and is faster for it.
 """
 

@@ -1,6 +1,6 @@
 """What shows whether pictures of one meaning agree: one noise under several wordings, one wording from several noises.
 
-Of a prompt all pictures stand together, and it counts once: pictures of one prompt are not independent.
+Of a prompt all pictures are adjacent, and it counts once: pictures of one prompt are not independent.
 """
 
 from __future__ import annotations

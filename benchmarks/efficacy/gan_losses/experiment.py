@@ -84,7 +84,7 @@ class Options:
             losses, or where there are none with those of ``runs``.
         plan: What is drawn.
         extractor: As of ``weft evaluate``.
-        kept: Folder of the evaluations so far, told apart by weights and settings, not by code.
+        kept: Folder of the evaluations so far, distinguished by weights and settings, not by code.
         out: JSON file of the results; a table of the same name lies beside it.
     """
 

@@ -53,7 +53,7 @@ class Options:
         one: Prompts of one object, each drawn from four noises.
         ablation: The most prompts of a kind that ablations get; base and presets get all.
         steps, guidance, seed: How images are drawn.
-        kept: Folder of the verdicts so far. They are told apart by settings, not by code: begin an empty one when
+        kept: Folder of the verdicts so far. They are distinguished by settings, not by code: begin an empty one when
             the method, the model or the reader has changed.
         out: JSON file of the results; a table of the same name lies beside it.
     """
@@ -71,7 +71,7 @@ class Options:
 
 
 def attach(pipe: DiffusionPipeline, settings: MaskDiffusionSettings) -> Method:
-    """The method, told the objects of every prompt by name: finding phrases is not what is measured."""
+    """The method, given the objects of every prompt by name: finding phrases is not what is measured."""
 
     def method(batch: Sequence[Prompt]) -> AbstractContextManager[Any]:
         return weft.attach(pipe, weft.MaskDiffusion([_phrases(prompt) for prompt in batch], mode=settings))

@@ -60,7 +60,7 @@ class Options:
         alone: Pictures a concept of prompts that name nothing else.
         beside: Pictures a concept of prompts that name an ordinary object too.
         steps, guidance, seed: How pictures are drawn.
-        kept: Folder of what was taught and drawn so far. Both are told apart by settings, not by code: begin an empty
+        kept: Folder of what was taught and drawn so far. Both are distinguished by settings, not code: begin an empty
             one when the method, its training or the model has changed.
         out: JSON file of the results; a table of the same name lies beside it.
     """

@@ -1,6 +1,6 @@
 """Prompts that name a taught concept, and their pictures with and without what was taught, from the same noise.
 
-Pictures are kept as they are drawn, and read anew every time.
+Pictures are kept as they are drawn, and read again every time.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ class Options:
         one, two, three: Prompts of so many objects; each names something that training never showed.
         several: Prompts of two objects that are drawn from four noises each, for diversity.
         seed: Of prompts and noise.
-        kept: Folder of what was taught and drawn so far. Both are told apart by settings, not by code: begin an empty
+        kept: Folder of what was taught and drawn so far. Both are distinguished by settings, not code: begin an empty
             one when the method, its training or a model has changed.
         out: JSON file of the results; a table of the same name lies beside it.
     """

@@ -25,7 +25,7 @@ class Retrieval:
     Attributes:
         groups: How often.
         captions: Scenes a group.
-        objects: In every scene, so that counting them does not tell captions apart.
+        objects: In every scene, so that counting them does not distinguish captions.
         times: Of the noise, as shares of the schedule; their errors are added.
         seed: Of the scenes.
     """
@@ -61,7 +61,7 @@ class Retrieval:
         times = noising.timestep(torch.tensor([int(share * noising.times)])).expand(count)
         noisy, text = (
             noising.noisy(latents, noise, times),
-            resolve(pipe).encode_captions([_told(one) for one in scenes]),
+            resolve(pipe).encode_captions([_full_caption(one) for one in scenes]),
         )
         denoiser = resolve(pipe).denoiser
         columns = []
@@ -73,5 +73,5 @@ class Retrieval:
         return pairwise_error(torch.stack(columns, 1), noising.target(latents, noise, times))
 
 
-def _told(one: Scene) -> str:
+def _full_caption(one: Scene) -> str:
     return TEMPLATES[len(one.objects)][0].format(*(phrase(item.colour, item.shape) for item in one.objects))

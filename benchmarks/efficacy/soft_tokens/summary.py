@@ -32,7 +32,7 @@ def readings(images: Sequence[np.ndarray], prompts: Sequence[Prompt], seeds: int
     """Every measure of every picture, and of every prompt its diversity.
 
     Args:
-        images: [h, w, 3] uint8; ``seeds`` of a prompt stand together.
+        images: [h, w, 3] uint8; ``seeds`` of a prompt are adjacent.
         prompts: One a picture.
         seeds: Pictures a prompt; diversity needs two.
     """

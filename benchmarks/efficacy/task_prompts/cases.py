@@ -133,7 +133,7 @@ def _area(item: SceneObject) -> Hole:
 
 
 def _hides(hole: Hole, items: tuple[SceneObject, ...]) -> bool:
-    """Whether more than half of an object is gone: what it was could not be told from the rest."""
+    """Whether more than half of an object is gone: the rest does not show what it was."""
     return any((_area(item) & hole).sum() > 0.5 * _area(item).sum() for item in items)
 
 

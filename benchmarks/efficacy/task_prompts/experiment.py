@@ -69,7 +69,7 @@ class Options:
         pictures: Of each task and variant.
         steps, guidance, seed: How they are painted.
         model: A folder with an inpainting model and its task prompts; None for the shipped one.
-        kept: Folder of what was painted so far, told apart by settings, not by code: begin an empty one when the
+        kept: Folder of what was painted so far, distinguished by settings, not code: begin an empty one when the
             method or the model has changed.
         out: JSON file of the results; a table of the same name lies beside it.
     """

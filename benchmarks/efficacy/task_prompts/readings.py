@@ -19,7 +19,7 @@ from weft.shapes.world import SceneObject
 
 METHOD = "PowerPaint"
 LEARNT = "learnt"
-SAME_PLACE = 5.0  # pixels between the centres of an object that stayed, parts of which were painted anew
+SAME_PLACE = 5.0  # pixels between the centres of an object that stayed, parts of which were repainted
 RIM = 4  # pixels round the hole where old and new are mixed: one cell of the latent
 
 _STAYS = {"kept": "other objects kept", "nothing_new": "nothing invented"}
@@ -95,7 +95,7 @@ def _is_in(item: Detection, hole: np.ndarray) -> bool:
 
 
 def _overlap(image: np.ndarray, case: Case, inside: np.ndarray) -> float:
-    """Intersection over union of the hole and what stands out from the background in it and at its rim."""
+    """Intersection over union of the hole and what differs from the background in it and at its rim."""
     pixels = as_pixels(image)
     others = [coverage(item.shape, item.x, item.y, item.size) > 0 for item in case.staying]
     free = inside & ~np.any([*others, np.zeros_like(inside)], axis=0)

@@ -25,7 +25,7 @@ def test_passed_and_failed(tmp_path):
     outcomes = run_all(
         (python("a b", "print('first'); print('done')"), python("c", "raise SystemExit(3)")), 60, tmp_path
     )
-    assert [(o.status, o.told) for o in outcomes] == [("passed", "done"), ("failed", "it said nothing")]
+    assert [(o.status, o.summary) for o in outcomes] == [("passed", "done"), ("failed", "it said nothing")]
     assert [o.good for o in outcomes] == [True, False]
     assert (tmp_path / "a-b.log").read_text() == "first\ndone\n"
     assert outcomes[0].command.startswith("python -c")
@@ -58,15 +58,15 @@ def test_out_of_time_ends_the_whole_family(tmp_path):
 
 def test_a_stage_that_cannot_run_says_why(tmp_path):
     outcome = run(python("a", "raise SystemExit(1)", usable=lambda: "no such tool"), 5, tmp_path)
-    assert (outcome.status, outcome.told, outcome.good) == ("skipped", "no such tool", True)
+    assert (outcome.status, outcome.summary, outcome.good) == ("skipped", "no such tool", True)
 
 
 def test_a_stage_may_summarise_what_it_printed(tmp_path):
     program = "print('{\"stack\": 8}'); print('{\"stack\": 112}')"
-    stage = python("a", program, tells=steps.count_launches)
-    assert run(stage, 20, tmp_path).told == "2 launches compiled for sm_90, up to 112 bytes of stack a thread"
-    broken = python("a", "print('half a line'); raise SystemExit(1)", tells=steps.count_launches)
-    assert run(broken, 20, tmp_path).told == "half a line"
+    stage = python("a", program, summarise=steps.count_launches)
+    assert run(stage, 20, tmp_path).summary == "2 launches compiled for sm_90, up to 112 bytes of stack a thread"
+    broken = python("a", "print('half a line'); raise SystemExit(1)", summarise=steps.count_launches)
+    assert run(broken, 20, tmp_path).summary == "half a line"
 
 
 def test_seconds_and_environment_reach_the_command(tmp_path, monkeypatch):
@@ -79,15 +79,15 @@ def test_seconds_and_environment_reach_the_command(tmp_path, monkeypatch):
         environment={"GIVEN": "x", "LEFT_OUT": None},
         reserve=5,
     )
-    assert run(stage, 20, tmp_path).told == "15 x False"
+    assert run(stage, 20, tmp_path).summary == "15 x False"
 
 
 def test_the_greedy_get_what_is_left_and_the_late_nothing(tmp_path):
     program = "import sys; print(sys.argv[1])"
     greedy = Stage("greedy", (sys.executable, "-c", program, "{seconds}"), 1, greedy=True)
     modest = Stage("modest", (sys.executable, "-c", program, "{seconds}"), 7)
-    told = [int(o.told) for o in run_all((modest, greedy), 100, tmp_path)]
-    assert told[0] == 7 and 80 <= told[1] <= 100
+    summaries = [int(o.summary) for o in run_all((modest, greedy), 100, tmp_path)]
+    assert summaries[0] == 7 and 80 <= summaries[1] <= 100
     late = run_all((python("a", "pass"),), 0.5, tmp_path)
     assert late[0].status == "out of time"
 
@@ -120,7 +120,7 @@ def some_tests(tmp_path) -> Path:
 def test_one_line_a_test(some_tests, tmp_path, workers):
     stage = Stage("tests", steps.pytest(str(some_tests), "-c", os.devnull, workers=workers), 60)
     outcome = run(stage, 60, tmp_path / "logs")
-    assert outcome.status == "failed" and outcome.told == "2 passed, 1 skipped, 2 failed"
+    assert outcome.status == "failed" and outcome.summary == "2 passed, 1 skipped, 2 failed"
     found = {str(test["test"]).split("::")[1]: test for test in outcome.tests}
     assert (
         found["test_bad_at_the_end"]["outcome"] == "failed" and "while leaving" in found["test_bad_at_the_end"]["why"]
@@ -131,13 +131,13 @@ def test_one_line_a_test(some_tests, tmp_path, workers):
 def test_a_hanging_test_costs_no_finished_one(some_tests, tmp_path):
     stage = Stage("tests", steps.pytest(str(some_tests), "-c", os.devnull), 60, environment={"SLEEP": "60"})
     outcome = run(stage, 12, tmp_path / "logs")
-    assert outcome.status == "out of time" and outcome.told == "1 passed, 1 skipped, 2 failed"
+    assert outcome.status == "out of time" and outcome.summary == "1 passed, 1 skipped, 2 failed"
 
 
 def test_nothing_tested_is_not_passed(some_tests, tmp_path):
     stage = Stage("tests", steps.pytest(str(some_tests), "-c", os.devnull, "-k", "skipped"), 60)
     outcome = run(stage, 60, tmp_path / "logs")
-    assert outcome.status == "failed" and outcome.told.endswith("nothing was tested")
+    assert outcome.status == "failed" and outcome.summary.endswith("nothing was tested")
 
 
 def test_counting():

@@ -377,9 +377,7 @@ def test_layers_that_do_not_exist_are_reported_when_attaching(control: Any, mess
     ],
     ids=["resolution", "position", "ambiguous"],
 )
-def test_what_does_not_fit_the_call_is_reported_before_the_first_step(
-    control: Any, message: str, tmp_path: Path
-) -> None:
+def test_what_does_not_fit_the_call_raises_before_the_first_step(control: Any, message: str, tmp_path: Path) -> None:
     pipe = tiny.sd1(tmp_path)
     with weft.attach(pipe, control), pytest.raises(ValueError, match=message):
         tiny.generate(pipe)
