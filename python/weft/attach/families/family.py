@@ -80,7 +80,7 @@ class Family(ABC):
 
     @abstractmethod
     def refuse_processor(self, attn: Any, processor: type) -> str | None:
-        """Why a processor of this class cannot be stood in for; None for no reason."""
+        """Why a processor of this class cannot be replaced; None for no reason."""
 
     @abstractmethod
     def stand_in(self, processor: Any, layer: LayerInfo, cache: TextCache, backend: str | None) -> Seam:
@@ -132,7 +132,7 @@ class Family(ABC):
         raise self._not_trained()
 
     def feature_layer(self, model: Any) -> nn.Module:
-        """The layer whose output tells most about a picture, wherever in the picture it is. Raises as ``run``."""
+        """The layer whose output describes a picture best, wherever its objects are. Raises as ``run``."""
         raise self._not_trained()
 
     def feature_map(self, output: Any) -> Tensor:

@@ -18,7 +18,7 @@ from weft.attach.processors.seam import Seam, bound
 from weft.attach.processors.text_cache import TextCache
 from weft.attach.records import PIXELS_PER_CELL, LayerInfo, ProjectionInfo, TextReader, TextStates
 
-# the processors that are stood in for; matched exactly, since a subclass has its reasons
+# the processors that are replaced; matched exactly, since a subclass has its reasons
 RULES: dict[type, CrossRule] = {
     AttnProcessor2_0: CrossRule(),
     FusedAttnProcessor2_0: CrossRule(fused=True),

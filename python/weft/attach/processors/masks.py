@@ -42,7 +42,7 @@ def product_labels(mask: Tensor) -> Tensor:
 def with_product(
     edit: Edit | None, query_labels: Tensor | None, key_labels: Tensor | None, mask: Tensor, layer: str
 ) -> tuple[Edit, Tensor, Tensor]:
-    """An edit whose logits have ``mask`` added first: every label in two, for tokens that it has and has not.
+    """An edit whose logits have ``mask`` added first: every label in two, for tokens with the mask and without.
 
     Args:
         mask: [B, 1, N, N], as of ``product_labels``, of an attention of N tokens to themselves.

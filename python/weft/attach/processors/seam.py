@@ -27,7 +27,7 @@ class Seam:
     """Processor of one attention layer, in place of one of diffusers'.
 
     diffusers builds new processors by the class of those it finds (``set_default_attn_processor``, loading and
-    unloading an IP-Adapter), and must then get its own class: ``__class__`` is that of the processor stood in for,
+    unloading an IP-Adapter), and must then get its own class: ``__class__`` is that of the replaced processor,
     and a copy or a pickle of this object is one of that processor. What is set on it (the attention backend) is set
     on that processor.
 

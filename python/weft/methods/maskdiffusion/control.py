@@ -246,7 +246,7 @@ class MaskDiffusion(Control):
         return used
 
     def _knows(self, step: Step) -> bool:
-        """Whether words stand in this pass where they were found: it carries the generation's prompt, or none."""
+        """Whether words are in this pass where they were found: it carries the generation's prompt, or none."""
         return step.prompt is None or step.prompt is step.generation.prompt
 
     def _is_edited(self, step: Step) -> bool:

@@ -88,7 +88,7 @@ class LocalizedRun:
     def request_layer(self, layer: LayerInfo, step: Step) -> LayerRequest | None:
         """The read-out of the concepts' words, for layers that feed a gate."""
         feeders = self._sources.feeders
-        # words stand where they were found in the prompt of this generation alone
+        # words are where they were found only in the prompt of this generation
         if not self.acts or feeders is None or not step.has_rows or step.prompt is not self._generation.prompt:
             return None
         rows = _rows(step)
