@@ -143,9 +143,9 @@ def test_a_pass_is_that_of_the_plain_walk(pipe: Any, bare: dict, dialect: str, g
         inputs = convention.joined(seen["sample"], masked.repeat(rows, 1, 1, 1), cells.repeat(rows, 1, 1, 1))
         with torch.no_grad():
             residuals = branch_residuals(branch.network, inputs, seen["timestep"], text)
-            text = seen["encoder_hidden_states"]
-            expected = denoised(pipe.unet, seen["sample"], seen["timestep"], text, residuals)
-            alone = denoised(pipe.unet, seen["sample"], seen["timestep"], text, [0 * one for one in residuals])
+            of_prompt = seen["encoder_hidden_states"]
+            expected = denoised(pipe.unet, seen["sample"], seen["timestep"], of_prompt, residuals)
+            alone = denoised(pipe.unet, seen["sample"], seen["timestep"], of_prompt, [0 * one for one in residuals])
         assert torch.allclose(noise, expected, atol=1e-4, rtol=1e-4)
         assert (alone - expected).abs().max() > 1e-2
 
