@@ -244,7 +244,7 @@ class Shift(Control):
 
 @dataclass
 class Replay:
-    """A pass of a denoiser whose attention layers are given the same inputs every time, so that each stands alone."""
+    """A pass of a denoiser whose attention layers are given the same inputs every time, so each is independent."""
 
     denoiser: Any
     arguments: dict[str, Any]

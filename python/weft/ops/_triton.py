@@ -23,7 +23,7 @@ def is_interpreted(first: Tensor | tuple[Any, ...], *rest: Any) -> bool:
     """Whether a call would run in Triton's interpreter: on the CPU, to check kernels, thousands of times slower.
 
     Args:
-        first: The first of the op's arguments, or a record of them all, whose first tells the device.
+        first: The first of the op's arguments, or a record of them all, whose first gives the device.
     """
     x: Tensor = first[0] if isinstance(first, tuple) else first
     return x.device.type == "cpu" and _env.triton_is_interpreted()

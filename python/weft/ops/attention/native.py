@@ -24,7 +24,7 @@ Described = tuple[tuple[int, ...], tuple[Strides, ...], tuple[int, ...], tuple[P
 
 
 def prepare(call: Arguments, kept: list[Tensor]) -> tuple[Tensor, Tensor, Described]:
-    """Memory for out [B, Nq, H, D] and maps [B, Nq, M], contiguous, and what C++ is told of all tensors but the maps.
+    """Memory for out [B, Nq, H, D] and maps [B, Nq, M], contiguous, and what C++ gets of all tensors but the maps.
 
     Args:
         call: Tables, labels, padding and read-out are copied where not contiguous or not fp32, int32 and bool.
