@@ -87,7 +87,7 @@ def test_five_lines_describe_it(model: OwnTransformer) -> None:
 
 def test_without_a_description_the_message_says_what_could_be_done(model: OwnTransformer) -> None:
     expected = (
-        r"got OwnTransformer, whose attentions are 2 x OwnAttention with OwnProcessor; all of them can be stood in"
+        r"got OwnTransformer, whose attentions are 2 x OwnAttention with OwnProcessor; all of them can be replaced"
     )
     with pytest.raises(ValueError, match=expected):
         weft.attach(model)

@@ -377,7 +377,7 @@ class Attachment:
             warnings.warn(f"attach: {self._layers.refusals()}", stacklevel=4)
 
     def _say_unknown(self) -> None:
-        """Say once that a pass carries text that nobody announced."""
+        """Say once that a pass carries text that was not announced."""
         if self._has_said_unknown:
             return
         self._has_said_unknown = True

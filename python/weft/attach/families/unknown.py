@@ -17,8 +17,8 @@ def describe_attentions(model: Any) -> str:
     listed = ", ".join(f"{count} x {module} with {kind.__name__}" for (module, kind), count in found.items())
     reasons = dict.fromkeys(reason for (_, kind) in found if (reason := refusal(kind)) is not None)
     if reasons:
-        return f"whose attentions are {listed}; not all can be stood in for: {'; '.join(reasons)}"
+        return f"whose attentions are {listed}; not all can be replaced: {'; '.join(reasons)}"
     return (
-        f"whose attentions are {listed}; all of them can be stood in for: if text and image attend to each other in "
+        f"whose attentions are {listed}; all of them can be replaced: if text and image attend to each other in "
         "one sequence, describe it with `family=weft.attach.Joint(...)` and give tokens by position"
     )

@@ -49,11 +49,11 @@ def _tokenized(text: str, reader: TextReader, tokenizer: Any, length: int) -> To
         return TokenizedText(text, tokenizer, max_length=None if reader.follows else length, name=reader.tokenizer)
     ids = list(tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids)
     start, end = tokenizer("", add_special_tokens=True).input_ids[:2]
-    room = limit - 2  # every row has a start and an end of its own
+    content = limit - 2  # every row has a start and an end of its own
     row: list[int] = []
     mask: list[bool] = []
-    for first in range(0, length // limit * room, room):
-        part = ids[first : first + room]
-        row += [start, *part, end, *[tokenizer.pad_token_id] * (room - len(part))]
-        mask += [bool(part)] * (len(part) + 2) + [False] * (room - len(part))
+    for first in range(0, length // limit * content, content):
+        part = ids[first : first + content]
+        row += [start, *part, end, *[tokenizer.pad_token_id] * (content - len(part))]
+        mask += [bool(part)] * (len(part) + 2) + [False] * (content - len(part))
     return TokenizedText.recorded(text, tokenizer, row, [int(x) for x in mask], name=reader.tokenizer)

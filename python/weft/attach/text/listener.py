@@ -97,7 +97,7 @@ class PromptListener:
         images = embeddings.shape[0]
         given = arguments.get("prompt_embeds")
         texts = self._texts(arguments, read) if given is None else self._texts_of(given)
-        if texts is not None:  # each prompt's images stand together
+        if texts is not None:  # each prompt's images are adjacent
             texts = tuple(text for text in texts for _ in range(images // len(texts)))
         guided = bool(arguments.get("do_classifier_free_guidance", False))
         self._encoded = [(tensor, known) for tensor, known in self._encoded if tensor() is not None]

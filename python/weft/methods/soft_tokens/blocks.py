@@ -55,7 +55,7 @@ def check_served(layers: Iterable[LayerInfo], blocks: Sequence[str], *, who: str
             )
 
 
-def check_room(layers: Iterable[LayerInfo], blocks: Sequence[str], *, who: str) -> None:
+def check_place_for_tokens(layers: Iterable[LayerInfo], blocks: Sequence[str], *, who: str) -> None:
     """Refuse layers in ``blocks`` whose text cannot be made longer.
 
     Raises:

@@ -13,7 +13,7 @@ from torch import Tensor
 from weft.attach import BaseModel, Control, ExtraText, Generation, LayerInfo, LayerRequest, Prompt, Step
 from weft.methods.sampling import LATER, OPEN, Sampling
 from weft.methods.soft_tokens import file
-from weft.methods.soft_tokens.blocks import block_of, check_blocks, check_room, check_served
+from weft.methods.soft_tokens.blocks import block_of, check_blocks, check_place_for_tokens, check_served
 from weft.methods.soft_tokens.checks import check_tensors
 from weft.methods.soft_tokens.file import Space
 
@@ -170,7 +170,7 @@ class SoftTokens(Control):
 
     def attached(self, layers: tuple[LayerInfo, ...]) -> None:
         check_served(layers, self.blocks, who="SoftTokens")
-        check_room(layers, self.blocks, who="SoftTokens")
+        check_place_for_tokens(layers, self.blocks, who="SoftTokens")
 
     def begin_generation(self, generation: Generation) -> None:
         self._compare_text(generation.prompt)
