@@ -67,6 +67,8 @@ def rebind(processor: type, replacement: Replacement) -> Callable[..., Any]:
     home = _module(f"weft_rebound.{processor.__module__}.{processor.__qualname__}", names)
     if _is_called(call, DISPATCH):
         home.__dict__[DISPATCH] = _replaced(names, DISPATCH, False, replacement)
+    if SDPA in names:  # imported by itself
+        home.__dict__[SDPA] = _replaced(names, SDPA, True, replacement)
     if _is_called(call, SDPA):
         functional = _module(f"{home.__name__}.functional", vars(F))
         functional.__dict__[SDPA] = _replaced(vars(F), SDPA, True, replacement)
@@ -120,7 +122,8 @@ def _helpers(call: types.FunctionType) -> Iterator[types.FunctionType]:
 def _is_called(call: types.FunctionType, name: str) -> bool:
     if name not in call.__code__.co_names:
         return False
-    return name in call.__globals__ if name == DISPATCH else any(value is F for value in call.__globals__.values())
+    names = call.__globals__
+    return name in names or (name == SDPA and any(value is F for value in names.values()))
 
 
 def _module(name: str, names: dict[str, Any]) -> types.ModuleType:

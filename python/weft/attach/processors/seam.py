@@ -89,9 +89,15 @@ class Seam:
         before, running.seam = running.seam, self
         self._calls = 0
         try:
-            return self._rebound(self.original, attn, *args, **kwargs)
+            out = self._rebound(self.original, attn, *args, **kwargs)
         finally:
             running.seam = before
+        if self._calls <= self._number:
+            raise RuntimeError(
+                f"attach: {type(self.original).__name__} of {self.layer.name} did not call attention by a name that "
+                "weft replaces, so no control acted there; choose other layers"
+            )
+        return out
 
     def attend(self, call: AttentionCall, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What the processor's call of attention returns."""
