@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -271,8 +270,7 @@ def test_python_and_the_launch_agree_on_the_bytes_of_tables(emulation, emulated)
     for head_dim in _attention_cuda.HEAD_WIDTHS:
         case = replace(EDITED, seqlen_q=3, seqlen_k=150, head_dim=head_dim, query_labels=8, key_labels=labels_k)
         inputs = make_attention_inputs(case)
-        tables = SimpleNamespace(**inputs.tables())
-        size = _attention_cuda._table_bytes(tables.alpha, tables.beta, tables.gamma, tables.delta)
+        size = _attention_cuda._table_bytes(inputs.arguments())
         assert size == _attention_cuda.MAX_TABLE_BYTES
         emulation.attend(emulated, inputs)
 
