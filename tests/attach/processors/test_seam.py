@@ -29,7 +29,7 @@ RANGES = Ranges(slice(TEXT, TEXT + PIXELS), slice(0, TEXT), TEXT + PIXELS)
 
 
 class Processor:
-    """Calls torch's attention as it is told to; ``calls`` times."""
+    """Calls torch's attention as the module says; ``calls`` times."""
 
     calls = 1
 
