@@ -69,12 +69,12 @@ weft::HeadStrides head_strides(const char* name, const Strides& s) {
 
 using Pointers = std::array<int64_t, 4>;    // q, k, v, out
 using AllStrides = std::array<Strides, 4>;  // likewise
-using Sizes = std::array<int64_t, 8>;       // B, Nq, Nk, H, D, M, Lq, Lk
+using Sizes = std::array<int64_t, 9>;       // B, Nq, Nk, H, Hk, D, M, Lq, Lk
 using Tables = std::array<BatchTable, 8>;   // alpha, beta, gamma, delta, readout, two labels, key_padding
 
 void set_sizes(weft::AttentionParams& p, const Sizes& sizes) {
-  const auto& [B, Nq, Nk, H, D, M, Lq, Lk] = sizes;
-  p.B = B, p.Nq = Nq, p.Nk = Nk, p.H = H, p.D = D, p.M = M, p.Lq = Lq, p.Lk = Lk;
+  const auto& [B, Nq, Nk, H, Hk, D, M, Lq, Lk] = sizes;
+  p.B = B, p.Nq = Nq, p.Nk = Nk, p.H = H, p.Hk = Hk, p.D = D, p.M = M, p.Lq = Lq, p.Lk = Lk;
 }
 
 weft::AttentionParams attention_params(const Pointers& pointers, const AllStrides& strides, const Sizes& sizes,

@@ -226,6 +226,7 @@ void attention_fwd_cuda(const AttentionParams& p, void* workspace, int64_t works
 
   CudaCall call{};
   call.p = p;
+  call.heads_per_key_head = static_cast<int>(p.H / p.Hk);
   call.ranged = is_ranged(p);
   call.tables_bytes = static_cast<int>(table_bytes(p));
   call.aligned = is_aligned(p.q, p.q_stride) && is_aligned(p.k, p.k_stride) && is_aligned(p.v, p.v_stride) &&

@@ -16,8 +16,8 @@ struct HeadStrides {
 struct AttentionParams {
   // inputs
   const void* q = nullptr;  // [B, Nq, H, D] of `dtype`
-  const void* k = nullptr;  // [B, Nk, H, D] of `dtype`
-  const void* v = nullptr;  // [B, Nk, H, D] of `dtype`
+  const void* k = nullptr;  // [B, Nk, Hk, D] of `dtype`; H / Hk neighbouring heads of q share one of k and v
+  const void* v = nullptr;  // [B, Nk, Hk, D] of `dtype`
 
   // optional inputs: null where the argument is absent; contiguous within a batch entry
   const float* alpha = nullptr;           // [B or 1, Lq, Lk]
@@ -34,7 +34,7 @@ struct AttentionParams {
   float* maps = nullptr;  // [B, Nq, M] contiguous
 
   // sizes
-  int64_t B = 0, Nq = 0, Nk = 0, H = 0, D = 0, M = 0, Lq = 1, Lk = 1;
+  int64_t B = 0, Nq = 0, Nk = 0, H = 0, Hk = 0, D = 0, M = 0, Lq = 1, Lk = 1;
 
   // strides, in elements; a batch stride of 0 shares one entry among all samples
   HeadStrides q_stride{}, k_stride{}, v_stride{}, out_stride{};

@@ -164,9 +164,14 @@ class Tile {
     for (int64_t i = 0; i < p_.D; i += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(from + i);
   }
 
+  int64_t key_head(int64_t head) const { return head / plan_.heads_per_key_head; }
+
+  // Of the packed K and V that a head reads.
+  int64_t entry(int64_t head) const { return sample_ * p_.Hk + key_head(head); }
+
   // logits = q K^T for one block of keys
   void form_logits(int64_t head, int64_t block) {
-    const Unit* keys = reinterpret_cast<const Unit*>(plan_.packed_k + (sample_ * p_.H + head) * plan_.packed_k_bytes);
+    const Unit* keys = reinterpret_cast<const Unit*>(plan_.packed_k + entry(head) * plan_.packed_k_bytes);
     Products::product(rows_, keys_in(block), scratch_.q, q_stride_, keys + block * shape_.depth * shape_.block,
                       shape_.block, shape_.depth, scratch_.logits, shape_.block, nullptr);
   }
@@ -234,10 +239,9 @@ class Tile {
 
   // out = diag(decay) out + weights V, and the same for the maps
   void accumulate(int64_t head, int64_t block) {
-    const Unit* values =
-        reinterpret_cast<const Unit*>(plan_.packed_v + (sample_ * p_.H + head) * plan_.packed_v_bytes);
+    const Unit* values = reinterpret_cast<const Unit*>(plan_.packed_v + entry(head) * plan_.packed_v_bytes);
     const float* decay = block ? scratch_.stats.decay : nullptr;
-    if (plan_.v_not_finite && plan_.v_not_finite[sample_ * p_.H + head]) {
+    if (plan_.v_not_finite && plan_.v_not_finite[entry(head)]) {
       add_seen_values(head, block, decay);
     } else {
       multiply_values(values, block, decay);
@@ -262,7 +266,7 @@ class Tile {
       for (int64_t key = 0; key < keys_in(block); ++key) {
         const float weight = reduce_add(load_first(scratch_.weights + r * shape_.block + key, 1));
         if (weight == 0.0f) continue;
-        const T* value = row_of<T>(p_.v, p_.v_stride, sample_, block * shape_.block + key, head);
+        const T* value = row_of<T>(p_.v, p_.v_stride, sample_, block * shape_.block + key, key_head(head));
         for (int64_t i = 0; i < p_.D; i += kLanes) {
           store(out + i, fmadd(splat(weight), load_first(value + i, static_cast<int>(p_.D - i)), load(out + i)));
         }
@@ -326,14 +330,14 @@ TileShape shape(const AttentionParams& p, EditMode mode) {
   return p.dtype == Dtype::kBfloat16 ? shape_for<BfloatProducts>(p, mode) : shape_for<FloatProducts>(p, mode);
 }
 
-void pack(const AttentionPlan& plan, int64_t sample_head) {
+void pack(const AttentionPlan& plan, int64_t entry) {
   switch (plan.params.dtype) {
     case Dtype::kFloat32:
-      return pack_head<FloatProducts, float>(plan, sample_head);
+      return pack_head<FloatProducts, float>(plan, entry);
     case Dtype::kFloat16:
-      return pack_head<FloatProducts, Half>(plan, sample_head);
+      return pack_head<FloatProducts, Half>(plan, entry);
     case Dtype::kBfloat16:
-      return pack_head<BfloatProducts, Bfloat>(plan, sample_head);
+      return pack_head<BfloatProducts, Bfloat>(plan, entry);
   }
 }
 

@@ -82,9 +82,11 @@ void check_labels(const char* name, const char* limit_name, const int32_t* label
 }  // namespace
 
 void check_attention_layout(const AttentionParams& p) {
-  const std::pair<const char*, int64_t> sizes[] = {{"B", p.B}, {"Nq", p.Nq}, {"Nk", p.Nk}, {"H", p.H},
+  const std::pair<const char*, int64_t> sizes[] = {{"B", p.B}, {"Nq", p.Nq}, {"Nk", p.Nk}, {"H", p.H},  {"Hk", p.Hk},
                                                    {"D", p.D}, {"M", p.M},   {"Lq", p.Lq}, {"Lk", p.Lk}};
   for (const auto& [name, size] : sizes) check_size(name, size);
+  if (p.Hk ? p.H % p.Hk != 0 : p.H != 0)
+    refuse("H must be a multiple of Hk; got " + number(p.H) + " and " + number(p.Hk));
   if (p.D > kMaxHeadWidth) refuse("D must be at most " + number(kMaxHeadWidth) + "; got " + number(p.D));
   if (p.Nq > INT32_MAX || p.Nk > INT32_MAX)
     refuse("Nq and Nk must be below 2^31; got " + number(p.Nq) + " and " + number(p.Nk));
@@ -94,12 +96,12 @@ void check_attention_layout(const AttentionParams& p) {
     refuse("`dtype` must be float32, float16 or bfloat16; got code " + number(static_cast<int>(p.dtype)));
   }
 
-  const int64_t queries = product({p.B, p.Nq, p.H, p.D}), keys = product({p.B, p.Nk, p.H, p.D});
+  const int64_t queries = product({p.B, p.Nq, p.H, p.D}), keys = product({p.B, p.Nk, p.Hk, p.D});
   product({p.B, p.Nk, p.M});
   product({p.Lq, p.Lk});
   check_strides("q", p.q_stride, p.B, p.Nq, p.H);
-  check_strides("k", p.k_stride, p.B, p.Nk, p.H);
-  check_strides("v", p.v_stride, p.B, p.Nk, p.H);
+  check_strides("k", p.k_stride, p.B, p.Nk, p.Hk);
+  check_strides("v", p.v_stride, p.B, p.Nk, p.Hk);
   check_strides("out", p.out_stride, p.B, p.Nq, p.H);
   check_pointer("q", p.q, queries);
   check_pointer("k", p.k, keys);

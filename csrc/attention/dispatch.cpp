@@ -76,7 +76,7 @@ void attention_fwd_cpu(const AttentionParams& params, const std::string& isa) {
   const PreparedAttention prepared(params, kernels);
   const AttentionPlan& plan = prepared.plan();
   Call call{kernels, prepared};
-  parallel_for(params.B * params.H, prepared.workers(), &call, pack);
+  parallel_for(params.B * params.Hk, prepared.workers(), &call, pack);
   parallel_for(params.B * plan.tiles * plan.groups, prepared.workers(), &call, attend);
   if (plan.head_maps) join_heads(plan);
 }

@@ -80,16 +80,16 @@ inline bool all_finite(const T* row, int64_t count) {
   return reduce_add(sum) == 0.0f;
 }
 
-// Packs K and V of one (sample, head).
+// Packs K and V of one entry, a (sample, key head).
 template <class Units, class T>
-void pack_head(const AttentionPlan& plan, int64_t sample_head) {
+void pack_head(const AttentionPlan& plan, int64_t entry) {
   using Unit = typename Units::Unit;
   const AttentionParams& p = plan.params;
   const TileShape& shape = plan.shape;
-  const int64_t sample = sample_head / p.H, head = sample_head % p.H;
+  const int64_t sample = entry / p.Hk, head = entry % p.Hk;
   const uint8_t* padding = p.key_padding ? p.key_padding + sample * p.key_padding_batch : nullptr;
-  Unit* keys = reinterpret_cast<Unit*>(plan.packed_k + sample_head * plan.packed_k_bytes);
-  Unit* values = reinterpret_cast<Unit*>(plan.packed_v + sample_head * plan.packed_v_bytes);
+  Unit* keys = reinterpret_cast<Unit*>(plan.packed_k + entry * plan.packed_k_bytes);
+  Unit* values = reinterpret_cast<Unit*>(plan.packed_v + entry * plan.packed_v_bytes);
 
   memset(keys, 0, plan.packed_k_bytes);
   for (int64_t key = 0; key < p.Nk; ++key) {
@@ -110,7 +110,7 @@ void pack_head(const AttentionPlan& plan, int64_t sample_head) {
     }
     Units::pack_values(rows, p.D, values + key / Units::kValues * shape.width);
   }
-  if (plan.v_not_finite) plan.v_not_finite[sample_head] = !finite;
+  if (plan.v_not_finite) plan.v_not_finite[entry] = !finite;
 }
 
 }  // namespace

@@ -42,14 +42,17 @@ struct AttentionPlan {
   // tasks: (sample, query tile, group of heads), groups fastest
   int64_t tiles, heads_per_task, groups;
 
-  // packed inputs, one entry a (sample, head)
-  char* packed_k;          // [B * H, key_blocks, depth, block] units
-  char* packed_v;          // [B * H, key_blocks * block / values_per_unit, width] units
+  int64_t heads_per_key_head;  // of q that read one of k and v
+
+  // packed inputs, one entry a (sample, key head)
+  char* packed_k;          // [B * Hk, key_blocks, depth, block] units
+  char* packed_v;          // [B * Hk, key_blocks * block / values_per_unit, width] units
   int64_t packed_k_bytes;  // an entry's
   int64_t packed_v_bytes;
-  // whether V of a (sample, head) is not finite at a key that delta may hide from some rows and not from others; null
-  // without delta. A product would give the others 0 * NaN, so these heads are summed key by key (attention_cpu.cpp)
-  uint8_t* v_not_finite;  // [B * H]
+  // whether V of a (sample, key head) is not finite at a key that delta may hide from some rows and not from others;
+  // null without delta. A product would give the others 0 * NaN, so these heads are summed key by key
+  // (attention_cpu.cpp)
+  uint8_t* v_not_finite;  // [B * Hk]
 
   // edit rows for every label, or null where labels are so many that each tile expands its own
   const float* edit;               // [edit batch, Lq, planes, key_blocks * block]
@@ -68,7 +71,7 @@ struct AttentionPlan {
 // One instruction set's code.
 struct AttentionKernels {
   TileShape (*shape)(const AttentionParams&, EditMode);
-  void (*pack)(const AttentionPlan&, int64_t sample_head);
+  void (*pack)(const AttentionPlan&, int64_t entry);
   void (*attend)(const AttentionPlan&, int64_t task, Span<char> scratch);
 };
 

@@ -47,7 +47,8 @@ PreparedAttention::PreparedAttention(const AttentionParams& params, const Attent
   plan_.tiles = ceil_div(params.Nq, plan_.shape.rows);
   plan_.heads_per_task = std::clamp<int64_t>(params.H * params.B * plan_.tiles / kEnoughTasks, 1, params.H);
   plan_.groups = ceil_div(params.H, plan_.heads_per_task);
-  const int64_t tasks = std::max(params.B * plan_.tiles * plan_.groups, params.B * params.H);
+  plan_.heads_per_key_head = params.H / params.Hk;
+  const int64_t tasks = std::max(params.B * plan_.tiles * plan_.groups, params.B * params.Hk);
   workers_ = static_cast<int>(std::clamp<int64_t>(tasks, 1, params.num_threads));
 
   const int64_t bytes = lay_out(Carver());
@@ -61,7 +62,7 @@ PreparedAttention::PreparedAttention(const AttentionParams& params, const Attent
 int64_t PreparedAttention::lay_out(Carver carver) {
   const AttentionParams& p = plan_.params;
   const TileShape& s = plan_.shape;
-  const int64_t entries = multiply_sizes(p.B, p.H);
+  const int64_t entries = multiply_sizes(p.B, p.Hk);
 
   // an entry begins where a cache line does
   const auto lines = [&s](int64_t rows, int64_t columns) {
@@ -90,7 +91,7 @@ int64_t PreparedAttention::lay_out(Carver carver) {
   read_starts_ = carver.take<int32_t>(readers, s.key_blocks + 1);
   plan_.read_keys = read_keys_.data, plan_.read_rows = read_rows_.data, plan_.read_starts = read_starts_.data;
   const bool split = p.M && plan_.groups > 1;
-  const Span<float> head_maps = carver.take<float>(split ? multiply_sizes(entries, p.Nq) : 0, p.M);
+  const Span<float> head_maps = carver.take<float>(split ? multiply_sizes(multiply_sizes(p.B, p.H), p.Nq) : 0, p.M);
   plan_.head_maps = split ? head_maps.data : nullptr;
 
   scratch_ = carver.take<char>(workers_, s.scratch_bytes);

@@ -16,7 +16,7 @@ class Arguments(NamedTuple):
 
     Attributes:
         q: [B, Nq, H, D], any float dtype. Arithmetic is fp32, or fp64 for fp64 input.
-        k, v: [B, Nk, H, D], dtype of ``q``.
+        k, v: [B, Nk, Hk, D], dtype of ``q``; H a multiple of Hk. Head h of ``q`` reads head h // (H // Hk).
         scale: Factor of the raw logits.
         alpha, beta, gamma, delta: [B or 1, Lq, Lk] each, or None for 1, 0, 0, 0.
         readout: W, [B or 1, Nk, M], or None for M = 0.
@@ -55,6 +55,11 @@ class Arguments(NamedTuple):
             if table is not None:
                 return table.shape[1], table.shape[2]
         return 1, 1
+
+    @property
+    def group(self) -> int:
+        """H // Hk, the neighbouring heads of q that read one head of k and v."""
+        return self.q.shape[2] // self.k.shape[2]
 
     @property
     def columns(self) -> int:

@@ -60,7 +60,7 @@ def _attention_bwd_kv_kernel(
     key_labels_ptr,
     key_padding_ptr,
     # outputs
-    dk_ptr,  # [splits, B, Nk, H, D]
+    dk_ptr,  # [splits, B, Nk, H, D]: of each head of q, also where they share a key
     dv_ptr,  # [splits, B, Nk, H, D]
     dreadout_ptr,  # [splits, B, H, Nk, M] fp32, or None
     # strides; those of q, k and v in units of ALIGN values
@@ -85,6 +85,7 @@ def _attention_bwd_kv_kernel(
     stride_key_padding_b,
     # sizes and scalars
     H,
+    GROUP,
     Nq,
     Nk,
     M,
@@ -110,8 +111,8 @@ def _attention_bwd_kv_kernel(
     program, head, sample, samples = locate(tiles * splits, H)
     split = program // tiles
     q_ptr += (sample * stride_q_b + head.to(tl.int64) * stride_q_h) * ALIGN
-    k_ptr += (sample * stride_k_b + head.to(tl.int64) * stride_k_h) * ALIGN
-    v_ptr += (sample * stride_v_b + head.to(tl.int64) * stride_v_h) * ALIGN
+    k_ptr += (sample * stride_k_b + (head // GROUP).to(tl.int64) * stride_k_h) * ALIGN
+    v_ptr += (sample * stride_v_b + (head // GROUP).to(tl.int64) * stride_v_h) * ALIGN
     dout_ptr += (sample * Nq * H + head) * D
     of_head = ((split * samples + sample) * Nk * H + head) * D
     if query_labels_ptr is not None:
@@ -217,7 +218,7 @@ def _attention_bwd_kv_kernel(
 
 
 def attention_bwd_kv(call: Call, arguments: dict[str, Any], wants_readout: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """dk, dv [B, Nk, H, D], and the gradient of the read-out for each sample, [B, Nk, M].
+    """dk, dv [B, Nk, Hk, D], and the gradient of the read-out for each sample, [B, Nk, M].
 
     Args:
         call: The inputs.
@@ -230,8 +231,10 @@ def attention_bwd_kv(call: Call, arguments: dict[str, Any], wants_readout: bool)
     tiles = triton.cdiv(seqlen_k, tile.block_k)
     tiles_q = triton.cdiv(seqlen_q, tile.block_q)
     splits = choose_splits(tiles * heads * samples, tiles_q)
-    # parts are added in fp32; a sum in one part is rounded where it is made
-    dk, dv = (k.new_empty((splits, *k.shape), dtype=k.dtype if splits == 1 else torch.float32) for _ in range(2))
+    # parts, of queries or of heads that share a key, are added in fp32; a sum in one part is rounded where it is made
+    in_parts = splits > 1 or call.given.group > 1
+    shape = (splits, samples, seqlen_k, heads, k.shape[3])
+    dk, dv = (k.new_empty(shape, dtype=torch.float32 if in_parts else k.dtype) for _ in range(2))
     dw = k.new_empty(
         (splits, samples, heads, seqlen_k, call.given.columns if wants_readout else 0), dtype=torch.float32
     )
@@ -246,6 +249,13 @@ def attention_bwd_kv(call: Call, arguments: dict[str, Any], wants_readout: bool)
         split_length=triton.cdiv(tiles_q, splits) * tile.block_q,
         **call.options("bwd_kv", tile),
     )
-    if splits == 1:
-        return dk[0], dv[0], dw[0].sum(1)
-    return dk.sum(0).to(k.dtype), dv.sum(0).to(k.dtype), dw.sum((0, 2))
+    dw = dw[0].sum(1) if splits == 1 else dw.sum((0, 2))
+    return _add_parts(dk, k), _add_parts(dv, k), dw
+
+
+def _add_parts(parts: Tensor, like: Tensor) -> Tensor:
+    """[splits, B, Nk, H, D] as the gradient of [B, Nk, Hk, D] ``like``."""
+    found = parts[0] if len(parts) == 1 else parts.sum(0)
+    if found.shape[2] > like.shape[2]:
+        found = found.unflatten(2, (like.shape[2], -1)).sum(3)
+    return found.to(like.dtype)

@@ -91,6 +91,7 @@ def _attention_bwd_q_kernel(
     stride_key_padding_b,
     # sizes and scalars
     H,
+    GROUP,
     Nq,
     Nk,
     M,
@@ -113,8 +114,8 @@ def _attention_bwd_q_kernel(
 ):
     tile, head, sample, samples = locate(tl.cdiv(Nq, BLOCK_Q), H)
     q_ptr += (sample * stride_q_b + head.to(tl.int64) * stride_q_h) * ALIGN
-    k_ptr += (sample * stride_k_b + head.to(tl.int64) * stride_k_h) * ALIGN
-    v_ptr += (sample * stride_v_b + head.to(tl.int64) * stride_v_h) * ALIGN
+    k_ptr += (sample * stride_k_b + (head // GROUP).to(tl.int64) * stride_k_h) * ALIGN
+    v_ptr += (sample * stride_v_b + (head // GROUP).to(tl.int64) * stride_v_h) * ALIGN
     # dq, out and dout lie alike
     of_head = (sample * Nq * H + head) * D
     if readout_ptr is not None:

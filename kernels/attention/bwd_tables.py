@@ -104,6 +104,7 @@ def _attention_bwd_tables_kernel(
     stride_key_padding_b,
     # sizes and scalars
     H,
+    GROUP,
     Nq,
     Nk,
     M,
@@ -133,8 +134,8 @@ def _attention_bwd_tables_kernel(
     labels_q = (pairs // pairs_k) * BLOCK_L + tl.arange(0, BLOCK_L)
     labels_k = (pairs % pairs_k) * BLOCK_L + tl.arange(0, BLOCK_L)
     q_ptr += (sample * stride_q_b + head.to(tl.int64) * stride_q_h) * ALIGN
-    k_ptr += (sample * stride_k_b + head.to(tl.int64) * stride_k_h) * ALIGN
-    v_ptr += (sample * stride_v_b + head.to(tl.int64) * stride_v_h) * ALIGN
+    k_ptr += (sample * stride_k_b + (head // GROUP).to(tl.int64) * stride_k_h) * ALIGN
+    v_ptr += (sample * stride_v_b + (head // GROUP).to(tl.int64) * stride_v_h) * ALIGN
     dout_ptr += (sample * Nq * H + head) * D
     dtables_ptr += ((sample * splits + split) * H + head) * 4 * LQ * LK
     if readout_ptr is not None:

@@ -175,6 +175,7 @@ def _attention_fwd_long_kernel(
     stride_key_labels_b,
     stride_key_padding_b,
     H,
+    GROUP,
     Nq,
     Nk,
     M,
@@ -196,8 +197,8 @@ def _attention_fwd_long_kernel(
 ):
     tile, head, sample, samples = locate(tl.cdiv(Nq, BLOCK_Q), H)
     q_ptr += (sample * stride_q_b + head.to(tl.int64) * stride_q_h) * ALIGN
-    k_ptr += (sample * stride_k_b + head.to(tl.int64) * stride_k_h) * ALIGN
-    v_ptr += (sample * stride_v_b + head.to(tl.int64) * stride_v_h) * ALIGN
+    k_ptr += (sample * stride_k_b + (head // GROUP).to(tl.int64) * stride_k_h) * ALIGN
+    v_ptr += (sample * stride_v_b + (head // GROUP).to(tl.int64) * stride_v_h) * ALIGN
     out_ptr += (sample * Nq * H + head) * D
     if readout_ptr is not None:
         readout_ptr += sample * stride_readout_b

@@ -48,8 +48,8 @@ from .tiles import (
 def _attention_fwd_short_kernel(
     # inputs
     q_ptr,  # [B, Nq, H, D]
-    k_ptr,  # [B, Nk, H, D]
-    v_ptr,  # [B, Nk, H, D]
+    k_ptr,  # [B, Nk, H / GROUP, D]
+    v_ptr,  # [B, Nk, H / GROUP, D]
     alpha_ptr,  # [B or 1, LQ, LK] fp32 or None, likewise the next three
     beta_ptr,
     gamma_ptr,
@@ -84,6 +84,7 @@ def _attention_fwd_short_kernel(
     stride_key_padding_b,
     # sizes and scalars
     H,
+    GROUP,
     Nq,
     Nk,
     M,
@@ -106,8 +107,8 @@ def _attention_fwd_short_kernel(
 ):
     program, head, sample, samples = locate(tl.cdiv(Nq, BLOCK_Q * TILES), H)
     q_ptr += (sample * stride_q_b + head.to(tl.int64) * stride_q_h) * ALIGN
-    k_ptr += (sample * stride_k_b + head.to(tl.int64) * stride_k_h) * ALIGN
-    v_ptr += (sample * stride_v_b + head.to(tl.int64) * stride_v_h) * ALIGN
+    k_ptr += (sample * stride_k_b + (head // GROUP).to(tl.int64) * stride_k_h) * ALIGN
+    v_ptr += (sample * stride_v_b + (head // GROUP).to(tl.int64) * stride_v_h) * ALIGN
     out_ptr += (sample * Nq * H + head) * D
 
     if key_padding_ptr is not None:

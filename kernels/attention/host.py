@@ -102,6 +102,8 @@ class Call:
         arguments["stride_readout_k"], arguments["stride_readout_m"] = strides[1:]
         return arguments | {
             "H": heads,
+            # 1 for most, which Triton compiles into the kernel
+            "GROUP": self.given.group,
             "Nq": seqlen_q,
             "Nk": seqlen_k,
             "M": self.given.columns,

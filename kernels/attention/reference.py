@@ -41,19 +41,22 @@ def attention_reference(call: Arguments) -> tuple[Tensor, Tensor]:
     """
     rows = attend(call)
     wide = rows.probabilities.dtype
-    out = average(rows, call.v.to(wide), "bhqk,bkhd->bqhd").to(call.q.dtype)
+    out = average(rows, call.v.to(wide), "bhgqk,bkhd->bqhgd").flatten(2, 3).to(call.q.dtype)
     samples, seqlen_q = call.q.shape[:2]
     if call.readout is None:
         return out, call.q.new_zeros(samples, seqlen_q, 0, dtype=wide)
     weights = call.readout.to(wide).expand(samples, -1, -1)
-    return out, average(rows, weights, "bhqk,bkm->bhqm").mean(1)
+    return out, average(rows, weights, "bhgqk,bkm->bhgqm").flatten(1, 2).mean(1)
 
 
 def average(rows: EditedRows, values: Tensor, equation: str) -> Tensor:
-    """The product of P and ``values`` by an einsum's ``equation``, in which 0 times anything is 0 at absent keys."""
+    """The product of P and ``values`` by an einsum's ``equation``, in which 0 times anything is 0 at absent keys.
+
+    In the equation the heads of P are two axes, h for those of k and g for the neighbours that share one.
+    """
     finite = values.isfinite()
-    product = torch.einsum(equation, rows.probabilities, values.masked_fill(~finite, 0.0))
-    seen = rows.valid.expand_as(rows.probabilities).to(values.dtype)
+    product = torch.einsum(equation, group_heads(rows.probabilities, 1, rows.group), values.masked_fill(~finite, 0.0))
+    seen = group_heads(rows.valid.expand_as(rows.probabilities).to(values.dtype), 1, rows.group)
     return product.masked_fill(torch.einsum(equation, seen, (~finite).to(values.dtype)) > 0, torch.nan)
 
 
@@ -64,6 +67,7 @@ class EditedRows(NamedTuple):
     valid: Tensor  # whether the row may see the key, bool, broadcastable
     probabilities: Tensor  # P
     tables: dict[str, Tensor | None]  # looked-up alpha, beta, gamma, delta, each [B or 1, 1, Nq, Nk]
+    group: int  # heads of q that read one of k
     largest: Tensor | None  # key of the row maximum, [B, H, Nq, 1], where beta is given
     smallest: Tensor | None  # key of the row minimum, [B, H, Nq, 1], where gamma is given
 
@@ -88,8 +92,10 @@ def attend(call: Arguments) -> EditedRows:
 
     # selected, not multiplied, so that neither S nor its gradient meets what an absent key holds
     finite = k.isfinite()
-    logits = call.scale * torch.einsum("bqhd,bkhd->bhqk", q.to(wide), k.to(wide).masked_fill(~finite, 0.0))
-    logits = logits.masked_fill(~finite.all(-1).transpose(1, 2)[:, :, None], torch.nan).masked_fill(~valid, 0.0)
+    queries = group_heads(q.to(wide), 2, call.group)
+    logits = call.scale * torch.einsum("bqhgd,bkhd->bhgqk", queries, k.to(wide).masked_fill(~finite, 0.0))
+    logits = logits.masked_fill(~finite.all(-1).transpose(1, 2)[:, :, None, None], torch.nan).flatten(1, 2)
+    logits = logits.masked_fill(~valid, 0.0)
 
     largest = smallest = None
     edited = logits if tables["alpha"] is None else tables["alpha"] * logits
@@ -108,7 +114,12 @@ def attend(call: Arguments) -> EditedRows:
     # gradients
     filled = edited.masked_fill(~valid, -torch.inf).masked_fill(~valid.any(-1, keepdim=True), 0.0)
     probabilities = filled.softmax(-1).masked_fill(~valid, 0.0)
-    return EditedRows(logits, valid, probabilities, tables, largest, smallest)
+    return EditedRows(logits, valid, probabilities, tables, call.group, largest, smallest)
+
+
+def group_heads(x: Tensor, axis: int, group: int) -> Tensor:
+    """``x`` with the heads along ``axis`` as two axes: those of k and v, and the ``group`` that share each."""
+    return x.view(*x.shape[:axis], x.shape[axis] // group, group, *x.shape[axis + 1 :])
 
 
 def labels_or_zero(labels: Tensor | None, length: int, device: torch.device) -> Tensor:

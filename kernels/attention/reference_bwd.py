@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .arguments import TABLE_NAMES, Arguments
-from .reference import EditedRows, attend, labels_or_zero
+from .reference import EditedRows, attend, group_heads, labels_or_zero
 
 # rows of one block: 512 rows of 8 heads against 4096 keys are 64 MiB of fp32
 BLOCK_ROWS = 512
@@ -61,6 +61,7 @@ def attention_backward_reference(
     dq = torch.zeros(q.shape, dtype=wide, device=q.device)
     dk = torch.zeros(k.shape, dtype=wide, device=q.device)
     dv = torch.zeros(v.shape, dtype=wide, device=q.device)
+    group = call.group
     tables = dict(zip(TABLE_NAMES, call.tables, strict=True))
     dtables = {
         name: torch.zeros(table.shape, dtype=wide, device=q.device)
@@ -76,10 +77,10 @@ def attention_backward_reference(
             rows = slice(start, start + BLOCK_ROWS)
             one = _of_block(call, b, rows)
             block = attend(one)
-            dout_block = dout[b, rows].to(wide)  # [rows, H, D]
+            dout_block = group_heads(dout[b, rows].to(wide), 1, group)  # [rows, Hk, H / Hk, D]
             p = block.probabilities[0]  # [H, rows, Nk]
 
-            dp = torch.einsum("qhd,khd->hqk", dout_block, v[b].to(wide))
+            dp = torch.einsum("qhgd,khd->hgqk", dout_block, v[b].to(wide)).flatten(0, 1)
             if readout is not None:
                 per_head = dmaps[b, rows].to(wide) / q.shape[2]  # [rows, M]
                 weights = readout[b % readout.shape[0]].to(wide)
@@ -93,9 +94,11 @@ def attention_backward_reference(
             dlogits = _through_edit(dedited, block)
             # where a row may see such a k, its P is NaN already
             finite_k = k[b].to(wide).masked_fill(~k[b].isfinite(), 0.0)
-            dq[b, rows] = call.scale * torch.einsum("hqk,khd->qhd", dlogits, finite_k)
-            dk[b] += call.scale * torch.einsum("hqk,qhd->khd", dlogits, q[b, rows].to(wide))
-            dv[b] += torch.einsum("hqk,qhd->khd", p, dout_block)
+            by_group = group_heads(dlogits, 0, group)
+            dq[b, rows] = call.scale * torch.einsum("hgqk,khd->qhgd", by_group, finite_k).flatten(1, 2)
+            queries = group_heads(q[b, rows].to(wide), 1, group)
+            dk[b] += call.scale * torch.einsum("hgqk,qhgd->khd", by_group, queries)
+            dv[b] += torch.einsum("hgqk,qhgd->khd", group_heads(p, 0, group), dout_block)
             for name, dtable in dtables.items():
                 r_block = labels_or_zero(one.query_labels, p.shape[1], q.device)[0]
                 c_block = labels_or_zero(one.key_labels, p.shape[2], q.device)[0]

@@ -30,6 +30,6 @@ def test_carvers_spans_and_tasks(tmp_path: Path) -> None:
 def test_sizes_whose_workspace_no_machine_has() -> None:
     """2^55 heads of one value have addresses, all in one place; what they would be packed into does not."""
     strides = ((0, 0, 0, 1),) * 4
-    sizes = (1, 1, 1, 2**55, 1, 0, 1, 1)
+    sizes = (1, 1, 1, 2**55, 2**55, 1, 0, 1, 1)
     with pytest.raises((ValueError, MemoryError)):
         native().attention_fwd_cpu((64,) * 4, strides, sizes, ((0, 0),) * 8, 0, 1.0, 0, 1)

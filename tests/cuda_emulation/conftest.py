@@ -31,6 +31,7 @@ SOURCES = [
 ]
 
 _TABLES = ("alpha", "beta", "gamma", "delta", "readout", "query_labels", "key_labels", "key_padding")
+_SIZES = ("B", "Nq", "Nk", "H", "Hk", "D", "M", "Lq", "Lk")
 _TABLE_BYTES = (4, 4, 4, 4, 4, 4, 4, 1)
 
 
@@ -39,7 +40,7 @@ class Params(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("q", "k", "v", *_TABLES, "out", "maps")),
-        *((name, ctypes.c_int64) for name in ("B", "Nq", "Nk", "H", "D", "M", "Lq", "Lk")),
+        *((name, ctypes.c_int64) for name in _SIZES),
         *((f"{name}_stride", ctypes.c_int64 * 3) for name in ("q", "k", "v", "out")),
         *((f"{name}_batch", ctypes.c_int64) for name in _TABLES),
         ("scale", ctypes.c_float),
@@ -65,7 +66,7 @@ class EmulatedNative:
         self.library.weft_emulation_order(order)
 
     def attention_cuda_workspace_bytes(self, sizes: Sequence[int]) -> int:
-        params = Params(**dict(zip(("B", "Nq", "Nk", "H", "D", "M", "Lq", "Lk"), sizes, strict=True)))
+        params = Params(**dict(zip(_SIZES, sizes, strict=True)))
         return int(self.library.weft_emulation_workspace_bytes(ctypes.byref(params)))
 
     def attention_fwd_cuda(
@@ -82,15 +83,15 @@ class EmulatedNative:
         device: int,
         stream: int,
     ) -> None:
-        samples, queries, keys, heads, width, columns, labels_q, labels_k = sizes
+        samples, queries, keys, heads, key_heads, width, columns, labels_q, labels_k = sizes
         params = Params(maps=maps, scale=scale, dtype=dtype, num_threads=1)
-        for name, size in zip(("B", "Nq", "Nk", "H", "D", "M", "Lq", "Lk"), sizes, strict=True):
+        for name, size in zip(_SIZES, sizes, strict=True):
             setattr(params, name, size)
         self.library.weft_emulation_forget_memory()
         for i, name in enumerate(("q", "k", "v", "out")):
             setattr(params, name, pointers[i])
             setattr(params, f"{name}_stride", (ctypes.c_int64 * 3)(*strides[i][:3]))
-            shape = (samples, keys if name in "kv" else queries, heads)
+            shape = (samples, keys, key_heads) if name in "kv" else (samples, queries, heads)
             if all(shape):
                 last = sum((n - 1) * stride for n, stride in zip(shape, strides[i], strict=False))
                 self._know(name, pointers[i], 2 * (last + width), name == "out")

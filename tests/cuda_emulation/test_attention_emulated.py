@@ -78,6 +78,12 @@ def test_query_lengths(check, seqlen_q, seqlen_k):
     check(replace(EDITED, seqlen_q=seqlen_q, seqlen_k=seqlen_k))
 
 
+@short_and_long
+@pytest.mark.parametrize("group", [2, 3, 6])
+def test_heads_that_share_keys(check, group, seqlen_k):
+    check(replace(EDITED, heads=6, group=group, seqlen_k=seqlen_k))
+
+
 @every_dtype
 @every_head_dim
 @short_and_long

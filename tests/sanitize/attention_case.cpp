@@ -35,8 +35,9 @@ class AttentionCase : public Case {
 
   std::string describe() const override {
     std::ostringstream text;
-    text << "B " << p_.B << " Nq " << p_.Nq << " Nk " << p_.Nk << " H " << p_.H << " D " << p_.D << " M " << p_.M
-         << " Lq " << p_.Lq << " Lk " << p_.Lk << " dtype " << static_cast<int>(p_.dtype) << " scale " << p_.scale;
+    text << "B " << p_.B << " Nq " << p_.Nq << " Nk " << p_.Nk << " H " << p_.H << " Hk " << p_.Hk << " D " << p_.D
+         << " M " << p_.M << " Lq " << p_.Lq << " Lk " << p_.Lk << " dtype " << static_cast<int>(p_.dtype) << " scale "
+         << p_.scale;
     for (const auto& [name, operand] : {std::pair<const char*, const Operand*>{"q", &q_},
                                         {"k", &k_},
                                         {"v", &v_},
@@ -84,6 +85,11 @@ class AttentionCase : public Case {
     const auto dimension = [&draw](int64_t high) { return draw.chance(0.02) ? 0 : draw.size(high); };
     p_.B = dimension(4), p_.H = dimension(6), p_.Nq = dimension(150);
     p_.Nk = draw.chance(0.5) ? dimension(520) : dimension(140);
+    p_.Hk = p_.H;
+    if (p_.H && draw.chance(0.4)) {
+      do p_.Hk = draw.between(1, p_.H);
+      while (p_.H % p_.Hk != 0);
+    }
     p_.D = draw.chance(0.3) ? draw.pick<int64_t>({1, 32, 40, 64, 80, 128, 160, 256}) : dimension(256);
     p_.M = draw.chance(0.5) ? 0 : draw.size(40);
     while (p_.B > 1 && p_.B * p_.H * (p_.Nq + p_.Nk) * p_.D > kMostElements) --p_.B;
@@ -144,11 +150,11 @@ class AttentionCase : public Case {
   }
 
   // [B, N, H, D] with tokens or heads outermost, gaps, and for inputs strides of 0.
-  Operand draw_head_rows(Draw& draw, int64_t tokens, bool is_read) {
+  Operand draw_head_rows(Draw& draw, int64_t tokens, int64_t heads, bool is_read) {
     const auto gap = [&draw] { return draw.chance(0.3) ? draw.between(1, 13) : 0; };
     const bool heads_within = draw.chance(0.6);
     const int inner = heads_within ? 2 : 1, outer = heads_within ? 1 : 2;
-    const Axes size{p_.B, tokens, p_.H, p_.D};
+    const Axes size{p_.B, tokens, heads, p_.D};
     Axes stride{0, 0, 0, 1};
     stride[inner] = p_.D + gap();
     stride[outer] = size[inner] * stride[inner] + gap();
@@ -164,10 +170,10 @@ class AttentionCase : public Case {
 
   void draw_heads(Draw& draw) {
     const auto value = [&draw] { return draw.value(); };
-    q_ = draw_head_rows(draw, p_.Nq, true), q_.fill(value);
-    k_ = draw_head_rows(draw, p_.Nk, true), k_.fill(value);
-    v_ = draw_head_rows(draw, p_.Nk, true), v_.fill(value);
-    out_ = draw_head_rows(draw, p_.Nq, false);
+    q_ = draw_head_rows(draw, p_.Nq, p_.H, true), q_.fill(value);
+    k_ = draw_head_rows(draw, p_.Nk, p_.Hk, true), k_.fill(value);
+    v_ = draw_head_rows(draw, p_.Nk, p_.Hk, true), v_.fill(value);
+    out_ = draw_head_rows(draw, p_.Nq, p_.H, false);
     if (padding_.given() && draw.chance(0.5)) spread_nan(draw);
     const auto place = [](const Operand& x) { return weft::HeadStrides{x.stride()[0], x.stride()[1], x.stride()[2]}; };
     p_.q = q_.data<void>(), p_.k = k_.data<void>(), p_.v = v_.data<void>(), p_.out = out_.data<void>();
@@ -180,7 +186,7 @@ class AttentionCase : public Case {
     for (int64_t b = 0; b < p_.B; ++b) {
       for (int64_t key = 0; key < p_.Nk; ++key) {
         if (!padding_.get(b, key) || draw.chance(0.3)) continue;
-        for (int64_t head = 0; head < p_.H && p_.D; ++head) {
+        for (int64_t head = 0; head < p_.Hk && p_.D; ++head) {
           for (Operand* x : {&k_, &v_}) {
             if (owns_its_keys(*x)) x->set(kNan, b, key, head, draw.between(0, p_.D - 1));
           }
@@ -194,7 +200,7 @@ class AttentionCase : public Case {
     constexpr int64_t kHuge = std::numeric_limits<int64_t>::max() / 2;
     is_invalid_ = true;
     const bool walks = p_.B > 1 && p_.Nq > 1 && p_.Nk;
-    switch (draw.between(0, walks ? 7 : 5)) {
+    switch (draw.between(0, walks ? 8 : 6)) {
       case 0:
         p_.D = weft::kMaxHeadWidth + 1;
         break;
@@ -214,6 +220,9 @@ class AttentionCase : public Case {
         p_.dtype = static_cast<weft::Dtype>(draw.pick({-1, 3}));
         break;
       case 6:
+        p_.Hk = p_.H + 1;
+        break;
+      case 7:
         p_.out_stride.token = -1;
         break;
       default:
@@ -230,6 +239,7 @@ class AttentionCase : public Case {
     const int64_t row = looks_up && query_labels_.given() ? static_cast<int64_t>(query_labels_.get(b, query)) : 0;
     std::vector<double> maps(p_.M), map_size(p_.M);
     for (int64_t head = 0; head < p_.H; ++head) {
+      const int64_t key_head = head / (p_.H / p_.Hk);
       std::vector<double> logits(p_.Nk, -kInfinity);
       double high = -kInfinity, low = kInfinity;
       const auto column_of = [&](int64_t key) {
@@ -239,7 +249,7 @@ class AttentionCase : public Case {
         if (padding_.given() && padding_.get(b, key)) continue;
         if (look_up(delta_, 0.0, b, row, column_of(key)) == -kInfinity) continue;
         double sum = 0;
-        for (int64_t i = 0; i < p_.D; ++i) sum += q_.get(b, query, head, i) * k_.get(b, key, head, i);
+        for (int64_t i = 0; i < p_.D; ++i) sum += q_.get(b, query, head, i) * k_.get(b, key, key_head, i);
         logits[key] = p_.scale * sum;
         high = std::max(high, logits[key]), low = std::min(low, logits[key]);
       }
@@ -257,7 +267,7 @@ class AttentionCase : public Case {
         if (logits[key] == -kInfinity) continue;
         const double share = std::exp(logits[key] - largest) / total;
         for (int64_t i = 0; i < p_.D; ++i) {
-          out[i] += share * v_.get(b, key, head, i), out_size[i] += share * std::fabs(v_.get(b, key, head, i));
+          out[i] += share * v_.get(b, key, key_head, i), out_size[i] += share * std::fabs(v_.get(b, key, key_head, i));
         }
         for (int64_t m = 0; m < p_.M; ++m) {
           const double term = share * readout_.get(b, key, m) / static_cast<double>(p_.H);

@@ -15,6 +15,7 @@ struct CudaCall {
   const uint32_t* read_mask;  // long keys: [B or 1, words, 2], see readout.cuh
   int64_t read_mask_batch;    // its batch stride, in words
   int tables_bytes;           // space for the tables in shared memory; the weights of a short kernel lie behind
+  int heads_per_key_head;     // of q that read one of k and v
   int chunks;                 // blocks that share the queries of one (sample, head)
   bool aligned;               // rows of q, k, v and out begin at multiples of 16 bytes
   bool ranged;                // beta or gamma is given

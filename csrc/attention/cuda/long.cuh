@@ -125,6 +125,7 @@ __global__ void __launch_bounds__(kThreads, LongTile<D>::kBlocks)
   const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
   const int pair = blockIdx.x / call.chunks, chunk = blockIdx.x % call.chunks;
   const int heads = static_cast<int>(p.H), sample = pair / heads, head = pair % heads;
+  const int key_head = head / call.heads_per_key_head;
   const int keys = static_cast<int>(p.Nk), columns = static_cast<int>(p.M);
   const int tiles = (keys + Tile::kKeys - 1) / Tile::kKeys;
   const int queries = static_cast<int>(p.Nq);
@@ -134,8 +135,8 @@ __global__ void __launch_bounds__(kThreads, LongTile<D>::kBlocks)
   uint16_t* q_shared = reinterpret_cast<uint16_t*>(shared + Tile::kQ);
   const KeyTiles<D, kEdited> key_tiles{
       call,
-      static_cast<const uint16_t*>(p.k) + sample * p.k_stride.batch + head * p.k_stride.head,
-      static_cast<const uint16_t*>(p.v) + sample * p.v_stride.batch + head * p.v_stride.head,
+      static_cast<const uint16_t*>(p.k) + sample * p.k_stride.batch + key_head * p.k_stride.head,
+      static_cast<const uint16_t*>(p.v) + sample * p.v_stride.batch + key_head * p.v_stride.head,
       reinterpret_cast<uint16_t*>(shared + Tile::kK),
       reinterpret_cast<uint16_t*>(shared + Tile::kV),
       reinterpret_cast<int*>(shared + Tile::kLabels),

@@ -40,6 +40,7 @@ __global__ void __launch_bounds__(kThreads, kShortBlocks<D, kKeys>)
   const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
   const int pair = blockIdx.x / call.chunks, chunk = blockIdx.x % call.chunks;
   const int heads = static_cast<int>(p.H), sample = pair / heads, head = pair % heads;
+  const int key_head = head / call.heads_per_key_head;
   const int keys = static_cast<int>(p.Nk), columns = static_cast<int>(p.M);
   const int queries = static_cast<int>(p.Nq);
   const int64_t tiles = (p.Nq + 15) / 16;
@@ -47,8 +48,8 @@ __global__ void __launch_bounds__(kThreads, kShortBlocks<D, kKeys>)
   const int last = static_cast<int>(tiles * (chunk + 1) / call.chunks);
 
   const uint16_t* q = static_cast<const uint16_t*>(p.q) + sample * p.q_stride.batch + head * p.q_stride.head;
-  const uint16_t* k = static_cast<const uint16_t*>(p.k) + sample * p.k_stride.batch + head * p.k_stride.head;
-  const uint16_t* v = static_cast<const uint16_t*>(p.v) + sample * p.v_stride.batch + head * p.v_stride.head;
+  const uint16_t* k = static_cast<const uint16_t*>(p.k) + sample * p.k_stride.batch + key_head * p.k_stride.head;
+  const uint16_t* v = static_cast<const uint16_t*>(p.v) + sample * p.v_stride.batch + key_head * p.v_stride.head;
   uint16_t* out = static_cast<uint16_t*>(p.out) + sample * p.out_stride.batch + head * p.out_stride.head;
 
   char* shared = dynamic_shared_memory();

@@ -21,7 +21,10 @@ def attention_eager(inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
     Returns:
         out [B, Nq, H, D] in the dtype of ``q``, maps [B, Nq, M] float32 or float64 (M = 0 without a read-out).
     """
-    q, k, v = (x.transpose(1, 2) for x in (inputs.q, inputs.k, inputs.v))  # [B, H, N, D]
+    group = inputs.q.shape[2] // max(inputs.k.shape[2], 1)
+    # [B, H, N, D] each, keys written out for every head that reads them
+    q, k, v = (x.transpose(1, 2) for x in (inputs.q, inputs.k, inputs.v))
+    k, v = (x if group == 1 else x.repeat_interleave(group, 1) for x in (k, v))
     wide = torch.promote_types(q.dtype, torch.float32)
     logits = q.to(wide) @ k.to(wide).transpose(-1, -2) * inputs.scale  # [B, H, Nq, Nk]
     dense = {name: _dense(table.to(wide), inputs) for name, table in inputs.tables().items()}

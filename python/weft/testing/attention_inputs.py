@@ -23,6 +23,7 @@ class AttentionCase:
 
     Attributes:
         samples, seqlen_q, seqlen_k, heads, head_dim: B, Nq, Nk, H, D.
+        group: Heads of q that read one head of k and v; it divides H.
         dtype: Of q, k and v; tables and read-out are float32, or float64 beside float64.
         layout: How q, k and v lie in memory, one of ``LAYOUTS``:
             "contiguous"      each [B, N, H, D]
@@ -52,6 +53,7 @@ class AttentionCase:
     seqlen_k: int = 77
     heads: int = 4
     head_dim: int = 40
+    group: int = 1
     dtype: torch.dtype = torch.float32
     layout: str = "contiguous"
     tables: tuple[str, ...] = ()
@@ -207,10 +209,12 @@ def poison_for_some_rows(inputs: AttentionInputs, names: tuple[str, ...]) -> tup
 
 
 def _draw_qkv(case: AttentionCase, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    def draw(length: int) -> Tensor:
-        return torch.randn(case.samples, length, case.heads, case.head_dim, generator=generator)
+    def draw(length: int, heads: int) -> Tensor:
+        return torch.randn(case.samples, length, heads, case.head_dim, generator=generator)
 
-    return draw(case.seqlen_q) * case.spread, draw(case.seqlen_k), draw(case.seqlen_k)
+    key_heads = case.heads // case.group
+    q, k, v = draw(case.seqlen_q, case.heads), draw(case.seqlen_k, key_heads), draw(case.seqlen_k, key_heads)
+    return q * case.spread, k, v
 
 
 def _draw_edit(case: AttentionCase, generator: torch.Generator, wide: torch.dtype) -> dict[str, Tensor | None]:
@@ -266,7 +270,7 @@ def _draw_readout(case: AttentionCase, generator: torch.Generator, wide: torch.d
 def _fused(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     parts = (q, k, v) if q.shape == k.shape else (k, v)
     views = torch.cat([x.flatten(2) for x in parts], dim=-1).chunk(len(parts), dim=-1)
-    heads = [view.view(*view.shape[:2], *q.shape[2:]) for view in views]
+    heads = [view.view(*view.shape[:2], *k.shape[2:]) for view in views]
     return (heads[0], heads[1], heads[2]) if len(heads) == 3 else (q, heads[0], heads[1])
 
 

@@ -20,7 +20,7 @@ from weft.testing.regions_inputs import GateCase, RegionSearch
 # lengths around the tiles of the kernels and the text lengths of real models (77, 154, 300, 333)
 SEQLENS_Q = (1, 2, 7, 16, 17, 31, 33, 64, 65, 100)
 SEQLENS_K = (1, 2, 7, 16, 17, 63, 64, 77, 78, 81, 128, 129, 154, 300, 333)
-HEAD_DIMS = (1, 5, 8, 16, 24, 40, 64, 72, 80, 123, 128, 160, 256)
+HEAD_DIMS = (1, 5, 8, 16, 24, 40, 64, 72, 80, 88, 96, 112, 123, 128, 160, 256)
 EXCLUSIONS: tuple[str | float, ...] = ("forbid", "scale", 0.0, 0.5)
 LABEL_DTYPES = (torch.int32, torch.int64, torch.int16, torch.int8, torch.uint8)
 
@@ -32,19 +32,22 @@ def attention_cases(
     seqlens_q: tuple[int, ...] = SEQLENS_Q,
     seqlens_k: tuple[int, ...] = SEQLENS_K,
     head_dims: tuple[int, ...] = HEAD_DIMS,
+    most_heads: int = 4,
 ) -> AttentionCase:
     """Any attention of the contract: every table, label, read-out, padding and layout, present or absent."""
     seqlen_k = draw(st.sampled_from(seqlens_k))
     tables = draw(st.sets(st.sampled_from(TABLE_NAMES)))
     label_dtype = draw(st.sampled_from(LABEL_DTYPES))
     own_fits = seqlen_k <= torch.iinfo(label_dtype).max
+    heads = draw(st.integers(1, most_heads))
     counts = (1, 2, 3, 5, None, *(("own",) if own_fits else ()))
     return AttentionCase(
         samples=draw(st.integers(1, 3)),
         seqlen_q=draw(st.sampled_from((*seqlens_q, seqlen_k))),
         seqlen_k=seqlen_k,
-        heads=draw(st.integers(1, 3)),
+        heads=heads,
         head_dim=draw(st.sampled_from(head_dims)),
+        group=draw(st.sampled_from([group for group in range(1, heads + 1) if heads % group == 0])),
         dtype=draw(st.sampled_from(dtypes)),
         layout=draw(st.sampled_from(LAYOUTS)),
         tables=tuple(name for name in TABLE_NAMES if name in tables),

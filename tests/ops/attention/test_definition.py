@@ -20,17 +20,17 @@ SMALL = {"seqlens_q": (1, 2, 5), "seqlens_k": (1, 2, 5, 9), "head_dims": (1, 3, 
 def attention_by_rows(inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
     """``out`` and ``maps`` of float64 inputs, one row of one head at a time."""
     samples, seqlen_q, heads, head_dim = inputs.q.shape
-    seqlen_k = inputs.k.shape[1]
+    seqlen_k, group = inputs.k.shape[1], heads // inputs.k.shape[2]
     columns = 0 if inputs.readout is None else inputs.readout.shape[2]
     out = torch.zeros(inputs.q.shape, dtype=torch.float64)
     maps = torch.zeros(samples, seqlen_q, columns, dtype=torch.float64)
     for b in range(samples):
         for i in range(seqlen_q):
             for h in range(heads):
-                row = [inputs.scale * float(inputs.q[b, i, h] @ inputs.k[b, j, h]) for j in range(seqlen_k)]
+                row = [inputs.scale * float(inputs.q[b, i, h] @ inputs.k[b, j, h // group]) for j in range(seqlen_k)]
                 p = probabilities_of_row(inputs, b, i, row)
                 for d in range(head_dim):
-                    out[b, i, h, d] = sum(share * float(inputs.v[b, j, h, d]) for j, share in p.items())
+                    out[b, i, h, d] = sum(share * float(inputs.v[b, j, h // group, d]) for j, share in p.items())
                 for m in range(columns):
                     maps[b, i, m] += sum(share * at(inputs.readout, b, j, m) for j, share in p.items()) / heads
     return out, maps

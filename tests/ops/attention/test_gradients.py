@@ -58,7 +58,8 @@ def assert_gradients(call_attention, inputs: AttentionInputs, backend: str | Non
     eager = gradients(eager_leaves, attention_eager(eager_leaves.cleaned()), arriving)
     gold = gradients(gold_leaves, attention_reference(gold_leaves.cleaned().arguments()), arriving)
     # the terms of a gradient may cancel: the sum over keys of dS' is 0, and d beta is that times a logit
-    logits = torch.einsum("bqhd,bkhd->bhqk", gold_leaves.q, gold_leaves.cleaned().k).detach() * inputs.scale
+    keys = gold_leaves.cleaned().k.repeat_interleave(inputs.q.shape[2] // inputs.k.shape[2], 2)
+    logits = torch.einsum("bqhd,bkhd->bhqk", gold_leaves.q, keys).detach() * inputs.scale
     size = max(x.abs().max().item() for x in gold.values()) * max(1.0, logits.abs().max().item())
     rows = inputs.q.shape[1] * inputs.q.shape[2]
     for name, gradient in found.items():

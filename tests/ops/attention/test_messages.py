@@ -79,12 +79,21 @@ TYPES = {
 
 VALUES = {
     "q of three axes": (arguments(q=QK[0]), f"`q` must be [B, Nq, H, D]; got [{NQ}, {H}, {D}], 3 axes"),
-    "k of five axes": (arguments(k=QK[None]), "`k` must be [B, Nk, H, D]; got [1, 2, 6, 3, 8], 5 axes"),
+    "k of five axes": (arguments(k=QK[None]), "`k` must be [B, Nk, Hk, D]; got [1, 2, 6, 3, 8], 5 axes"),
     "k of another batch": (
         arguments(k=torch.zeros(1, NK, H, D)),
-        f"`k` must be [B, Nk, H, D] = [{B}, Nk, {H}, {D}] to match q; got [1, {NK}, {H}, {D}]",
+        f"`k` must be [B, Nk, Hk, D] = [{B}, Nk, {H} or a divisor, {D}] to match q; got [1, {NK}, {H}, {D}]",
     ),
-    "k of fewer heads": (arguments(k=torch.zeros(B, NK, 1, D)), "to match q; got [2, 5, 1, 8]"),
+    "k of heads that do not divide": (
+        arguments(k=torch.zeros(B, NK, 2, D)),
+        f"`k` must be [B, Nk, Hk, D] = [{B}, Nk, {H} or a divisor, {D}] to match q; got [2, 5, 2, 8]",
+    ),
+    "k of more heads": (arguments(k=torch.zeros(B, NK, 2 * H, D)), "to match q; got [2, 5, 6, 8]"),
+    "k of no head": (arguments(k=torch.zeros(B, NK, 0, D)), "to match q; got [2, 5, 0, 8]"),
+    "v of more heads than k": (
+        arguments(k=torch.zeros(B, NK, 1, D)),
+        f"`v` must have the shape of k, [{B}, {NK}, 1, {D}]",
+    ),
     "k of another width": (arguments(k=torch.zeros(B, NK, H, 4)), "to match q; got [2, 5, 3, 4]"),
     "v of another length": (arguments(v=QK), f"`v` must have the shape of k, [{B}, {NK}, {H}, {D}]; got"),
     "width over 256": (

@@ -20,11 +20,11 @@ def check_qkv(q: Tensor, k: Tensor, v: Tensor) -> None:
     for name, x in (("q", q), ("k", k), ("v", v)):
         check_tensor("attention", name, x)
         if x.ndim != 4:
-            axes = "[B, Nq, H, D]" if name == "q" else "[B, Nk, H, D]"
+            axes = "[B, Nq, H, D]" if name == "q" else "[B, Nk, Hk, D]"
             raise ValueError(f"attention: `{name}` must be {axes}; got {list(x.shape)}, {x.ndim} axes")
     samples, _, heads, head_dim = q.shape
-    if k.shape[0] != samples or k.shape[2:] != q.shape[2:]:
-        expected = f"[B, Nk, H, D] = [{samples}, Nk, {heads}, {head_dim}]"
+    if k.shape[0] != samples or k.shape[3] != head_dim or (heads and not is_multiple(heads, k.shape[2])):
+        expected = f"[B, Nk, Hk, D] = [{samples}, Nk, {heads} or a divisor, {head_dim}]"
         raise ValueError(f"attention: `k` must be {expected} to match q; got {list(k.shape)}")
     if v.shape != k.shape:
         raise ValueError(f"attention: `v` must have the shape of k, {list(k.shape)}; got {list(v.shape)}")
@@ -50,6 +50,11 @@ def check_qkv(q: Tensor, k: Tensor, v: Tensor) -> None:
             )
     for name, x in (("k", k), ("v", v)):
         check_device(name, x, q)
+
+
+def is_multiple(heads: int, key_heads: int) -> bool:
+    """Whether as many heads of q read each of ``key_heads``."""
+    return key_heads > 0 and heads % key_heads == 0
 
 
 def check_scale(scale: float | None, head_dim: int) -> float:

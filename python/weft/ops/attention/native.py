@@ -36,7 +36,7 @@ def prepare(call: Arguments, kept: list[Tensor]) -> tuple[Tensor, Tensor, Descri
     out = q.new_empty(shape)
     maps = q.new_empty((samples, seqlen_q, columns), dtype=wide)
     pointers = (q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr())
-    sizes = (samples, seqlen_q, k.shape[1], heads, width, columns, *call.labels)
+    sizes = (samples, seqlen_q, k.shape[1], heads, k.shape[2], width, columns, *call.labels)
     places = (
         _ABSENT if alpha is None else _place(alpha, wide, kept),
         _ABSENT if beta is None else _place(beta, wide, kept),

@@ -87,7 +87,8 @@ def attention(
     Args:
         q: [B, Nq, H, D], D 1 to 256; float32, bfloat16, float16, or float64 (``reference`` only). Any strides with
             unit stride along D; nothing is copied.
-        k, v: [B, Nk, H, D], dtype and device of ``q``, likewise.
+        k, v: [B, Nk, Hk, D], dtype and device of ``q``, likewise. H is a multiple of Hk: head h of q reads head
+            h // (H // Hk), as with ``enable_gqa`` of ``scaled_dot_product_attention``; no key is repeated in memory.
         scale: Factor of the raw logits, finite; None for 1 / sqrt(D).
         edit: The four tables, [B or 1, Lq, Lk] float32 each or absent; None for plain logits.
         readout: W, [B or 1, Nk, M] float32 (float64 for float64 input): one column a map. A one-hot column is the

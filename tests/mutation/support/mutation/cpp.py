@@ -111,7 +111,7 @@ FAULTS = [
         "csrc/attention/check.cpp",
         ATTENTION,
         ("dropped check", "if (p.D > kMaxHeadWidth)", "if (false)"),
-        ("dropped check", 'check_strides("v", p.v_stride, p.B, p.Nk, p.H);', ""),
+        ("dropped check", 'check_strides("v", p.v_stride, p.B, p.Nk, p.Hk);', ""),
         ("dropped check", 'check_table("gamma", p.gamma, p.gamma_batch, p);', ""),
         ("dropped check", 'check_row("key_padding", p.key_padding, p.key_padding_batch, p.Nk);', ""),
         (
@@ -131,8 +131,8 @@ FAULTS = [
         ),
         (
             "size",
-            "parallel_for(params.B * params.H, prepared.workers(), &call, pack);",
-            "parallel_for(params.H, prepared.workers(), &call, pack);",
+            "parallel_for(params.B * params.Hk, prepared.workers(), &call, pack);",
+            "parallel_for(params.Hk, prepared.workers(), &call, pack);",
         ),
     ),
     *faults(

@@ -30,7 +30,8 @@ FAULTS = [
         "python/weft/ops/attention/checks.py",
         f"{OPS}/attention/test_messages.py",
         ("off by one", "if smallest < 0 or largest >= count:", "if smallest < 0 or largest > count:"),
-        ("dropped check", "if k.shape[0] != samples or k.shape[2:] != q.shape[2:]:", "if k.shape[2:] != q.shape[2:]:"),
+        ("dropped check", "if k.shape[0] != samples or k.shape[3] != head_dim", "if k.shape[3] != head_dim"),
+        ("wrong branch", "return key_heads > 0 and heads % key_heads == 0", "return key_heads > 0"),
         ("dropped check", "if not 1 <= head_dim <= MAX_HEAD_DIM:", "if not 1 <= head_dim:"),
     ),
     *faults(
