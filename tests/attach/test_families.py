@@ -66,6 +66,8 @@ UNSERVED = {
     "kandinsky-2.2": "AttnAddedKVProcessor2_0",
     "deepfloyd-if": "AttnAddedKVProcessor2_0",
 }
+# they encode one picture for all images, with the first generator, so that the others draw other noise in a batch
+NOISE_OF_THE_FIRST = ("flux-img2img", "flux-inpaint", "flux-fill")
 
 served = pytest.mark.parametrize("name", SERVED)
 unserved = pytest.mark.parametrize("name", UNSERVED)
@@ -221,6 +223,23 @@ def test_maps_of_a_cross_attention_are_the_stock_calls(name: str, model: TinyMod
                     grid = expected.view(1, 1, h // 2, w // 2)
                     expected = F.interpolate(grid, (h, w), mode="bicubic", align_corners=False).clamp(min=0)
                 torch.testing.assert_close(maps[word][number, step, 0], expected.view(h, w), atol=1e-5, rtol=0)
+
+
+@served
+def test_every_image_of_a_batch_has_the_words_of_its_own_prompt(name: str, model: TinyModel, pipe: Any) -> None:
+    prompts = (WORDS, "a zebra and the blue ball")
+    generators = [torch.Generator().manual_seed(seed) for seed in range(2)]
+    negative = {"negative_prompt": ["a green ball"] * 2} if "negative_prompt" in model.options else {}
+    control = weft.AttentionMaps(FOUND, missing="zero")
+    with weft.attach(pipe, control):
+        model.generate(pipe, list(prompts), generator=generators, **negative)
+        batch = control.maps
+        for image, prompt in enumerate(prompts):
+            model.generate(pipe, prompt, generator=torch.Generator().manual_seed(image))
+            for word in FOUND:
+                assert bool(batch[word][image].any()) is (word in prompt)
+                if image == 0 or name not in NOISE_OF_THE_FIRST:
+                    torch.testing.assert_close(batch[word][image], control.maps[word][0], atol=1e-5, rtol=0)
 
 
 # --- edits -----------------------------------------------------------------------------------------------------------
