@@ -7,6 +7,7 @@ import logging
 import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -246,7 +247,7 @@ class Attachment:
             self._leave_unused()
             raise
         if control.adds_to_projections:
-            self._projector.take_over(self.model)
+            self._projector.take_over(self.model, self._family.projections(self.model))
         self.controls = (*self.controls, control)
 
     def remove(self, control: Control) -> None:
@@ -408,6 +409,7 @@ class Attachment:
         self._guard.enter()
         call = self._family.read_call(model, args, kwargs)
         step = self._tracker.advance(call)
+        step = replace(step, ranges=self._family.ranges(model, call, step.generation.latent_size))
         if step.generation is not self._generation:
             self._begin(step.generation)
         if self._step is None or _moment(step) != _moment(self._step) or step.generation is not self._step.generation:
@@ -416,8 +418,7 @@ class Attachment:
         self._step = step
         if step.generation.prompt is not None and not self._tracker.text_is_known and self._active:
             self._say_unknown()
-        ranges = self._family.ranges(model, call, step.generation.latent_size)
-        self._layers.before_pass(self._active, step, ranges)
+        self._layers.before_pass(self._active, step)
         self._projector.before_pass(self._active, step)
         self._injector.before_pass(self._active, call, step)
         text = call.text

@@ -13,7 +13,7 @@ from weft.attach.families.remedies import remedy
 from weft.attach.processors.plan import join
 from weft.attach.processors.seam import Seam
 from weft.attach.processors.text_cache import TextCache
-from weft.attach.records import LayerInfo, Ranges, Step
+from weft.attach.records import LayerInfo, Step
 
 
 class StandIns:
@@ -77,11 +77,11 @@ class StandIns:
         self._served = {}
         self.text_cache.clear()
 
-    def before_pass(self, controls: Sequence[Control], step: Step, ranges: Ranges | None) -> None:
+    def before_pass(self, controls: Sequence[Control], step: Step) -> None:
         """Plan what every layer does in the coming pass. Raises as ``join``."""
         for seam in self._served.values():
             seam.maps = None
-            seam.ranges = ranges if seam.layer.is_joint else None
+            seam.ranges = step.ranges if seam.layer.is_joint else None
             asked = ((control, control.request_layer(seam.layer, step)) for control in controls)
             sources = [(control, request) for control, request in asked if request is not None]
             if not sources:

@@ -1,4 +1,4 @@
-"""The projection that ends each transformer block of a UNet (``proj_out``), with gated low-rank terms added to it.
+"""The projections that end the blocks of a model, ``proj_out`` of a UNet, with gated low-rank terms added to them.
 
 The module itself stays: its class is exchanged for one that overrides ``forward`` alone, so parameters, state-dict
 keys, hooks, offloading and peft layers around it survive, and undoing is exact.
@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from weft.attach.control import Control
-from weft.attach.families.unet_blocks import projection_info, projection_modules
+from weft.attach.families import resolve
+from weft.attach.families.family import bare_layer
 from weft.attach.records import ProjectionInfo, ProjectionTerms, Step
 from weft.ops.lowrank_linear import lowrank_linear
 
@@ -38,7 +39,7 @@ class GatedProjection(nn.Module):
 
 
 class GatedProjections(Mapping[str, GatedProjection]):
-    """Every ``proj_out`` of a model, taken over until ``undo``: name -> module, set ``terms`` of each as you like.
+    """Every projection that ends a block, taken over until ``undo``: name -> module, set ``terms`` of each at will.
 
     Example:
         >>> with GatedProjections(pipe.unet) as projections:
@@ -47,18 +48,24 @@ class GatedProjections(Mapping[str, GatedProjection]):
         ...     image = pipe(prompt).images[0]
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, infos: Sequence[ProjectionInfo] | None = None) -> None:
         """Take over all projections of ``model``, or none.
+
+        Args:
+            infos: Its projections; None for those that its family knows.
 
         Raises:
             ValueError: The model has none, they are taken over already, or something else owns the ``forward`` of one.
         """
-        found = dict(projection_modules(model))
+        self.infos = tuple(resolve(model).family.projections(model) if infos is None else infos)
+        if not self.infos:
+            raise ValueError(
+                f"projections: needs a model whose blocks end in a projection, as those of a UNet of Stable Diffusion "
+                f"or of Flux do; {type(model).__name__} has none"
+            )
+        found: dict[str, nn.Module] = {info.name: bare_layer(model, info.name) for info in self.infos}
         for name, module in found.items():
             _check_free(name, module)
-        self.infos: tuple[ProjectionInfo, ...] = tuple(
-            projection_info(model, name, module) for name, module in found.items()
-        )
         self._modules = found
         for module in found.values():
             host: Any = type(module)
@@ -172,10 +179,10 @@ class Projector:
     def __init__(self) -> None:
         self._projections: GatedProjections | None = None
 
-    def take_over(self, model: nn.Module) -> None:
-        """Take the projections over if they are not yet. Raises as ``GatedProjections``."""
+    def take_over(self, model: nn.Module, infos: Sequence[ProjectionInfo]) -> None:
+        """Take the projections ``infos`` over if they are not yet. Raises as ``GatedProjections``."""
         if self._projections is None:
-            self._projections = GatedProjections(model)
+            self._projections = GatedProjections(model, infos)
 
     def give_back(self) -> None:
         """Give every projection its class back. May be called again."""

@@ -93,6 +93,7 @@ class Step:
             none where this pass carries other text (a negative prompt, embeddings from elsewhere).
         is_perturbed: The pass leaves a part of the denoiser out, to be guided away from (``skip_guidance_layers`` of
             Stable Diffusion 3.5): what it attends to says nothing of the image.
+        ranges: Where text and image are in its joint attentions; None where it has none.
     """
 
     index: int
@@ -103,6 +104,7 @@ class Step:
     prompt: Prompt | None
     conditional: slice
     is_perturbed: bool = False
+    ranges: Ranges | None = None
 
     @property
     def noise(self) -> float:
@@ -130,6 +132,12 @@ class Ranges:
     text: slice
     total: int
     adds_mask: bool = False
+
+    def without_text(self) -> tuple[slice, int]:
+        """Of the tokens that are no text: where the pixels are, and how many tokens there are."""
+        texts = self.text.stop - self.text.start
+        before = texts if self.text.start < self.image.start else 0
+        return slice(self.image.start - before, self.image.stop - before), self.total - texts
 
 
 @dataclass(frozen=True)
@@ -204,19 +212,23 @@ class LayerRequest:
 
 @dataclass(frozen=True)
 class ProjectionInfo:
-    """One ``proj_out`` of a model.
+    """One projection that ends a block of a model: ``proj_out`` of a UNet, or what a transformer has in its place.
 
     Attributes:
         name: Its path, such as "down_blocks.0.attentions.0.proj_out".
-        width: Channels in and out.
-        is_convolution: A 1x1 convolution of images (SD1.x); otherwise a linear layer of tokens (SD2, SDXL).
+        width: Channels out, those of the block.
+        in_width: Channels in: as many, but for blocks that end attention and feed-forward in one layer.
+        is_convolution: A 1x1 convolution of images (SD1.x); otherwise a linear layer of tokens.
         level: How often the latent was halved before this block; 0 is the latent's own resolution.
+        has_text: Its rows are text and image, as in the block's joint attention; otherwise the image alone.
     """
 
     name: str
     width: int
+    in_width: int
     is_convolution: bool
     level: int
+    has_text: bool = False
 
     @property
     def block(self) -> str:
@@ -227,6 +239,13 @@ class ProjectionInfo:
         """(h, w) of the block's pixels for a latent of ``latent_size`` = (h, w)."""
         return grid_at(self.level, latent_size)
 
+    def pixels(self, step: Step) -> tuple[slice, int]:
+        """Where the pixels of the picture are among its rows in a pass, and how many rows there are."""
+        if step.ranges is None:
+            h, w = self.grid(step.generation.latent_size)
+            return slice(0, h * w), h * w
+        return (step.ranges.image, step.ranges.total) if self.has_text else step.ranges.without_text()
+
 
 @dataclass(frozen=True, eq=False)
 class ProjectionTerms:
@@ -236,13 +255,13 @@ class ProjectionTerms:
     nothing, and a CUDA graph replays; so does an exchange for other terms of the same shapes, but for the graph.
 
     Attributes:
-        down: A, [R, width], the factors applied first, those of all K concepts stacked; in the model's dtype and on
+        down: A, [R, in_width], the factors applied first, those of all K concepts stacked; in the model's dtype and on
             its device, or it is cast at every call.
         up: B, [width, R].
         ranks: Rows of ``down`` that belong to each concept; None for one concept. They are sizes: new ones recompile,
             so give each slot the largest rank and fill what is left over with zeros.
         gate: fp32 (fp64 in a float64 model), [K], [B, K] or [B or 1, rows or 1, K], rows as the pixels of the block
-            from left to right, top to bottom; None for 1.
+            from left to right, top to bottom, or as ``ProjectionInfo.pixels`` says; None for 1.
         keeps_base: Add to what the module itself gave, in place of one product for both: where the gate is zero the
             result then has the bits of the module.
         backend: Of ``lowrank_linear``; None to let the library choose.
@@ -264,7 +283,7 @@ class BaseModel:
         name: Model id, or the end of a folder's path; for people, never compared: what was trained on a model works
             on every finetune of it.
         text_width: Channels of the conditioning (768 for SD1.x, 1024 for SD2, 2048 for SDXL, 4096 for SD3).
-        projections: Its ``proj_out`` layers; none outside the UNets.
+        projections: The layers that end its blocks, in which residuals sit; none where weft knows of none.
         block_width: Channels of the text within the blocks, where the model keeps a stream of it there (1536 for
             Stable Diffusion 3); None where blocks see the conditioning itself.
     """
@@ -274,18 +293,19 @@ class BaseModel:
     projections: tuple[ProjectionInfo, ...]
     block_width: int | None = None
 
-    def mismatch(self, layers: Mapping[str, int], text_width: int, is_convolution: bool) -> str | None:
-        """Why factors for ``layers`` (name -> width) do not fit this model; None when they do."""
+    def mismatch(self, layers: Mapping[str, tuple[int, int]], text_width: int, is_convolution: bool) -> str | None:
+        """Why factors for ``layers`` (name -> channels in and out) do not fit this model; None when they do."""
         own = {info.name: info for info in self.projections}
         if not own:
-            return "its blocks do not end in a projection, as those of a UNet do"
+            return "its blocks do not end in a projection, as those of a UNet or of Flux do"
         if text_width != self.text_width:
             return f"it was trained with text of width {text_width}; this model's is {self.text_width}"
-        for name, width in layers.items():
+        for name, widths in layers.items():
             if name not in own:
                 return f"it has factors for {name}, which this model does not have"
-            if width != own[name].width:
-                return f"{name} has width {width} there and {own[name].width} here"
+            for there, here in zip(widths, (own[name].in_width, own[name].width), strict=True):
+                if there != here:
+                    return f"{name} has width {there} there and {here} here"
             if is_convolution != own[name].is_convolution:
                 forms = ("a linear layer", "a 1x1 convolution")
                 return f"{name} is {forms[is_convolution]} there and {forms[not is_convolution]} here"

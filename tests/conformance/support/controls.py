@@ -106,8 +106,14 @@ CONTROLS = {
     ),
     "LocalizedResiduals": Case(
         lambda pipe: weft.LocalizedResiduals([concepts.residual_for(pipe, words) for words in concepts.POSITIONS]),
-        refused=dict.fromkeys(("sd3", "flux"), "do not end in a projection"),
+        refused={"sd3": "do not end in a projection", "flux": "does not fit"},
         reload=_reload_residuals,
+    ),
+    "LocalizedResiduals by boxes": Case(
+        lambda pipe: weft.LocalizedResiduals(
+            [concepts.residual_for(pipe, words) for words in concepts.POSITIONS], [(0, 0, 16, 32), (16, 0, 32, 16)]
+        ),
+        refused={"sd3": "do not end in a projection"},
     ),
     "SoftTokens": Case(
         _soft_tokens,

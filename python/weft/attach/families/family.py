@@ -43,6 +43,8 @@ class Family(ABC):
         noisiest: The timestep of pure noise, as the denoiser is given it.
         is_flow: Trained by flow matching, on the straight path between picture and noise; otherwise along a schedule.
         cells_in_scale: Cells of the latent along each side of what the pipeline calls its ``vae_scale_factor``.
+        takes_tokens: Further tokens can be added behind the text of its layers.
+        is_trained: ``run`` and ``encode_captions`` serve its models, so that something can be trained on them.
         shares_real: Maps are shares of the text tokens that are no padding; otherwise of all.
     """
 
@@ -56,6 +58,8 @@ class Family(ABC):
     text_length: int | None = None
     noisiest: float = 1000.0
     is_flow: bool = False
+    takes_tokens: bool = True
+    is_trained: bool = True
     cells_in_scale: int = 1
     shares_real: bool = False
 
@@ -105,7 +109,11 @@ class Family(ABC):
         """Channels of the text."""
 
     def projections(self, model: Any) -> tuple[ProjectionInfo, ...]:
-        """The ``proj_out`` layers of a model. Raises ValueError where it lacks what its family has."""
+        """The layers that end its blocks, in which residuals sit; none where weft knows of none.
+
+        Raises:
+            ValueError: The model lacks what its family has.
+        """
         return ()
 
     def hooks(self, model: Any) -> tuple[Any, ...]:
@@ -129,18 +137,38 @@ class Family(ABC):
         Raises:
             ValueError: Nothing is trained on models of this family.
         """
-        raise self._not_trained()
+        raise ValueError(f"weft.train: nothing is trained on {self._names} yet")
 
     def feature_layer(self, model: Any) -> nn.Module:
-        """The layer whose output describes a picture best, wherever its objects are. Raises as ``run``."""
-        raise self._not_trained()
+        """The layer whose output describes a picture best, wherever its objects are.
+
+        Raises:
+            ValueError: No layer of this family is known for that.
+        """
+        raise self._no_features()
 
     def feature_map(self, output: Any) -> Tensor:
-        """[P, C', pixels] of the output of that layer. Raises as ``run``."""
-        raise self._not_trained()
+        """[P, C', pixels] of the output of that layer. Raises as that."""
+        raise self._no_features()
 
-    def _not_trained(self) -> ValueError:
-        return ValueError(f"weft.train: nothing is trained on {' or '.join(self.model_names)} ({self.about}) yet")
+    def _no_features(self) -> ValueError:
+        return ValueError(
+            f"weft.train: losses that compare pictures look through a layer of the denoiser; weft knows none of "
+            f"{self._names} for that; train without these losses"
+        )
+
+    @property
+    def _names(self) -> str:
+        return f"{' or '.join(self.model_names)} ({self.about})"
+
+    def latent_channels(self, model: Any) -> int:
+        """Channels of what ``run`` takes."""
+        return int(model.config.in_channels)
+
+    def native_cells(self, model: Any) -> int:
+        """Side of the latents that the model was made for."""
+        cells = model.config.sample_size
+        return int(cells if isinstance(cells, int) else min(cells))
 
     def layers_before_text(self, model: Any) -> list[nn.Module]:
         """The costly layers that a picture goes through before the model reads any text."""
@@ -209,6 +237,14 @@ def attention_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
     for name, module in model.named_modules():
         if hasattr(module, "get_processor") and hasattr(module, "set_processor"):
             yield name, module
+
+
+def bare_layer(model: nn.Module, name: str) -> Any:
+    """The layer of this path; of one that peft wraps, what is inside the wrapping, which stays as it is."""
+    layer: Any = model.get_submodule(name)
+    while hasattr(layer, "base_layer"):
+        layer = layer.base_layer
+    return layer
 
 
 def set_processor(attn: Any, processor: Any) -> None:

@@ -87,8 +87,7 @@ class Host:
     @property
     def native_size(self) -> int:
         """Side in pixels of the pictures that the model was made for."""
-        cells = self.model.config.sample_size
-        return int(cells if isinstance(cells, int) else min(cells)) * self.pixels_per_cell
+        return self.family.native_cells(self.model) * self.pixels_per_cell
 
     @property
     def size_step(self) -> int:

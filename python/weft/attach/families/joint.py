@@ -13,12 +13,12 @@ from typing import Any
 
 from torch import Tensor
 
-from weft.attach.families.family import Family, Widths
+from weft.attach.families.family import Family, Widths, bare_layer
 from weft.attach.processors.joint import JointSeam
 from weft.attach.processors.rebinding import refusal
 from weft.attach.processors.seam import Seam, bound
 from weft.attach.processors.text_cache import TextCache
-from weft.attach.records import DenoiserCall, LayerInfo, Ranges, TextReader
+from weft.attach.records import DenoiserCall, LayerInfo, ProjectionInfo, Ranges, TextReader
 
 # (arguments of the denoiser's forward by name) -> (h, w) of the grid of pixels, as the blocks see them
 Grid = Callable[[Mapping[str, Any]], tuple[int, int]]
@@ -41,6 +41,9 @@ class Joint(Family):
         grid: The size of the picture that is made, in tokens; None for what ``position_ids`` or the latent has.
         patch_size: Cells of the latent along each side of a token, a power of two.
         attentions: A pattern that the whole path of an attention must match to be served.
+        image_projections: One for the linear layers that end a block's branch to the image, in which residuals sit;
+            None for none.
+        joint_projections: Likewise of layers that end the branch to text and image in one, and have rows of both.
         classes: Names of the classes of the models; none for a model of your own.
         about: What it is, for messages.
         part: The denoiser's name in a pipeline.
@@ -64,6 +67,8 @@ class Joint(Family):
     grid: Grid | None = None
     patch_size: int = 1
     attentions: str = r"(single_)?(transformer_)?blocks\.\d+\.attn"
+    image_projections: str | None = None
+    joint_projections: str | None = None
     classes: tuple[str, ...] = ()
     about: str = "a joint transformer"
     part: str = "transformer"
@@ -75,6 +80,9 @@ class Joint(Family):
     adds_mask: bool = False
     shares_real: bool = True
     _grids: PositionGrids = field(default_factory=lambda: PositionGrids(), repr=False, compare=False)
+
+    takes_tokens = False  # its text has positions, and a stream of its own in every block
+    is_trained = False  # the calls of these models differ
 
     @property
     def latent(self) -> str:  # type: ignore[override]
@@ -94,9 +102,7 @@ class Joint(Family):
 
     def layer_info(self, model: Any, name: str, attn: Any) -> LayerInfo:
         head_dim = getattr(attn, "head_dim", None) or attn.inner_dim // attn.heads
-        return LayerInfo(
-            name, True, attn.heads, head_dim, self.patch(model).bit_length() - 1, True, takes_tokens=False
-        )
+        return LayerInfo(name, True, attn.heads, head_dim, self.patch(model).bit_length() - 1, True, self.takes_tokens)
 
     def stand_in(self, processor: Any, layer: LayerInfo, cache: TextCache, backend: str | None) -> Seam:
         host: Any = type(processor)
@@ -104,6 +110,18 @@ class Joint(Family):
 
     def widths(self, model: Any) -> Widths:
         return Widths(int(model.config.joint_attention_dim))
+
+    def projections(self, model: Any) -> tuple[ProjectionInfo, ...]:
+        level = self.patch(model).bit_length() - 1
+        found = []
+        for pattern, has_text in ((self.image_projections, False), (self.joint_projections, True)):
+            names = [name for name, _ in model.named_modules() if pattern and re.fullmatch(pattern, name)]
+            layers = [(name, bare_layer(model, name)) for name in names]
+            found += [
+                ProjectionInfo(name, layer.out_features, layer.in_features, False, level, has_text)
+                for name, layer in layers
+            ]
+        return tuple(found)
 
     def patch(self, model: Any) -> int:
         return self.patch_size

@@ -34,6 +34,8 @@ class SD3Family(Joint):
             ),
         )
 
+    takes_tokens = True
+    is_trained = True
     text_length = 256
 
     def refuse_layer(self, model: Any, name: str, attn: Any) -> str | None:

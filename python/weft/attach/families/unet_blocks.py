@@ -16,6 +16,7 @@ from typing import Any
 from diffusers import Transformer2DModel
 from torch import nn
 
+from weft.attach.families.family import bare_layer
 from weft.attach.records import ProjectionInfo
 
 INPUT, MIDDLE = "conv_in", "mid_block"
@@ -44,34 +45,27 @@ def find_projections(model: nn.Module) -> tuple[ProjectionInfo, ...]:
     Raises:
         ValueError: There is none.
     """
-    return tuple(projection_info(model, name, module) for name, module in projection_modules(model))
-
-
-def projection_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """(name, module); of a layer that peft wraps, what is inside the wrapping, which stays as it is."""
-    found = False
-    for name, block in model.named_modules():
-        projection: Any = getattr(block, "proj_out", None)
-        if not (isinstance(block, Transformer2DModel) and is_in_a_block(name) and _ATTENTIONS.fullmatch(name)):
-            continue
-        while hasattr(projection, "base_layer"):
-            projection = projection.base_layer
-        if isinstance(projection, nn.Module):
-            found = True
-            yield f"{name}.proj_out", projection
+    found = tuple(
+        _projection_info(model, f"{name}.proj_out")
+        for name, block in model.named_modules()
+        if isinstance(block, Transformer2DModel) and is_in_a_block(name) and _ATTENTIONS.fullmatch(name)
+        if isinstance(getattr(block, "proj_out", None), nn.Module)
+    )
     if not found:
         raise ValueError(
             f"projections: needs a model with transformer blocks named `attentions.<n>`, such as the UNet of Stable "
             f"Diffusion 1.x, 2.x or XL; {type(model).__name__} has none"
         )
+    return found
 
 
-def projection_info(model: nn.Module, name: str, module: Any) -> ProjectionInfo:
+def _projection_info(model: nn.Module, name: str) -> ProjectionInfo:
+    module = bare_layer(model, name)
     is_convolution = isinstance(module, nn.Conv2d)
     width = module.in_channels if is_convolution else module.in_features
     if is_convolution and (module.kernel_size, module.stride, module.groups) != ((1, 1), (1, 1), 1):
         raise ValueError(f"projections: {name} must be a linear layer or a plain 1x1 convolution; got {module}")
-    return ProjectionInfo(name, width, is_convolution, level_of(model, name))
+    return ProjectionInfo(name, width, width, is_convolution, level_of(model, name))
 
 
 def places(model: Any) -> tuple[str, ...]:

@@ -51,7 +51,7 @@ class LocalizedResiduals(Control):
             each concept, listed or by phrase: a mask (PIL image, array or tensor [h, w] of the image's size,
             booleans, bytes with 255 or 1 for all, or numbers from 0 to 1) or a box (left, top, right, bottom) in
             pixels. Where regions overlap, concepts add up. With "none" and regions a concept acts in every image,
-            whatever its prompt.
+            whatever its prompt. Flux takes these two alone; regions leave its text to the model, and "none" does not.
         threshold: "median", the paper's rule, opens the upper half of the pixels, wherever the concept is and however
             small; "otsu" finds the area by itself; a number t in [0, 1) opens what exceeds least + t * (largest -
             least) of the map.
@@ -188,6 +188,11 @@ class LocalizedResiduals(Control):
         assert self._base is not None
         if not self._by_attention:
             return
+        if any(layer.is_joint for layer in layers):
+            raise ValueError(
+                "LocalizedResiduals: localize='attention' reads the cross-attention of a UNet's blocks; this model "
+                "attends to image and text at once; use localize='none', masks or boxes"
+            )
         feeders = {}
         for projection in self._base.projections:
             # ".transformer_blocks.10." comes after ".transformer_blocks.9.": layers are in the order of the model

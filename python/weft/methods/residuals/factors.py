@@ -14,7 +14,7 @@ from weft.methods.residuals.residual import Residual
 
 @dataclass(frozen=True, eq=False)
 class Factors:
-    """Of one layer: ``down`` [R, m], ``up`` [m, R] and the rank of every concept, the same for all of them."""
+    """Of one layer: ``down`` [R, channels in], ``up`` [channels out, R], and the one rank that every concept has."""
 
     down: Tensor
     up: Tensor
@@ -33,10 +33,10 @@ def stack_factors(residuals: Sequence[Residual], device: torch.device, dtype: to
 
 def _stack(residuals: Sequence[Residual], name: str, device: torch.device, dtype: torch.dtype) -> Factors:
     rank = max(residual.ranks.get(name, 0) for residual in residuals)
-    width = next(residual.widths[name] for residual in residuals if name in residual.down)
+    in_width, width = next((r.in_widths[name], r.widths[name]) for r in residuals if name in r.down)
     downs, ups = [], []
     for residual in residuals:
-        down, up = residual.down.get(name, torch.empty(0, width)), residual.up.get(name, torch.empty(width, 0))
+        down, up = residual.down.get(name, torch.empty(0, in_width)), residual.up.get(name, torch.empty(width, 0))
         downs.append(F.pad(down, (0, 0, 0, rank - len(down))))
         ups.append(F.pad(up, (0, rank - up.shape[1])))
     return Factors(torch.cat(downs).to(device, dtype), torch.cat(ups, 1).to(device, dtype), (rank,) * len(residuals))

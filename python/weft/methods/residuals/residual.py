@@ -1,4 +1,4 @@
-"""Personalized Residuals: what a model learnt of one concept, as low-rank factors of its ``proj_out`` layers."""
+"""Personalized Residuals: what a model learnt of a concept, as low-rank factors of the layers that end its blocks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from weft.attach import BaseModel, ProjectionTerms, base_model
+from weft.attach import BaseModel, ProjectionTerms, base_model, resolve
 from weft.methods.files import Artefact
 from weft.methods.residuals import lora
 from weft.methods.sampling import LATER, OPEN, Sampling
@@ -22,7 +22,10 @@ _RECORD = ("identifier", "class_word", "base_name", "text_width", "is_convolutio
 
 @dataclass(frozen=True, eq=False)
 class Residual:
-    """One concept, learnt by ``weft.train.fit_residual``: W'_i = W_i + up_i down_i in every ``proj_out`` of a UNet.
+    """One concept, learnt by ``weft.train.fit_residual``: W'_i = W_i + up_i down_i in the layers that end blocks.
+
+    They are every ``proj_out`` of a UNet; of Flux the ``attn.to_out.0`` of blocks with two streams, through which a
+    block's attention reaches the image, and the ``proj_out`` of blocks with one.
 
     A file of it is an ordinary LoRA file too: ``pipe.load_lora_weights(path)`` of diffusers draws the concept
     everywhere, as it does without localisation.
@@ -30,7 +33,8 @@ class Residual:
     **The paper's letters are swapped**: its A_i is ``up`` here (peft's ``lora_B``), its B_i is ``down`` (``lora_A``).
 
     Attributes:
-        down: Layer -> [r, m], the factor applied first, fp32.
+        down: Layer -> [r, m], the factor applied first, fp32; its m is larger than that of ``up`` in layers that end
+            attention and feed-forward at once.
         up: Layer -> [m, r], fp32.
         identifier: How prompts name the concept before its class word, such as "V*". It is text that the model's
             tokenizer reads unchanged; no token is added and no embedding trained, so prompts work in every
@@ -38,8 +42,9 @@ class Residual:
         class_word: What the concept is one of, such as "dog".
         base_name: The model it was trained on.
         text_width: Channels of that model's conditioning.
-        is_convolution: Whether its ``proj_out`` are 1x1 convolutions (SD1.x) or linear layers (SD2, SDXL).
+        is_convolution: Whether its layers are 1x1 convolutions (SD1.x) or linear (SD2, SDXL, Flux).
         sampling: How pictures are best drawn with it.
+        part: The denoiser's name in a pipeline, "unet" or "transformer", as LoRA files have it.
 
     Source:
         Ham et al. 2024, arXiv:2405.12978, section 3.
@@ -53,13 +58,14 @@ class Residual:
     text_width: int
     is_convolution: bool
     sampling: Sampling = OPEN
+    part: str = "unet"
 
     def __post_init__(self) -> None:
         if not self.down or self.down.keys() != self.up.keys():
             raise ValueError("Residual: `down` and `up` must be factors of the same layers, at least of one")
         for name, down in self.down.items():
             up = self.up[name]
-            if down.ndim != 2 or up.ndim != 2 or down.shape != up.shape[::-1]:
+            if down.ndim != 2 or up.ndim != 2 or len(down) != up.shape[1]:
                 raise ValueError(
                     f"Residual: factors must be `down` [r, m] and `up` [m, r]; got {list(down.shape)} and "
                     f"{list(up.shape)} for {name}"
@@ -79,7 +85,12 @@ class Residual:
 
     @property
     def widths(self) -> dict[str, int]:
-        """Channels of every layer."""
+        """Channels out of every layer."""
+        return {name: len(up) for name, up in self.up.items()}
+
+    @property
+    def in_widths(self) -> dict[str, int]:
+        """Channels in of every layer."""
         return {name: down.shape[1] for name, down in self.down.items()}
 
     def check_fits(self, pipe_or_model: Any) -> BaseModel:
@@ -90,7 +101,8 @@ class Residual:
             ValueError: Another architecture or other widths.
         """
         base = pipe_or_model if isinstance(pipe_or_model, BaseModel) else base_model(pipe_or_model)
-        mismatch = base.mismatch(self.widths, self.text_width, self.is_convolution)
+        widths = {name: (width, self.widths[name]) for name, width in self.in_widths.items()}
+        mismatch = base.mismatch(widths, self.text_width, self.is_convolution)
         if mismatch is not None:
             raise ValueError(
                 f"Residual: {self.phrase!r} was trained on {self.base_name!r} and does not fit {base.name!r}: "
@@ -124,9 +136,11 @@ class Residual:
         Raises:
             OSError: It cannot be written.
         """
-        tensors = lora.diffusers_layout(self.down, self.up, self.is_convolution)
+        tensors = lora.diffusers_layout(self.down, self.up, self.is_convolution, self.part)
         record = {name: getattr(self, name) for name in _RECORD} | self.sampling.record()
-        _FILE.write(Path(path), tensors, record, {lora.METADATA: lora.diffusers_metadata(self.ranks)}, dtype)
+        _FILE.write(
+            Path(path), tensors, record, {lora.METADATA: lora.diffusers_metadata(self.ranks, self.part)}, dtype
+        )
 
     @classmethod
     def load(cls, path: str | Path) -> Residual:
@@ -138,9 +152,9 @@ class Residual:
         """
         tensors, record = _FILE.read(Path(path), _RECORD, LATER)
         record["sampling"] = Sampling.of(record["sampling"])
-        down, up = lora.from_diffusers_layout(tensors)
+        down, up, part = lora.from_diffusers_layout(tensors)
         ranks = record.pop("ranks")
-        residual = cls(down, up, **record)
+        residual = cls(down, up, part=part, **record)
         if residual.ranks != ranks:
             raise ValueError(f"Residual: {path} is damaged: its tensors have other ranks than it says")
         return residual
@@ -158,8 +172,8 @@ class Residual:
         if layout == "kohya":
             tensors, metadata = lora.kohya_layout(self.down, self.up, self.is_convolution), {}
         elif layout == "diffusers":
-            tensors = lora.diffusers_layout(self.down, self.up, self.is_convolution)
-            metadata = {lora.METADATA: lora.diffusers_metadata(self.ranks)}
+            tensors = lora.diffusers_layout(self.down, self.up, self.is_convolution, self.part)
+            metadata = {lora.METADATA: lora.diffusers_metadata(self.ranks, self.part)}
         else:
             raise ValueError(f"Residual.save_lora: `layout` must be 'kohya' or 'diffusers'; got {layout!r}")
         _FILE.write(Path(path), tensors, None, metadata, dtype)
@@ -174,12 +188,15 @@ class Residual:
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: It is cut short or no LoRA, changes other layers than ``proj_out``, or does not fit the model.
+            ValueError: It is cut short or no LoRA, changes other layers than those, or does not fit the model.
         """
         tensors, metadata = _FILE.read_tensors(Path(path))
-        base = base_model(pipe_or_model)
-        down, up = lora.from_any_layout(tensors, metadata, base.projections, str(path))
+        host = resolve(pipe_or_model)
+        base, part = base_model(host), host.family.part
+        if not base.projections:
+            raise ValueError(f"Residual.from_lora: {type(host.model).__name__} has no layers in which residuals sit")
+        down, up = lora.from_any_layout(tensors, metadata, base.projections, str(path), part)
         is_convolution = base.projections[0].is_convolution
-        residual = cls(down, up, identifier, class_word, base.name, base.text_width, is_convolution)
+        residual = cls(down, up, identifier, class_word, base.name, base.text_width, is_convolution, part=part)
         residual.check_fits(pipe_or_model)
         return residual

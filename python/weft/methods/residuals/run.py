@@ -18,6 +18,7 @@ from weft.methods.residuals.words import Positions
 Grid = tuple[int, int]
 Table = tuple[tuple[float, ...], ...]  # [images][concepts]
 Rows = tuple[int, int, int]  # of a pass: how many, and from where to where they carry the prompt
+Pixels = tuple[int, int]  # among the rows of a projection: the first pixel, and how many rows there are
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,10 @@ class LocalizedRun:
         self._table: Table = ()
         self._batches: dict[Rows, Tensor] = {}  # rows of a pass -> their strengths, [B, K]
         self._requests: dict[tuple[str, Rows, int], LayerRequest] = {}
-        self._terms: dict[tuple[str, Rows], tuple[ProjectionInfo, ProjectionTerms]] = {}
-        self._regions: dict[tuple[Rows, Grid], Tensor] = {}  # rows of a pass and grid -> gate of masks, [B, N, K]
-        self._last_rows: Rows | None = None
+        self._terms: dict[tuple[str, Rows, Pixels], ProjectionTerms] = {}
+        self._regions: dict[tuple[Rows, Grid, Pixels], Tensor] = {}  # gates of masks, [B, N, K]
+        # of the last pass that carries the prompt, by projection
+        self._last: dict[str, tuple[ProjectionInfo, Rows, Pixels]] = {}
 
     def scale(self, table: Table) -> None:
         """Let concepts act with these strengths, [images][concepts], where the prompt of an image names them."""
@@ -77,8 +79,8 @@ class LocalizedRun:
         self._table = table
         for rows, strengths in self._batches.items():
             strengths.copy_(self._of_rows(rows))
-        for (rows, grid), gate in self._regions.items():
-            gate.copy_(self._covered(rows, grid))
+        for key, gate in self._regions.items():
+            gate.copy_(self._covered(*key))
 
     @property
     def acts(self) -> bool:
@@ -109,47 +111,53 @@ class LocalizedRun:
         factors = self._factors.get(projection.name)
         if factors is None or not self.acts or (self._rules.conditional_only and not step.has_rows):
             return None
-        rows = _rows(step)
+        rows, (pixels, total) = _rows(step), projection.pixels(step)
+        place = (pixels.start, total)
         if step.has_rows:
-            self._last_rows = rows
-        key = (projection.name, rows)
+            self._last[projection.name] = projection, rows, place
+        key = (projection.name, rows, place)
         if key not in self._terms:
-            gate = self._gate(projection, rows)
+            gate = self._gate(projection, rows, place)
             terms = ProjectionTerms(factors.down, factors.up, factors.ranks, gate, keeps_base=self._rules.exact)
-            self._terms[key] = projection, terms
-        return self._terms[key][1]
+            self._terms[key] = terms
+        return self._terms[key]
 
     def open_shares(self) -> Tensor:
         """The share of blocks whose gate was open at every cell of the latent in the last pass, [K, images, h, w]."""
         latent = height, width = self._generation.latent_size
         concepts, images = len(self._table[0]), self._generation.images
         shares = torch.zeros(concepts, images, height, width)
-        shown = [one for (_, rows), one in self._terms.items() if rows == self._last_rows] if self.acts else []
-        for projection, terms in shown:
-            assert terms.gate is not None and self._last_rows is not None
-            gate = terms.gate[slice(*self._last_rows[1:])]
+        shown = list(self._last.values()) if self.acts else []
+        for projection, rows, place in shown:
+            gate = self._terms[projection.name, rows, place].gate
+            assert gate is not None
+            gate, grid, (first, _) = gate[slice(*rows[1:])], (1, 1), place
+            if gate.ndim == 3:
+                grid = projection.grid(latent)
+                gate = gate[:, first : first + grid[0] * grid[1]]
             is_open = (gate if gate.ndim == 3 else gate[:, None]).ne(0).float().cpu()
-            grid = projection.grid(latent) if gate.ndim == 3 else (1, 1)
             shares += F.interpolate(is_open.transpose(1, 2).reshape(images, concepts, *grid), latent).transpose(0, 1)
         return shares / max(len(shown), 1)
 
-    def _gate(self, projection: ProjectionInfo, rows: Rows) -> Tensor:
+    def _gate(self, projection: ProjectionInfo, rows: Rows, place: Pixels) -> Tensor:
         """What gates ``projection``: [B, N, K] by attention or by masks, else the strengths [B, K]."""
         grid = projection.grid(self._generation.latent_size)
         if self._sources.feeders is not None:
             return self._mask_tensor(projection.block, rows[0], grid[0] * grid[1])
         if self._sources.masks is None:
             return self._strengths(rows)
-        if (rows, grid) not in self._regions:
-            covered = self._covered(rows, grid)
-            gate = self._space.tensor(f"regions {grid} of {rows}", tuple(covered.shape), self._generation)
-            self._regions[rows, grid] = gate.copy_(covered)
-        return self._regions[rows, grid]
+        key = (rows, grid, place)
+        if key not in self._regions:
+            covered = self._covered(*key)
+            gate = self._space.tensor(f"regions {grid} of {rows} at {place}", tuple(covered.shape), self._generation)
+            self._regions[key] = gate.copy_(covered)
+        return self._regions[key]
 
-    def _covered(self, rows: Rows, grid: Grid) -> Tensor:
-        """The gate of masks on ``grid``, [B, N, K], on the CPU."""
+    def _covered(self, rows: Rows, grid: Grid, place: Pixels) -> Tensor:
+        """The gate of masks on ``grid``, [B, N, K], on the CPU; closed for what is no pixel: text and references."""
         assert self._sources.masks is not None
-        return self._of_rows(rows)[:, None] * on_grid(self._sources.masks, grid)
+        gate, (first, total) = self._of_rows(rows)[:, None] * on_grid(self._sources.masks, grid), place
+        return F.pad(gate, (0, 0, first, total - first - gate.shape[1]))
 
     def _attention_gate(self, block: str, rows: Rows, cells: int, several: bool) -> AttentionGate:
         total = None
