@@ -75,7 +75,7 @@ def test_the_number_of_parameters_is_the_papers(config: dict[str, Any], layers: 
     text = TextStates(torch.zeros(1, 77, 8), None)
     with GatedProjections(unet) as projections:
         objective = ResidualObjective(unet, projections, None, text)
-    objective.unet.requires_grad_(False)
+    objective.denoiser.requires_grad_(False)
     trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     assert sum(parameter.numel() for parameter in trained) == count
     assert len(objective.infos) == layers

@@ -61,12 +61,17 @@ def check_denoiser(host: Host, *, who: str) -> None:
 
     Raises:
         TypeError: No pipeline.
-        ValueError: One that takes more than a latent, as for inpainting.
+        ValueError: One that takes more than a latent, as for inpainting, or of a family that nothing is trained on.
     """
     if not host.encodes_prompts:
         given = type(host.pipeline or host.model).__name__
         raise TypeError(f"{who}: needs a pipeline, for its text encoder; got {given}")
-    channels, latent = host.model.config.in_channels, host.pipeline.vae.config.latent_channels
+    if not host.family.is_trained:
+        raise ValueError(
+            f"{who}: nothing is trained on models like {type(host.model).__name__} ({host.family.about}) yet; attach "
+            "to them what needs no training"
+        )
+    channels, latent = host.family.latent_channels(host.model), host.pipeline.vae.config.latent_channels
     if channels != latent:
         raise ValueError(
             f"{who}: needs a text-to-image model, which takes the {latent} channels of a latent; this one "

@@ -17,7 +17,7 @@ from weft.train.diffusion import (
     frozen,
     latent_batches,
     noising_of,
-    training_scheduler,
+    picture_size,
 )
 from weft.train.distribution import ConceptBatches, distribution_term
 from weft.train.pictures import digest_of_views, read_images, views
@@ -37,13 +37,13 @@ def fit_residual(
     accelerator: Accelerator | None = None,
     base_name: str | None = None,
 ) -> Residual:
-    """Learn what ``images`` show, as low-rank factors of every ``proj_out`` of the pipeline's UNet.
+    """Learn what ``images`` show, as low-rank factors of the layers that end the blocks of the denoiser.
 
     The model stays frozen and is given back as it was. There are no regularisation images. Latents and text are
     encoded once.
 
     Args:
-        pipe: A Stable Diffusion 1.x, 2.x or XL pipeline of diffusers. With fp16 weights train on a GPU.
+        pipe: A Stable Diffusion 1.x, 2.x, XL or Flux pipeline of diffusers. With fp16 weights train on a GPU.
         images: A folder, or a sequence of files or PIL images, of one concept; four to eight are plenty.
         class_word: What the concept is one of: "dog".
         identifier: Names the concept in prompts, before the class word. The tokenizer reads it unchanged, and its
@@ -76,6 +76,13 @@ def fit_residual(
     host = resolve(pipe)
     base = base_model(host, base_name)
     check_denoiser(host, who="fit_residual")
+    if not base.projections:
+        raise ValueError(
+            "fit_residual: needs a model whose blocks end in a projection: a UNet of Stable Diffusion, or Flux; got "
+            f"{type(host.model).__name__}"
+        )
+    if config.distribution.losses:
+        host.family.feature_layer(host.model)  # refuses a model that the losses cannot look through
     words = {"identifier": identifier, "class_word": class_word}
     caption = _filled(config.caption, words)
     is_paraphrased = config.distribution.pairing == "two_captions"
@@ -84,10 +91,10 @@ def fit_residual(
         check_words(host, words, one, who="fit_residual")
     if accelerator is None:
         accelerator = make_accelerator(pipe.device, config.precision, folder, tensorboard=config.tensorboard)
-    size = config.resolution or host.native_size
+    size = picture_size(host, config.resolution, who="fit_residual")
     pictures = read_images(images)
     squares = views(pictures, size, crops=config.crops, flip=config.flip, seed=config.seed)
-    scheduler, noising = training_scheduler(pipe), noising_of(host)
+    noising = noising_of(host)
     pipe.to(accelerator.device)
     latents, text = encode_views(pipe, squares), host.encode_captions(captions)
 
@@ -103,17 +110,22 @@ def fit_residual(
             seed=config.seed,
         )
 
-    unet = pipe.unet
-    with GatedProjections(unet) as projections:
+    with GatedProjections(host.model) as projections:
         objective = ResidualObjective(
-            unet, projections, scheduler, text, init=config.init, rank_share=config.rank_share, seed=config.seed
+            host.denoiser,
+            projections,
+            noising,
+            text,
+            init=config.init,
+            rank_share=config.rank_share,
+            seed=config.seed,
         )
         objective.term = distribution_term(
             host, config.distribution, noising, objective.generate, objective.bare, accelerator=accelerator
         )
         batch_at = latent_batches(
             latents,
-            scheduler.config.num_train_timesteps,
+            noising.times,
             batch_size=config.loop.batch_size,
             seed=config.seed,
             process=accelerator.process_index,
@@ -129,7 +141,7 @@ def fit_residual(
                 seed=config.seed,
                 process=accelerator.process_index,
             )
-        with frozen(unet, config.gradient_checkpointing):
+        with frozen(host.model, config.gradient_checkpointing):
             fit(
                 "residual",
                 objective,
@@ -156,7 +168,9 @@ def fit_residual(
         tracker.finish()
     down, up = objective.factors()
     is_convolution, sampling = base.projections[0].is_convolution, sampling_of(config, pipe)
-    return Residual(down, up, identifier, class_word, base.name, base.text_width, is_convolution, sampling)
+    return Residual(
+        down, up, identifier, class_word, base.name, base.text_width, is_convolution, sampling, host.family.part
+    )
 
 
 def _filled(text: str, words: dict[str, str]) -> str:

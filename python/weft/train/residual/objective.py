@@ -1,4 +1,4 @@
-"""What ``fit_residual`` minimises: the denoising loss of a frozen UNet with low-rank factors in its projections."""
+"""What ``fit_residual`` minimises: the denoising loss of a frozen model with low-rank factors in its projections."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from weft.attach import GatedProjections, ProjectionInfo, ProjectionTerms, TextStates, resolve
 from weft.train.core import torch_generator
-from weft.train.diffusion import denoising_target, differentiated
+from weft.train.diffusion import Noising, differentiated
 from weft.train.distribution import DistributionTerm, Views
 from weft.train.encoded import pooled_of
 from weft.train.residual.config import Init
@@ -21,40 +21,39 @@ RANDOM_STD = 0.01  # of both factors where neither starts at zero
 
 
 class ResidualObjective(nn.Module):
-    """The denoising loss of a UNet whose projections have one concept's factors; the factors are its parameters.
+    """The denoising loss of a model whose projections have one concept's factors; the factors are its parameters.
 
     Attributes:
-        down: [r, m] fp32 a layer, in the order of the projections.
-        up: [m, r] fp32.
+        down: [r, channels in] fp32 a layer, in the order of the projections.
+        up: [channels out, r] fp32.
         term: What is added to the loss; None for nothing.
     """
 
-    unet: Any
+    denoiser: Any
     states: Tensor
     pooled: Tensor | None
 
     def __init__(
         self,
-        unet: Any,
+        denoiser: Any,
         projections: GatedProjections,
-        scheduler: Any,
+        noising: Noising,
         text: TextStates,
         *,
         init: Init = "lora",
         rank_share: float = 0.05,
         seed: int = 0,
     ) -> None:
-        """``projections`` are those of ``unet``; their terms become the factors, drawn from ``seed``.
+        """``projections`` are those of ``denoiser``; their terms become the factors, drawn from ``seed``.
 
         The first of ``text`` is the caption of all pictures, the others are further wordings for ``term``.
         """
         super().__init__()
-        self.unet = unet
-        self.scheduler: Any = scheduler
+        self.denoiser = denoiser
         self.infos = projections.infos
         self.term: DistributionTerm | None = None
         self._projections, self._rank_share = projections, rank_share
-        self._family = resolve(unet).family
+        self._noising, self._family = noising, resolve(denoiser).family
         self.register_buffer("states", text.states)
         self.register_buffer("pooled", text.pooled)
         self.down, self.up = nn.ParameterList(), nn.ParameterList()
@@ -70,26 +69,27 @@ class ResidualObjective(nn.Module):
         return max(round(self._rank_share * info.width), 1)
 
     def forward(
-        self, latents: Tensor, noise: Tensor, timesteps: Tensor, time_ids: Tensor, *more: Tensor
+        self, latents: Tensor, noise: Tensor, drawn: Tensor, time_ids: Tensor, *more: Tensor
     ) -> dict[str, Tensor]:
         """Mean squared error of the prediction, and what ``term`` adds.
 
         Args:
             latents: [B, C, h, w] fp32, clean.
             noise: N(0, 1) of the same shape.
-            timesteps: [B] int64.
+            drawn: [B] int64, times as ``Noising.timestep`` takes them.
             time_ids: [B, 6], read by SDXL alone.
             more: Where there is a ``term``, the further fields of ``ConceptBatches``.
         """
-        noisy = self.scheduler.add_noise(latents, noise, timesteps)
+        timesteps = self._noising.timestep(drawn)
+        noisy = self._noising.noisy(latents, noise, timesteps)
         own = self._text(torch.zeros(len(latents), dtype=torch.int64, device=latents.device))
         predicted = self._predict(noisy, timesteps, own, time_ids)
-        loss = F.mse_loss(predicted, denoising_target(self.scheduler, latents, noise, timesteps))
+        loss = F.mse_loss(predicted, self._noising.target(latents, noise, timesteps))
         if self.term is None:
             return {"loss": loss}
-        pictures, noise_of_views, drawn, captions = more
+        pictures, noise_of_views, drawn_of_views, captions = more
         others = self._text(captions)
-        views = Views(noise_of_views, drawn, others.states, pooled_of(others), pictures[:, :0])
+        views = Views(noise_of_views, drawn_of_views, others.states, pooled_of(others), pictures[:, :0])
         leaves = [*self.down, *self.up]
         found, slopes = self.term(self.generate, leaves, latents, own, pictures, views)
         added = differentiated(found["distribution"], leaves, slopes)
@@ -113,9 +113,9 @@ class ResidualObjective(nn.Module):
 
     def _predict(self, noisy: Tensor, timesteps: Tensor, text: TextStates, time_ids: Tensor | None) -> Tensor:
         """[B, C, h, w] fp32."""
-        dtype = self.unet.dtype
+        dtype = self.denoiser.dtype
         text = TextStates(text.states.to(dtype), text.pooled)
-        return self._family.run(self.unet, noisy.to(dtype), timesteps, text, time_ids).float()
+        return self._family.run(self.denoiser, noisy.to(dtype), timesteps, text, time_ids).float()
 
     def _text(self, captions: Tensor) -> TextStates:
         """Captions by their numbers."""
@@ -135,8 +135,8 @@ class ResidualObjective(nn.Module):
         self, info: ProjectionInfo, init: Init, generator: torch.Generator
     ) -> tuple[nn.Parameter, nn.Parameter]:
         rank = self.rank(info)
-        down = torch.randn(rank, info.width, generator=generator)
+        down = torch.randn(rank, info.in_width, generator=generator)
         up = torch.randn(info.width, rank, generator=generator)
         if init == "random":
             return nn.Parameter(down * RANDOM_STD), nn.Parameter(up * RANDOM_STD)
-        return nn.Parameter(down / info.width**0.5), nn.Parameter(torch.zeros_like(up))
+        return nn.Parameter(down / info.in_width**0.5), nn.Parameter(torch.zeros_like(up))

@@ -71,7 +71,16 @@ _LAYOUTS: dict[Layout, dict[str, TokenLayout]] = {
 
 
 def layout_of(host: Host, name: Layout) -> TokenLayout:
-    """That of a model."""
+    """That of a model.
+
+    Raises:
+        ValueError: Its text cannot be made longer.
+    """
+    if not host.family.takes_tokens:
+        raise ValueError(
+            f"fit_soft_tokens: the text of {type(host.model).__name__} takes no further tokens; soft tokens are "
+            "served on Stable Diffusion 1.x, 2.x, XL and 3"
+        )
     blocks = host.family.text_blocks(host.model)
     if not blocks:
         return _LAYOUTS[name]["xl" if host.family.is_large(host.model) else "unet"]
