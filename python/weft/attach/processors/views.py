@@ -23,6 +23,8 @@ class CrossView:
     """A cross-attention whose keys and values of the text come from ``project``."""
 
     def __init__(self, attn: Any, project: Project) -> None:
+        if not torch.compiler.is_compiling():
+            self.__dict__.update(vars(attn))  # most of what a processor asks for, without a call for each
         self._attn = attn
         self._project = project
         self._value: Tensor | None = None
