@@ -75,7 +75,7 @@ FAULTS = [
         ("index", "tile = (tile / kTiles + 1) * kTiles;", "tile = (tile / kTiles + 2) * kTiles;"),
         ("dropped check", "mma_tf32(c, a, b_rest[0], b_rest[1]);", ""),
         ("wrong value", "sum[j] / static_cast<float>(heads)", "sum[j]"),
-        ("mask", "if (weight != 0.0f) mine |=", "if (weight > 0.5f) mine |="),
+        ("mask", "if (weight != 0.0f) read_here |=", "if (weight > 0.5f) read_here |="),
     ),
     *faults(
         "csrc/attention/cuda/softmax.cuh",

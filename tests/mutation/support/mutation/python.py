@@ -162,44 +162,58 @@ FAULTS = [
         ),
     ),
     *faults(
-        "python/weft/attach/processors/separate.py",
-        "tests/attach/test_exchange.py tests/attach/processors/test_extra_text.py",
-        ("wrong branch", "if attn.residual_connection:", "if not attn.residual_connection:"),
-        ("dropped check", "return hidden_states / attn.rescale_output_factor", "return hidden_states"),
-        ("sign", "return mask[:, 0] < _PADDING_BIAS", "return mask[:, 0] > _PADDING_BIAS"),
-        (
-            "size",
-            "attention_mask = F.pad(attention_mask, (0, extra))",
-            "attention_mask = F.pad(attention_mask, (extra, 0))",
-        ),
-        ("wrong value", "scale=attn.scale if self._rule.uses_layer_scale else None,", "scale=None,"),
+        "python/weft/attach/processors/cross.py",
+        "tests/attach/test_exchange.py tests/attach/processors/test_extra_text.py tests/attach/test_controls.py",
+        ("wrong value", "self._scale = attn.scale if self._rule.uses_layer_scale else None", "self._scale = None"),
+        ("wrong branch", "cache = self._cache if keeps_text else None", "cache = self._cache"),
     ),
     *faults(
-        "python/weft/attach/processors/joint.py",
-        "tests/attach/processors/test_joint.py tests/attach/processors/test_joint_tokens.py",
+        "python/weft/attach/processors/masks.py",
+        "tests/attach/test_controls.py tests/attach/processors/test_masks.py",
+        ("sign", "else rows < _PADDING_BIAS", "else rows > _PADDING_BIAS"),
+        ("wrong value", "added[1, 1] = 1.0", "added[:, 1] = 1.0"),
+        ("dropped check", "if beta is not None or gamma is not None:", "if False:"),
+    ),
+    *faults(
+        "python/weft/attach/processors/seam.py",
+        "tests/attach/processors/test_joint.py tests/attach/processors/test_joint_tokens.py "
+        "tests/attach/processors/test_seam.py",
         (
             "index",
-            'arguments["readout"] = F.pad(request.readout, (0, 0, pixels, 0))',
-            'arguments["readout"] = F.pad(request.readout, (0, 0, 0, pixels))',
+            "F.pad(request.readout, (0, 0, before, after - plan.tokens))",
+            "F.pad(request.readout, (0, 0, after - plan.tokens, before))",
         ),
-        ("off by one", "words = joined[:, pixels:]", "words = joined[:, pixels - 1 : -1]"),
-        ("wrong branch", "words if attn.context_pre_only else attn.to_add_out(words)", "attn.to_add_out(words)"),
+        ("index", "maps = maps[:, self.ranges.image]", "maps = maps[:, self.ranges.text]"),
+        ("dropped check", "if ranges is not None and query.shape[1] != ranges.total:", "if False:"),
+    ),
+    *faults(
+        "python/weft/attach/families/joint.py",
+        "tests/attach/test_families.py -k 'flux or chroma'",
+        ("index", "first = texts if self.text_first else 0", "first = 0"),
+        ("wrong axis", "first.max(0).values - first.min(0).values + 1", "first.max(0).values.flip(0) + 1"),
+    ),
+    *faults(
+        "python/weft/attach/text/known_texts.py",
+        "tests/attach/test_rows.py",
+        ("off by one", "return slice(first, first + count)", "return slice(first, first + count + 1)"),
+        ("dropped check", "if rows is not None:\n", "if False:\n"),
+        ("index", "start=prompt.images if prompt.guided else 0", "start=0"),
     ),
     *faults(
         "python/weft/attach/processors/plan.py",
         "tests/attach/processors/test_joint.py tests/attach/processors/test_extra_text.py",
         ("wrong value", 'identity = {"alpha": 1.0}', "identity = {}"),
-        (
-            "index",
-            "F.pad(_labels(self._query_labels, known, self._edit), (0, after), value=self._neutral_query)",
-            "F.pad(_labels(self._query_labels, known, self._edit), (0, after), value=0)",
-        ),
+        ("index", "_placed(total, self._neutral_query,", "_placed(total, 0,"),
     ),
     *faults(
         "python/weft/attach/processors/text_cache.py",
         "tests/attach/processors/test_text_cache.py",
         ("dropped check", "return (fused, autocast, text._version,", "return (fused, autocast,"),
-        ("dropped check", "and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))", ""),
+        (
+            "dropped check",
+            "and not (torch.is_grad_enabled() and any([tensor.requires_grad for tensor in tensors]))",
+            "",
+        ),
         ("dropped check", "self.text() is text\n", "self.text() is not None\n"),
         ("size", "*others[-(_ENTRIES_PER_LAYER - 1) :], newest", "newest"),
     ),
@@ -219,11 +233,15 @@ FAULTS = [
     *faults(
         "python/weft/attach/generation.py",
         "tests/attach/test_generation.py",
-        ("sign", "or timestep > last.timestep:", "or timestep < last.timestep:"),
+        (
+            "sign",
+            "return (timestep > last.timestep) is not self._rises",
+            "return (timestep < last.timestep) is not self._rises",
+        ),
         (
             "off by one",
-            "index = last.index if timestep == last.timestep else last.index + 1",
-            "index = last.index + 1",
+            "return (entry - self._first) // order",
+            "return (entry - self._first + 1) // order",
         ),
         (
             "index",
@@ -234,20 +252,22 @@ FAULTS = [
     *faults(
         "python/weft/attach/text/tokenized.py",
         "tests/attach/text/test_tokenized.py tests/attach/text/test_prompt.py",
-        ("off by one", "return self.start + self._length_limit - 1", "return self.start + self._length_limit"),
+        (
+            "off by one",
+            "return self.start - self.dropped + self._row_length - self._row.pieces.closing",
+            "return self.start - self.dropped + self._row_length",
+        ),
         (
             "off by one",
             "if number is not None and number > len(found):",
             "if number is not None and number > len(found) + 1:",
         ),
-        ("dropped check", "and self._is_whole(pieces, first, len(wanted))", ""),
-        ("index", "place = found[(number or 1) - 1]", "place = found[0]"),
+        ("index", "tokens = found[(number or 1) - 1]", "tokens = found[0]"),
     ),
     *faults(
         "python/weft/attach/text/prompt.py",
         "tests/attach/text/test_prompt.py tests/attach/text/test_prompt_joint.py",
-        ("index", "start = self.images if self.guided and batch > self.images else 0", "start = 0"),
-        ("wrong branch", "place[-1] < text.limit", "place[0] < text.limit + 1"),
+        ("wrong branch", "if len(set(places)) > 1:", "if len(set(places)) > 2:"),
     ),
     # --- methods
     *faults(
@@ -298,6 +318,10 @@ FAULTS = [
             "self.maps + (maps - self.maps) * (1 / self._passes if momentum is None else 1 - momentum)",
             "maps",
         ),
+    ),
+    *faults(
+        "python/weft/methods/maskdiffusion/boxes.py",
+        "tests/methods/maskdiffusion/test_regions.py tests/methods/maskdiffusion/test_control.py",
         (
             "off by one",
             "last, stop = max(int(bottom * rows), first + 1), max(int(right * columns), start + 1)",
@@ -349,7 +373,7 @@ FAULTS = [
         "python/weft/methods/residuals/run.py",
         "tests/methods/residuals/test_control.py",
         ("wrong branch", "last=layer.name == names[-1]", "last=layer.name == names[0]"),
-        ("index", "rows[self._generation.conditional_rows(batch)] = images", "rows[: len(images)] = images"),
+        ("index", "strengths[start:stop] = images", "strengths[: len(images)] = images"),
     ),
     *faults(
         "python/weft/methods/soft_tokens/control.py",
@@ -366,7 +390,11 @@ FAULTS = [
             "index <= step.index < index + schedule.reuse",
             "index <= step.index <= index + schedule.reuse",
         ),
-        ("index", "torch.cat([others[:start], said, others[: batch - stop]])", "torch.cat([said, others])"),
+        (
+            "index",
+            "torch.cat([others[:start], positive[: stop - start], others[: batch - stop]])",
+            "torch.cat([positive, others])",
+        ),
         (
             "off by one",
             "return self.start <= index and (self.until is None or index < self.until)",
