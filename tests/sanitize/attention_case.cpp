@@ -85,16 +85,16 @@ class AttentionCase : public Case {
     const auto dimension = [&draw](int64_t high) { return draw.chance(0.02) ? 0 : draw.size(high); };
     p_.B = dimension(4), p_.H = dimension(6), p_.Nq = dimension(150);
     p_.Nk = draw.chance(0.5) ? dimension(520) : dimension(140);
-    p_.Hk = p_.H;
-    if (p_.H && draw.chance(0.4)) {
-      do p_.Hk = draw.between(1, p_.H);
-      while (p_.H % p_.Hk != 0);
-    }
     p_.D = draw.chance(0.3) ? draw.pick<int64_t>({1, 32, 40, 64, 80, 128, 160, 256}) : dimension(256);
     p_.M = draw.chance(0.5) ? 0 : draw.size(40);
     while (p_.B > 1 && p_.B * p_.H * (p_.Nq + p_.Nk) * p_.D > kMostElements) --p_.B;
     while (p_.H > 1 && p_.B * p_.H * (p_.Nq + p_.Nk) * p_.D > kMostElements) --p_.H;
     p_.Nq = std::min(p_.Nq, std::max<int64_t>(kMostWork / (p_.B * p_.H * p_.Nk * (2 * p_.D + p_.M) + 1), 1));
+    p_.Hk = p_.H;
+    if (p_.H && draw.chance(0.4)) {
+      do p_.Hk = draw.between(1, p_.H);
+      while (p_.H % p_.Hk != 0);
+    }
     p_.scale = static_cast<float>(draw.pick({1.0, -1.0, 0.5, 0.0}) / std::sqrt(static_cast<double>(p_.D + 1)));
     if (draw.chance(0.7)) p_.Lq = draw.size(9), p_.Lk = draw.size(9);
     // more than are expanded for all tiles at once
