@@ -92,7 +92,7 @@ const CudaInstance& find_instance(const AttentionParams& p) {
   WEFT_FOR_EACH_CUDA_INSTANCE(WEFT_MATCH)
 #undef WEFT_MATCH
   refuse("no CUDA kernel for D = " + number(p.D) + " and dtype code " + number(static_cast<int>(p.dtype)) +
-         "; D may be 40, 64, 80, 128 or 160, dtype float16 or bfloat16");
+         "; D may be 40, 64, 72, 80, 88, 96, 112, 128, 160 or 256, dtype float16 or bfloat16");
 }
 
 bool is_ranged(const AttentionParams& p) { return p.beta || p.gamma; }

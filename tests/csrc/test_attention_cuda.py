@@ -74,9 +74,9 @@ class TestRefuse:
         assert _attention_cuda.refuse(arguments) == ["needs CUDA tensors; q is on cpu"]
 
     def test_dtype_and_head_width(self, refusals):
-        assert refusals(replace(CASE, dtype=torch.float32, head_dim=72)) == [
+        assert refusals(replace(CASE, dtype=torch.float32, head_dim=48)) == [
             "needs float16 or bfloat16; q is torch.float32",
-            "needs D of 40, 64, 80, 128, 160; D is 72",
+            "needs D of 40, 64, 72, 80, 88, 96, 112, 128, 160, 256; D is 48",
         ]
 
     def test_large_tables(self, refusals):

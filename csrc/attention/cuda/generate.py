@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-HEAD_WIDTHS = (40, 64, 80, 128, 160)
+HEAD_WIDTHS = (40, 64, 72, 80, 88, 96, 112, 128, 160, 256)
 SCALARS = {"half": "Half", "bfloat": "Bfloat"}
 
 FOLDER = Path(__file__).resolve().parent / "instances"

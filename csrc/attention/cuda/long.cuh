@@ -18,7 +18,7 @@ namespace weft {
 template <int D>
 struct LongTile {
   static constexpr int kRowTiles = D <= 128 ? 2 : 1;
-  static constexpr int kKeys = D <= 64 ? 64 : 32;
+  static constexpr int kKeys = D <= 64 ? 64 : D <= 160 ? 32 : 16;
   static constexpr int kRows = kWarps * kRowTiles * 16;
   // blocks that a multiprocessor's registers must hold
   static constexpr int kBlocks = 2;

@@ -127,7 +127,7 @@ def test_layers_of_real_models(draw, call_attention, backend, dtype, layer):
 
 @on_every(("cpu", "triton", "cuda"))
 @pytest.mark.parametrize("seqlen_k", [1, 77, 128, 129, 333])
-@pytest.mark.parametrize("head_dim", [40, 64, 80, 128, 160])
+@pytest.mark.parametrize("head_dim", [40, 64, 72, 80, 88, 96, 112, 128, 160, 256])
 def test_reduced_set(draw, call_attention, backend, dtype, head_dim, seqlen_k):
     check_forward(
         draw(replace(SMALL, head_dim=head_dim, seqlen_k=seqlen_k, dtype=dtype), backend), call_attention, backend

@@ -14,7 +14,7 @@ from weft.kernels.attention.arguments import Arguments
 from weft.ops._cuda import refuse_machine
 from weft.ops.attention.native import DTYPE_CODES, prepare, strides
 
-HEAD_WIDTHS = (40, 64, 80, 128, 160)
+HEAD_WIDTHS = (40, 64, 72, 80, 88, 96, 112, 128, 160, 256)
 # as in csrc/attention: kMaxCudaTableBytes, kMaxColumns, kMaxTokenStride
 MAX_TABLE_BYTES = 24 << 10
 MAX_COLUMNS = 1 << 16

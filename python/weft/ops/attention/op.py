@@ -120,10 +120,11 @@ def attention(
     Transforms: inside those of ``torch.func`` (vmap, grad, jvp and so on) and in forward-mode differentiation the
         call is the definition in plain PyTorch, which forms all probabilities; naming another backend than
         ``reference`` raises. For speed put an axis to be mapped into B.
-    Backends: cuda (CUDA C++, forward; NVIDIA sm_80 or newer; float16, bfloat16; D 40, 64, 80, 128, 160; tables up to
-        24 KB), triton (the same devices, forward and backward; float32, bfloat16, float16; M up to 128; by name also
-        on the CPU where TRITON_INTERPRET=1), cpu (C++, forward; float32, bfloat16, float16), reference (any device
-        and float dtype). On a GPU a label out of range counts as the nearest one in it.
+    Backends: cuda (CUDA C++, forward; NVIDIA sm_80 or newer; float16, bfloat16; D 40, 64, 72, 80, 88, 96, 112, 128,
+        160, 256; tables up to 24 KB), triton (the same devices, forward and backward; float32, bfloat16, float16;
+        any D; M up to 128; by name also on the CPU where TRITON_INTERPRET=1), cpu (C++, forward; float32, bfloat16,
+        float16; any D), reference (any device and float dtype). On a GPU a label out of range counts as the nearest
+        one in it.
 
     Source:
         weft's own affine form of MaskDiffusion (arXiv:2309.04399), DenseDiffusion (arXiv:2308.12964, eq. 2-4) and
