@@ -14,6 +14,7 @@ from pathlib import Path
 
 import tyro
 
+from benchmarks.efficacy.boxes import readings as boxes_readings
 from benchmarks.efficacy.distribution_losses import summary as distribution_losses_summary
 from benchmarks.efficacy.gan_losses import summary as gan_losses_summary
 from benchmarks.efficacy.maskdiffusion import summary
@@ -44,6 +45,7 @@ def between_markers(text: str, parts: dict[str, str]) -> str:
 
 _TABLES = {
     "MaskDiffusion": summary.table,
+    boxes_readings.METHOD: boxes_readings.table,
     residuals_summary.METHOD: residuals_summary.table,
     soft_tokens_summary.METHOD: soft_tokens_summary.table,
     task_prompts_readings.METHOD: task_prompts_readings.table,

@@ -1,0 +1,3 @@
+from benchmarks.efficacy.boxes.experiment import main
+
+main()
