@@ -141,7 +141,8 @@ def only_finite(x):
 @triton.jit
 def has_strays(x):
     """Whether any value of a tile is not finite, as a scalar 0 or 1."""
-    return tl.max(tl.max(tl.where(is_finite(x), 0, 1), axis=1), axis=0)
+    # all at once: of an axis after the other, in a loop's results, Triton 3.7 ends its compiler on sm_100
+    return tl.max(tl.where(is_finite(x), 0, 1))
 
 
 @triton.jit
