@@ -82,6 +82,9 @@ BUDGETS = {
             Stack(800, ("fwd_long",), ("widest",), (120,)),
             Stack(672, ("fwd_long",), ("pixart_edit", "widest")),  # D = 72 and 256, Triton 3.2
             Stack(320, ("fwd_long",)),  # fp32, Triton 3.2
+            # D = 96 with all tables, whether heads share keys or not; the most are those of sm_120 and sm_80
+            Stack(384, ("bwd_q",), ("shared_keys",)),
+            Stack(472, ("bwd_kv",), ("shared_keys",)),
             Stack(192, ("bwd_q",)),  # fp32, Triton 3.2
             Stack(288, ("bwd_kv",)),  # D = 64 on sm_90, Triton 3.6
             Stack(448, ("bwd_tables",)),  # fp32, Triton 3.2

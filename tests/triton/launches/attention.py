@@ -31,12 +31,13 @@ class Attention(Case):
     dtype: str = "bfloat16"
     backward: bool = False
     padding: bool = False
+    group: int = 1
 
     def run(self) -> None:
         dtype = getattr(torch, self.dtype)
-        q, k, v = (
-            empty(self.samples, length, self.heads, self.head_dim, dtype=dtype)
-            for length in (self.seqlen_q, self.seqlen_k, self.seqlen_k)
+        q = empty(self.samples, self.seqlen_q, self.heads, self.head_dim, dtype=dtype)
+        k, v = (
+            empty(self.samples, self.seqlen_k, self.heads // self.group, self.head_dim, dtype=dtype) for _ in range(2)
         )
         rest: dict[str, torch.Tensor] = {name: empty(1, *self.labels) for name in self.tables}
         if self.tables:
@@ -81,6 +82,8 @@ CASES = (
     Attention("pixart_edit", 2, 16, 4096, 300, 72, ALL_TABLES, (4, 20), 8, padding=True),
     Attention("widest", 1, 4, 512, 512, 256, ALL_TABLES, (4, 5), 8, backward=True),
     Attention("many_columns", 2, 10, 4096, 300, 64, columns=128),
+    Attention("shared_keys", 2, 24, 1024, 300, 96, ALL_TABLES, (4, 5), 8, backward=True, group=3),
+    Attention("wide_shared_keys", 2, 24, 1024, 77, 112, ALL_TABLES, (4, 5), 8, group=4),
     Attention("float32", 2, 8, 1024, 77, 80, ALL_TABLES, (4, 5), 8, "float32", backward=True),
 )
 
