@@ -30,7 +30,7 @@ def dit() -> DiTPipeline:
         (
             dit,
             ValueError,
-            "supports UNet2DConditionModel .* or SD3Transformer2DModel .*; got DiTTransformer2DModel",
+            "supports UNet2DConditionModel .*; SD3Transformer2DModel .*; got DiTTransformer2DModel, whose attentions are",
         ),
         (tiny.vae, ValueError, "supports UNet2DConditionModel .*; got AutoencoderKL"),
         (lambda: torch.nn.Linear(1, 1), ValueError, "supports UNet2DConditionModel .*; got Linear"),
@@ -47,7 +47,9 @@ def test_what_cannot_be_attached_to(target: Any, error: type[Exception], message
 def test_a_pipeline_without_a_denoiser(tmp_path: Path) -> None:
     pipe = tiny.sd1(tmp_path)
     pipe.unet = None
-    with pytest.raises(ValueError, match=r"needs a pipeline with a UNet.* or SD3.*; StableDiffusionPipeline has sch"):
+    with pytest.raises(
+        ValueError, match=r"needs a pipeline with one of UNet.*; SD3.*; StableDiffusionPipeline has sch"
+    ):
         weft.attach(pipe)
 
 

@@ -57,7 +57,7 @@ def test_an_object_counts_where_its_centre_is() -> None:
 
 
 def test_published_results_are_those_of_the_settings_in_force() -> None:
-    """A table of other constants would describe a method that nobody gets."""
+    """A table of other constants would describe a method that no user gets."""
     from benchmarks.efficacy.boxes.experiment import OUT, VARIANTS
 
     record = json.loads(OUT.read_text())

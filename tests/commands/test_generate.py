@@ -145,7 +145,7 @@ def test_soft_tokens(tmp_path: Path) -> None:
 
 
 def test_boxes_are_in_place_of_a_threshold(residual: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="in place of --localize and --threshold"):
+    with pytest.raises(ValueError, match="replace --localize and --threshold"):
         generate(options(tmp_path, residual=(residual,), boxes=("sks circle=0,0,9,9",), threshold="otsu"))
 
 

@@ -64,7 +64,8 @@ every_cell = pytest.mark.parametrize("cell", CELLS, ids="-".join, indirect=True)
 
 def test_every_public_control_has_a_row() -> None:
     public = [name for name in weft.__all__ if isinstance(getattr(weft, name), type)]
-    assert {name for name in public if issubclass(getattr(weft, name), weft.attach.Control)} == CONTROLS.keys()
+    tried = {name.partition(" by ")[0] for name in CONTROLS}  # some are tried in several ways
+    assert {name for name in public if issubclass(getattr(weft, name), weft.attach.Control)} == tried
 
 
 def test_every_family_has_a_row(tmp_path: Path) -> None:

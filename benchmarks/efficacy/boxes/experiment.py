@@ -24,8 +24,7 @@ from benchmarks.efficacy.readings import Readings
 from benchmarks.efficacy.record import publish
 from benchmarks.efficacy.trials import Sampling
 from benchmarks.measuring.circumstances import ROOT, circumstances
-from weft.methods.maskdiffusion import JointSettings
-from weft.methods.maskdiffusion.joint_settings import JOINT
+from weft.methods.maskdiffusion import JOINT, JointSettings
 from weft.shapes.load import pipeline
 
 VARIANTS: dict[str, JointSettings | None] = {WITHOUT: None, "boxes": JOINT}
@@ -41,7 +40,7 @@ class Options:
         steps, guidance, seed: How pictures are drawn.
         held_out: Prompts with a pair or a combination that training never showed; otherwise none of them, to choose
             constants on.
-        kept: Folder of the pictures so far. They are told apart by settings, not by code: begin an empty one when
+        kept: Folder of the pictures so far. They are distinguished by settings, not by code: begin an empty one when
             the method or the model has changed.
         out: JSON file of the results; a table of the same name lies beside it.
     """

@@ -90,7 +90,13 @@ class Options:
     def lesson(self, name: str) -> Lesson:
         """How the tokens of a variant are trained."""
         loop = LoopConfig(
-            self.steps, 1e-2, 8, decay_steps=self.steps // 2, weight_decay=1e-4, average_decay=0.98, log_every=5
+            steps=self.steps,
+            learning_rate=1e-2,
+            batch_size=8,
+            decay_steps=self.steps // 2,
+            weight_decay=1e-4,
+            average_decay=0.98,
+            log_every=5,
         )
         options: list[tuple[str, Any]] = [("blocks", ("down_blocks", "mid_block")), ("time_buckets", 10)]
         options += [("negatives", 1), ("gamma_plus", 3.0)]

@@ -122,17 +122,19 @@ def test_the_variable_reaches_the_backend(tmp_path, monkeypatch, no_file_in_use)
     pytest.importorskip("triton", reason="triton is not installed")
     import torch
 
+    from weft.kernels.attention.arguments import Arguments
     from weft.ops.attention import triton as _attention_triton
 
     path = tmp_path / "rows.json"
     launch_file.write_rows(path, {Row("fwd_short", 86, 4, 64, Tile(16, 128, 4, 1)): ""})
     monkeypatch.setenv("WEFT_LAUNCH_TABLE", str(path))
     x = torch.randn(1, 20, 1, 8, device="cuda" if torch.cuda.is_available() else "cpu")
-    _attention_triton.attention_fwd_triton(x, x, x, 1.0)
+    call = Arguments(x, x, x, 1.0)
+    _attention_triton.attention_fwd_triton(call)
     assert launch.choose_tile("fwd_short", 86, 4, 64, 4096, 77).block_q == 16
     monkeypatch.setenv("WEFT_LAUNCH_TABLE", str(tmp_path / "none.json"))
     with pytest.raises(FileNotFoundError, match=r"none\.json"):
-        _attention_triton.attention_fwd_triton(x, x, x, 1.0)
+        _attention_triton.attention_fwd_triton(call)
 
 
 @pytest.mark.parametrize(
