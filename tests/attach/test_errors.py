@@ -30,7 +30,7 @@ def dit() -> DiTPipeline:
         (
             dit,
             ValueError,
-            "supports UNet2DConditionModel .*; SD3Transformer2DModel .*; got DiTTransformer2DModel, whose attentions are",
+            "supports UNet2DConditionModel .*; SD3Transformer2DModel .*; got DiTTransformer2DModel, whose",
         ),
         (tiny.vae, ValueError, "supports UNet2DConditionModel .*; got AutoencoderKL"),
         (lambda: torch.nn.Linear(1, 1), ValueError, "supports UNet2DConditionModel .*; got Linear"),
