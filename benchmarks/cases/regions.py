@@ -97,13 +97,14 @@ def _window_by_window(problem: Problem) -> Call:
 
 def _compiled(problem: Problem) -> Call:
     """The definition, as torch.compile fuses it."""
-    from weft.kernels.regions.reference import best_windows_reference
+    from weft.kernels.regions.reference import Search, best_windows_reference
 
     forbids = problem.options.get("exclusion") is None
     rest = (problem.options.get("margin", 0), int(0.15 * problem.grid[0] * problem.grid[1]), 0.5)
     exclusion, fallback = (None, (0, 0)) if forbids else (-2.0, problem.sizes[0])
     compiled = torch.compile(best_windows_reference)
-    return lambda: _labels(problem, compiled(problem.maps, problem.sizes, *rest, exclusion, 0, fallback, None))
+    search = Search(problem.maps, problem.sizes, *rest, exclusion, 0, fallback, None)
+    return lambda: _labels(problem, compiled(search))
 
 
 def verify(problem: Problem, provider: Provider, result: tuple[Tensor, Tensor]) -> None:

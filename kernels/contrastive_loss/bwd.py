@@ -179,13 +179,13 @@ def contrastive_loss_bwd(
             g = call.rows.new_empty(height, width)
             products.append(_pairs(call, factors, g, i, k, wants_temperature))
             if drows is not None:
-                _add_product(call, factors, g, call.columns[k : k + width], drows[i : i + height])
+                _add_product(call, factors, g, call.segment.columns[k : k + width], drows[i : i + height])
             if dcolumns is not None:
                 _add_product(call, factors, g.T, call.rows[i : i + height], dcolumns[k : k + width])
     if not wants_temperature:
         return None
     found = sum(product.sum() for product in products)
-    return -found * factors.scale / call.temperature
+    return -found * factors.scale / call.segment.temperature
 
 
 def _pairs(call: Call, factors: Factors, g: Tensor, first_row: int, first_column: int, sums: bool) -> Tensor:
@@ -220,7 +220,7 @@ def _add_product(call: Call, factors: Factors, g: Tensor, features: Tensor, out:
         g_ptr=g,
         features_ptr=features,
         scale_ptr=factors.scale,
-        temperature_ptr=call.temperature,
+        temperature_ptr=call.segment.temperature,
         out_ptr=out,
         stride_g_m=g.stride(0),
         stride_g_n=g.stride(1),

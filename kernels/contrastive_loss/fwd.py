@@ -142,8 +142,8 @@ def contrastive_loss_fwd(call: Call) -> Tensor:
     tiles = ceil_div(rows, tile.block_m), ceil_div(columns, tile.block_n)
     each = launch.choose_parts(*tiles)
     parts = ceil_div(tiles[0], each[0]), ceil_div(tiles[1], each[1])
-    by_row = call.temperature.new_empty(parts[1], 4, rows)
-    by_column = call.temperature.new_empty(parts[0], 4, columns) if call.symmetric else None
+    by_row = call.segment.temperature.new_empty(parts[1], 4, rows)
+    by_column = call.segment.temperature.new_empty(parts[0], 4, columns) if call.segment.symmetric else None
     run(
         _contrastive_loss_fwd_kernel,
         parts[0] * parts[1],

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -11,25 +10,19 @@ from weft.kernels.common.device import device_arch
 from weft.kernels.common.product_tiles import Tile
 
 from . import launch
+from .reference import Segment
 
 
-@dataclass(frozen=True, eq=False)
-class Call:
-    """Rows and one segment, as ``Segment`` of the definition describes it, with what kernels need to know of them."""
+class Call(NamedTuple):
+    """Rows and one segment, whose ids are contiguous, with what kernels need to know of them."""
 
     rows: Tensor
-    columns: Tensor
-    temperature: Tensor
-    row_ids: Tensor
-    column_ids: Tensor
-    excludes: bool
-    has_classes: bool
-    symmetric: bool
+    segment: Segment
 
     @property
     def sizes(self) -> tuple[int, int, int]:
         """R, K, D."""
-        return self.rows.shape[0], self.columns.shape[0], self.rows.shape[1]
+        return self.rows.shape[0], self.segment.columns.shape[0], self.rows.shape[1]
 
     def tile(self, kernel: str, rows: int, columns: int) -> Tile:
         return launch.choose_tile(kernel, device_arch(self.rows.device), self.rows.element_size(), rows, columns)
@@ -37,24 +30,25 @@ class Call:
     def arguments(self, tile: Tile) -> dict[str, Any]:
         """What a kernel that makes logits takes, by the names that kernels have for it."""
         rows, columns, width = self.sizes
+        segment = self.segment
         return {
             "rows_ptr": self.rows,
-            "columns_ptr": self.columns,
-            "row_ids_ptr": self.row_ids,
-            "column_ids_ptr": self.column_ids,
-            "temperature_ptr": self.temperature,
+            "columns_ptr": segment.columns,
+            "row_ids_ptr": segment.row_ids,
+            "column_ids_ptr": segment.column_ids,
+            "temperature_ptr": segment.temperature,
             "stride_rows_r": self.rows.stride(0),
             "stride_rows_d": self.rows.stride(1),
-            "stride_columns_k": self.columns.stride(0),
-            "stride_columns_d": self.columns.stride(1),
+            "stride_columns_k": segment.columns.stride(0),
+            "stride_columns_d": segment.columns.stride(1),
             "R": rows,
             "K": columns,
             "D": width,
             "BLOCK_M": tile.block_m,
             "BLOCK_N": tile.block_n,
             "BLOCK_K": tile.block_k,
-            "EXCLUDES": self.excludes,
-            "HAS_CLASSES": self.has_classes,
+            "EXCLUDES": segment.excludes,
+            "HAS_CLASSES": segment.has_classes,
             "FULL_D": width % tile.block_k == 0,
             **tile.options,
         }

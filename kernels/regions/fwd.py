@@ -15,6 +15,7 @@ from torch import Tensor
 from weft.kernels.common.device import run
 
 from .launch import choose_search_launch
+from .reference import Search
 
 INT_MAX = tl.constexpr(2147483647)
 INT64_MIN = tl.constexpr(-9223372036854775808)
@@ -166,23 +167,14 @@ def _best_windows_fwd_kernel(
         tl.debug_barrier()  # all warps have read the sums before the next object's replace them
 
 
-def best_windows_fwd(
-    maps: Tensor,
-    candidates: Tensor,
-    protected: int,
-    protect_factor: float,
-    exclusion: float | None,
-    gap: int,
-    fallback: tuple[int, int],
-    present: Tensor | None,
-) -> Tensor:
-    """Windows [B, n, 4] int32 of ``best_windows_reference``, which says what the arguments are.
+def best_windows_fwd(search: Search, candidates: Tensor) -> Tensor:
+    """Windows [B, n, 4] int32 of ``best_windows_reference``.
 
     Args:
-        maps: [B, n, h, w]; copied if it is not contiguous.
+        search: Its maps and ``present`` are copied where they are not contiguous.
         candidates: [P, 4] int32, every admissible window in the order in which equals are preferred; contiguous.
-        present: bool [B, n] or None; copied likewise.
     """
+    maps, present = search.maps, search.present
     samples, objects, height, width = maps.shape
     windows = maps.new_empty((samples, objects, 4), dtype=torch.int32)
     if not windows.numel():
@@ -200,11 +192,11 @@ def best_windows_fwd(
         height,
         width,
         len(candidates),
-        protected,
-        gap,
-        *fallback,
-        PROTECT_FACTOR=protect_factor,
-        EXCLUSION=exclusion,
+        search.protected,
+        search.gap,
+        *search.fallback,
+        PROTECT_FACTOR=search.protect_factor,
+        EXCLUSION=search.exclusion,
         BLOCK_H=tiles.block_h,
         BLOCK_W=tiles.block_w,
         BLOCK_P=tiles.block_p,

@@ -31,17 +31,33 @@ class Candidates(NamedTuple):
     areas: Tensor
 
 
-def best_windows_reference(
-    maps: Tensor,
-    sizes: tuple[Size, ...],
-    margin: int,
-    protected: int,
-    protect_factor: float,
-    exclusion: float | None,
-    gap: int,
-    fallback: Size,
-    present: Tensor | None,
-) -> Tensor:
+class Search(NamedTuple):
+    """A search for windows, checked: the arguments of ``best_windows``.
+
+    Attributes:
+        maps: A, [B, n, h, w], any float dtype, finite.
+        sizes: (height, width) of the windows, in cells.
+        margin: Rows at the bottom and columns at the right that no window may reach.
+        protected: Cells each object protects.
+        protect_factor: What a protected cell is worth to the others.
+        exclusion: What a cell that is taken is worth from then on, or None to forbid overlap.
+        gap: Cells that stay free between two windows, where overlap is forbidden.
+        fallback: (height, width) of the window of an object without a positive mean; (0, 0) for none.
+        present: bool [B, n]; the others get an empty window, protect nothing and take nothing. None for all.
+    """
+
+    maps: Tensor
+    sizes: tuple[Size, ...]
+    margin: int
+    protected: int
+    protect_factor: float
+    exclusion: float | None
+    gap: int
+    fallback: Size
+    present: Tensor | None
+
+
+def best_windows_reference(search: Search) -> Tensor:
     """Give each object in turn the window in which its map has the largest mean.
 
     First the maps are protected, for o in order, on the maps as they then are:
@@ -58,17 +74,6 @@ def best_windows_reference(
 
     Means are taken from an integral image in float64.
 
-    Args:
-        maps: A, [B, n, h, w], any float dtype, finite.
-        sizes: (height, width) of the windows, in cells.
-        margin: Rows at the bottom and columns at the right that no window may reach.
-        protected: Cells each object protects.
-        protect_factor: What a protected cell is worth to the others.
-        exclusion: What a cell that is taken is worth from then on, or None to forbid overlap.
-        gap: Cells that stay free between two windows, where overlap is forbidden.
-        fallback: (height, width) of the window of an object without a positive mean; (0, 0) for none.
-        present: bool [B, n]; the others get an empty window, protect nothing and take nothing. None for all.
-
     Returns:
         [B, n, 4] int32, (top, left, height, width); zeros for an empty window.
 
@@ -76,6 +81,7 @@ def best_windows_reference(
         Released code of MaskDiffusion (Zhou et al. 2023, arXiv:2309.04399); ``exclusion=None``, gaps and empty
         fallbacks are weft's own.
     """
+    maps, sizes, margin, protected, protect_factor, exclusion, gap, fallback, present = search
     samples, objects, height, width = maps.shape
     grid = (height, width)
     candidates = list_candidates(grid, sizes, margin, maps.device)

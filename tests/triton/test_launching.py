@@ -34,6 +34,7 @@ from weft.kernels.common.capture import kept_on_device
 from weft.kernels.contrastive_loss.bwd import Factors, contrastive_loss_bwd
 from weft.kernels.contrastive_loss.fwd import contrastive_loss_fwd
 from weft.kernels.contrastive_loss.host import Call as ContrastiveCall
+from weft.kernels.contrastive_loss.reference import Segment
 from weft.kernels.lowrank_linear.arguments import Arguments as LowrankArguments
 from weft.kernels.lowrank_linear.bwd import lowrank_linear_bwd
 from weft.kernels.lowrank_linear.fwd import lowrank_linear_fwd
@@ -42,6 +43,7 @@ from weft.kernels.pairwise_error.bwd import pairwise_error_bwd
 from weft.kernels.pairwise_error.fwd import pairwise_error_fwd
 from weft.kernels.regions.fwd import best_windows_fwd
 from weft.kernels.regions.gate import concept_gate_fwd
+from weft.kernels.regions.reference import Search
 
 ROOT = Path(__file__).resolve().parents[2]
 KERNELS = ROOT / "kernels"
@@ -207,7 +209,7 @@ def test_contrastive_loss_of_many_columns(launches: dict[str, int]) -> None:
     wide = torch.float32
     rows, columns = 8, MANY * 64
     ids = (meta(3, rows, dtype=torch.int64), meta(3, columns, dtype=torch.int64))
-    call = ContrastiveCall(meta(rows, 32), meta(columns, 32), meta(1, dtype=wide), *ids, False, False, False)
+    call = ContrastiveCall(meta(rows, 32), Segment(meta(columns, 32), meta(1, dtype=wide), *ids))
     contrastive_loss_fwd(call)
     factors = Factors(meta(3, rows, dtype=wide), None, meta(1, dtype=wide))
     contrastive_loss_bwd(call, factors, meta(rows, 32, dtype=wide), meta(columns, 32, dtype=wide), True)
@@ -223,7 +225,9 @@ def test_pairwise_error_of_many_values(launches: dict[str, int]) -> None:
 
 def test_regions_of_many_samples(launches: dict[str, int]) -> None:
     wide = torch.float32
-    best_windows_fwd(meta(MANY, 2, 16, 16), meta(9, 4, dtype=torch.int32), 38, 0.5, None, 1, (4, 4), None)
+    best_windows_fwd(
+        Search(meta(MANY, 2, 16, 16), ((4, 4),), 0, 38, 0.5, None, 1, (4, 4), None), meta(9, 4, dtype=torch.int32)
+    )
     maps, strengths, out = meta(MANY, 4096, 3), meta(MANY, 3, dtype=wide), meta(MANY, 4096, 3, dtype=wide)
     concept_gate_fwd(maps, strengths, "median", "largest", out)
     assert launches == {

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import weft
 from weft.kernels.regions.launch import MAX_CELLS, choose_search_launch, padded_cells
+from weft.kernels.regions.reference import Search
 from weft.ops import regions
 from weft.ops.regions.search import BEST_WINDOWS
 from weft.testing import RegionSearch
@@ -92,8 +93,8 @@ def test_the_map_of_an_absent_object_is_not_read() -> None:
 
 
 def test_the_interpreter_runs_only_by_name() -> None:
-    arguments = (SEARCH_16.maps(device=DEVICE), SEARCH_16.sizes, 0, 38, 0.5, None, 0, (0, 0), None)
-    chosen = BEST_WINDOWS.choose("auto", *arguments).name
+    search = Search(SEARCH_16.maps(device=DEVICE), SEARCH_16.sizes, 0, 38, 0.5, None, 0, (0, 0), None)
+    chosen = BEST_WINDOWS.choose("auto", search).name
     assert chosen == ("triton" if DEVICE == "cuda" else "reference")
 
 

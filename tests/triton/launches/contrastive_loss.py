@@ -10,6 +10,7 @@ from launches.case import Case, empty
 from weft.kernels.contrastive_loss.bwd import Factors, contrastive_loss_bwd
 from weft.kernels.contrastive_loss.fwd import contrastive_loss_fwd
 from weft.kernels.contrastive_loss.host import Call
+from weft.kernels.contrastive_loss.reference import Segment
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,7 @@ class Loss(Case):
     def run(self) -> None:
 
         dtype, ids = getattr(torch, self.dtype), {"dtype": torch.int64}
-        call = Call(
-            empty(self.rows, self.width, dtype=dtype),
+        segment = Segment(
             empty(self.columns, self.width, dtype=dtype),
             empty(),
             empty(3, self.rows, **ids),
@@ -38,6 +38,7 @@ class Loss(Case):
             self.has_classes,
             self.symmetric,
         )
+        call = Call(empty(self.rows, self.width, dtype=dtype), segment)
         contrastive_loss_fwd(call)
         factors = Factors(empty(3, self.rows), empty(3, self.columns) if self.symmetric else None, empty())
         drows, dcolumns = empty(self.rows, self.width), empty(self.columns, self.width)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from launches.case import Case, empty
 
+from weft.kernels.regions import reference
 from weft.kernels.regions.fwd import best_windows_fwd
 from weft.kernels.regions.gate import concept_gate_fwd
 
@@ -25,7 +26,8 @@ class Search(Case):
         maps = empty(1, 2, *self.grid, dtype=self.dtype)
         candidates = empty(self.candidates, 4, dtype=torch.int32)
         present = empty(1, 2, dtype=torch.bool) if self.some_absent else None
-        best_windows_fwd(maps, candidates, 38, 0.5, self.exclusion, 1, (4, 12), present)
+        call = reference.Search(maps, ((4, 12),), 0, 38, 0.5, self.exclusion, 1, (4, 12), present)
+        best_windows_fwd(call, candidates)
 
 
 @dataclass(frozen=True)

@@ -59,8 +59,8 @@ def contrastive_loss_bwd_triton(
 def _call(rows: Tensor, segment: Segment) -> Call:
     from weft.kernels.contrastive_loss.host import Call
 
-    columns, temperature, row_ids, column_ids, *what, _ = segment
-    return Call(rows, columns, temperature, row_ids.contiguous(), column_ids.contiguous(), *what)
+    row_ids, column_ids = segment.row_ids.contiguous(), segment.column_ids.contiguous()
+    return Call(rows, segment._replace(row_ids=row_ids, column_ids=column_ids))
 
 
 def _factors(segment: Segment, statistics: Tensor, dloss: Tensor) -> Factors:

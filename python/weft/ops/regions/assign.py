@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from weft.kernels.common.capture import kept_on_device
-from weft.kernels.regions.reference import Size, cover
+from weft.kernels.regions.reference import Search, Size, cover
 from weft.ops._autocast import follows_autocast
-from weft.ops.regions import checks
-from weft.ops.regions.search import search
+from weft.ops.regions import checks, search
 
 _ALL_ORDERS_UP_TO = 4  # objects; 24 orders
 # what an object without a window is worth: less than the share of a map in any useful window
@@ -70,7 +69,8 @@ def assign_windows(
     maps = maps.detach().masked_fill(~present[..., None, None], 0.0)
     tried = orders(objects, maps.device)  # [P, n]
     turns = maps[:, tried].flatten(0, 1)  # [B * P, n, h, w]
-    windows = search(turns, checked, 0, 0, 1.0, None, gap, (0, 0), present[:, tried].flatten(0, 1), backend)
+    some = present[:, tried].flatten(0, 1)
+    windows = search.run(Search(turns, checked, 0, 0, 1.0, None, gap, (0, 0), some), backend)
     whole = turns.sum((2, 3), dtype=torch.float64).clamp_min(torch.finfo(torch.float64).tiny)
     shares = (turns * cover(windows, grid)).sum((2, 3), dtype=torch.float64) / whole  # [B * P, n]
     # an absent object is worth the same in every order

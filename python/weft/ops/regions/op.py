@@ -16,13 +16,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from weft.kernels.regions.reference import cover, largest_cells
+from weft.kernels.regions.reference import Search, cover, largest_cells
 from weft.kernels.regions.reference_gate import lower_median
 from weft.ops._autocast import follows_autocast
-from weft.ops.regions import checks
+from weft.ops.regions import checks, search
 from weft.ops.regions.assign import assign_windows
 from weft.ops.regions.gate import concept_gate
-from weft.ops.regions.search import search
 
 __all__ = [
     "above_median",
@@ -164,7 +163,7 @@ def best_windows(
     checked = checks.check_sizes(op, sizes, grid, margin, needs_first=fallback == "first")
     if present is not None:
         checks.check_present(op, present, maps)
-    return search(
+    found = Search(
         maps.detach(),
         checked,
         margin,
@@ -174,8 +173,8 @@ def best_windows(
         gap,
         checked[0] if fallback == "first" else (0, 0),
         present,
-        backend,
     )
+    return search.run(found, backend)
 
 
 @follows_autocast("regions")

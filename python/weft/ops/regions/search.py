@@ -12,37 +12,24 @@ import torch
 from torch import Tensor
 
 from weft._dispatch import Backend, Op, named_in_trace
-from weft.kernels.regions.reference import Size, best_windows_reference
+from weft.kernels.regions.reference import Search, best_windows_reference
 from weft.ops._transforms import is_transformed, needs_operator
 from weft.ops._triton import is_interpreted
 from weft.ops.regions import triton as gpu
 
 
-def search(
-    maps: Tensor,
-    sizes: tuple[Size, ...],
-    margin: int,
-    protected: int,
-    protect_factor: float,
-    exclusion: float | None,
-    gap: int,
-    fallback: Size,
-    present: Tensor | None,
-    backend: str | None,
-) -> Tensor:
-    """``best_windows_reference`` by the backend asked for, as an operator while tracing."""
-    arguments = (maps, sizes, margin, protected, protect_factor, exclusion, gap, fallback, present)
+def run(search: Search, backend: str | None) -> Tensor:
+    """``best_windows_reference`` by the requested backend, as an operator while tracing."""
     windows: Tensor
     # what is compiled takes the operator everywhere: making the list of candidates cannot be traced
     if is_transformed() and not torch.compiler.is_compiling():
-        windows = BEST_WINDOWS.definition(backend).forward(*arguments)
-    elif needs_operator(arguments):
+        windows = BEST_WINDOWS.definition(backend).forward(search)
+    elif needs_operator(search):
+        maps, sizes, *numbers, fallback, present = search
         flat = [side for size in sizes for side in size]
-        name = named_in_trace(backend)
-        numbers = (margin, protected, protect_factor, exclusion, gap, list(fallback))
-        windows = _operator(maps, flat, *numbers, present, name)
+        windows = _operator(maps, flat, *numbers, list(fallback), present, named_in_trace(backend))
     else:
-        windows = BEST_WINDOWS.choose_where_known(backend, *arguments).forward(*arguments)
+        windows = BEST_WINDOWS.choose_where_known(backend, search).forward(search)
     return windows
 
 
@@ -67,8 +54,8 @@ BEST_WINDOWS = Op(
 )
 def _operator(maps, sizes, margin, protected, protect_factor, exclusion, gap, fallback, present, backend):  # type: ignore[no-untyped-def]
     pairs = tuple(zip(sizes[::2], sizes[1::2], strict=True))
-    arguments = (maps, pairs, margin, protected, protect_factor, exclusion, gap, tuple(fallback), present)
-    return BEST_WINDOWS.choose_where_known(backend or None, *arguments).forward(*arguments)
+    search = Search(maps, pairs, margin, protected, protect_factor, exclusion, gap, tuple(fallback), present)
+    return BEST_WINDOWS.choose_where_known(backend or None, search).forward(search)
 
 
 @_operator.register_fake

@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 
 from weft.kernels.regions.launch import MAX_CELLS, MAX_GATE_CELLS, MAX_GATE_CONCEPTS, MAX_OBJECTS, padded_cells
-from weft.kernels.regions.reference import Size, list_candidates
+from weft.kernels.regions.reference import Search, list_candidates
 from weft.ops._triton import is_interpreted, refuse_machine
 
 _NARROW = (torch.float32, torch.float16, torch.bfloat16)
 
 
-def refuse_search(maps: Tensor, *rest: Any) -> list[str]:
+def refuse_search(search: Search) -> list[str]:
     """Why the kernel of ``best_windows`` cannot take a call; empty if it can."""
+    maps = search.maps
     _, objects, height, width = maps.shape
     reasons = _refuse_device_and_dtype(maps)
     if maps.dtype not in (*_NARROW, torch.float64):
@@ -51,22 +52,13 @@ def _refuse_device_and_dtype(maps: Tensor) -> list[str]:
     return []
 
 
-def best_windows_triton(
-    maps: Tensor,
-    sizes: tuple[Size, ...],
-    margin: int,
-    protected: int,
-    protect_factor: float,
-    exclusion: float | None,
-    gap: int,
-    fallback: Size,
-    present: Tensor | None,
-) -> Tensor:
+def best_windows_triton(search: Search) -> Tensor:
     """Windows of inputs that ``refuse_search`` accepts."""
     from weft.kernels.regions.fwd import best_windows_fwd
 
-    candidates = list_candidates((maps.shape[2], maps.shape[3]), sizes, margin, maps.device).windows
-    return best_windows_fwd(maps, candidates, protected, protect_factor, exclusion, gap, fallback, present)
+    height, width = search.maps.shape[2:]
+    candidates = list_candidates((height, width), search.sizes, search.margin, search.maps.device).windows
+    return best_windows_fwd(search, candidates)
 
 
 def concept_gate_triton(maps: Tensor, strengths: Tensor, rule: str | float, overlap: str, out: Tensor) -> None:

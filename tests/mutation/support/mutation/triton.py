@@ -196,8 +196,8 @@ FAULTS = [
         ("mask", "tl.where(mask, g * s, 0.0)", "g * s"),
         (
             "sign",
-            "return -found * factors.scale / call.temperature",
-            "return found * factors.scale / call.temperature",
+            "return -found * factors.scale / call.segment.temperature",
+            "return found * factors.scale / call.segment.temperature",
         ),
         (
             "off by one",
