@@ -387,3 +387,33 @@ def test_a_text_that_is_announced_later_is_known_from_then_on() -> None:
     assert known.match(text).prompt is prompt
     known.clear()
     assert not known.match(text).is_known
+
+
+def test_the_negative_prompt_may_be_encoded_like_any_other_and_run_first() -> None:
+    """In a loop of one's own around Flux no argument says which prompt is the negative one."""
+    model = TINY["flux"]
+    pipe = model.build()
+    ids = torch.cartesian_prod(torch.zeros(1), torch.arange(8.0), torch.arange(12.0))
+    found = []
+    for first in ("a green ball", "a red circle"):
+        with weft.attach(pipe, weft.AttentionMaps("circle")) as attachment, torch.no_grad():
+            texts = ("a green ball", "a red circle")
+            encoded = {text: pipe.encode_prompt(text, None, max_sequence_length=16) for text in texts}
+            order = sorted(encoded, key=lambda text: text != first)
+            channels = pipe.transformer.config.in_channels
+            latent = torch.randn(1, 96, channels, generator=torch.Generator().manual_seed(1))
+            for timestep in (1.0, 0.5):
+                for text in order:
+                    states, pooled, text_ids = encoded[text]
+                    pipe.transformer(
+                        hidden_states=latent,
+                        encoder_hidden_states=states,
+                        pooled_projections=pooled,
+                        timestep=torch.tensor([timestep]),
+                        guidance=torch.tensor([1.0]) if pipe.transformer.config.guidance_embeds else None,
+                        img_ids=ids,
+                        txt_ids=text_ids,
+                    )
+            found.append(attachment.maps["circle"])
+    torch.testing.assert_close(found[0], found[1], atol=1e-6, rtol=0)
+    assert found[0].max() > 0

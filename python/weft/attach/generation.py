@@ -59,7 +59,7 @@ class GenerationTracker:
     def reset(self) -> None:
         """Let the next pass begin a generation, and forget the prompts."""
         self.texts.clear()
-        self._is_announced = False
+        self._announced: list[Prompt] = []  # since the last pass
         self.text_is_known = True  # of the last pass
         self._rises: bool | None = None
         self._position: _Position | None = None
@@ -81,7 +81,7 @@ class GenerationTracker:
     def announce(self, prompt: Prompt) -> None:
         """The embeddings of ``prompt`` are known from now on."""
         self.texts.announce(prompt)
-        self._is_announced = True
+        self._announced.append(prompt)
 
     def advance(self, call: DenoiserCall) -> Step:
         """The step that ``call`` belongs to; its ``generation`` is a new object when one begins."""
@@ -98,7 +98,7 @@ class GenerationTracker:
             generation, index = last.generation, last.index + moved
             if self._position is not None:
                 index = max(last.index, self._position.step(index, moved))
-        self._is_announced = False
+        self._announced = []
         self.text_is_known = match.is_known
         batch, seqlen_k = call.text.shape[:2]
         # with no prompt at all, every row counts as an image
@@ -114,27 +114,30 @@ class GenerationTracker:
         if self._in_call:
             return False
         if self._rises is None:
-            return self._is_announced
+            return bool(self._announced)
         if timestep == last.timestep:
-            return self._is_announced
+            return bool(self._announced)
         return (timestep > last.timestep) is not self._rises
 
     def _begin(self, call: DenoiserCall, match: Match) -> Generation:
         prompt = match.prompt
         # without a new announcement, unknown text is a sampler's that shares the denoiser: these are other words
-        if prompt is None and (match.is_known or self._is_announced):
+        if prompt is None and (match.is_known or self._announced):
             prompt = next((known for known in self.texts.prompts if not known.is_negative), None)
+        images = call.text.shape[0] if prompt is None else prompt.images
+        further = (known for known in self._announced if known is not prompt and not known.is_negative)
         height, width = self._latent_size(call)
         generation = Generation(
             index=self._generations,
             prompt=prompt,
             latent_size=(height, width),
             image_size=(height * self._pixels, width * self._pixels),
-            images=call.text.shape[0] if prompt is None else prompt.images,
+            images=images,
             device=call.text.device,
             dtype=torch.promote_types(call.text.dtype, torch.float32),
             model_dtype=call.sample.dtype,
             noisiest=self._noisiest,
+            further=tuple(known for known in further if known.images == images),
         )
         self._generations += 1
         return generation

@@ -65,6 +65,8 @@ class Generation:
         model_dtype: What the denoiser computes in; factors of ``add_to_projection`` in another dtype are cast at every
             call.
         noisiest: The timestep of pure noise, in the units of ``Step.timestep``.
+        further: Other prompts that were encoded for it, each for as many images: regional prompts take turns in a
+            step, and some pipelines encode the negative prompt like any other.
     """
 
     index: int
@@ -76,6 +78,7 @@ class Generation:
     dtype: torch.dtype
     model_dtype: torch.dtype
     noisiest: float = 1000.0
+    further: tuple[Prompt, ...] = ()
 
 
 @dataclass(frozen=True)

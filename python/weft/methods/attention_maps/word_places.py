@@ -56,9 +56,18 @@ def _find(generation: Generation, token: Token) -> tuple[Places, list[Exception]
         try:
             places.append(generation.prompt.find(token, image))
         except (LookupError, UnplacedError) as error:
-            errors.append(error)
             places.append(())
+            if not any(_has(prompt, token, image) for prompt in generation.further):
+                errors.append(error)
     return places, errors
+
+
+def _has(prompt: Prompt, token: str, image: int) -> bool:
+    """Whether another prompt of the generation has the word, whose own passes will be read."""
+    try:
+        return bool(prompt.find(token, image))
+    except (LookupError, ValueError):
+        return False
 
 
 def _text(prompt: Prompt | None, image: int) -> str:
