@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -250,3 +251,50 @@ def test_settings_that_are_refused(changes: dict[str, Any], message: str) -> Non
 
 def test_every_number_of_the_settings_has_a_range() -> None:
     assert {field.name for field in dataclasses.fields(JOINT)} == set(RANGES)
+
+
+# --- masks --------------------------------------------------------------------------------------------------------
+
+
+def masks() -> dict[str, Any]:
+    """``BOXES`` as masks: one as booleans, one as an image."""
+    made = {}
+    for phrase, (left, top, right, bottom) in BOXES.items():
+        mask = torch.zeros(HEIGHT, WIDTH, dtype=torch.bool)
+        mask[int(top) : int(bottom), int(left) : int(right)] = True
+        made[phrase] = mask
+    last = next(reversed(made))
+    made[last] = Image.fromarray(255 * made[last].to(torch.uint8).numpy())
+    return made
+
+
+@every_host
+def test_a_mask_of_a_box_is_that_box(host: Host, tmp_path: Path) -> None:
+    pipe = host.build(tmp_path)
+    by_box = host.draw(pipe, boxed())
+    assert torch.equal(host.draw(pipe, weft.MaskDiffusion(boxes=masks(), mode=JOINT)), by_box)
+    one, *others = masks().items()
+    mixed = weft.MaskDiffusion(boxes={one[0]: one[1], **{phrase: BOXES[phrase] for phrase, _ in others}}, mode=JOINT)
+    assert "mask of" in repr(mixed)
+    assert torch.equal(host.draw(pipe, pickle.loads(pickle.dumps(mixed))), by_box)
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (torch.zeros(HEIGHT, WIDTH), "must have a pixel inside"),
+        (torch.ones(3, HEIGHT, WIDTH), r"must be \[h, w\]"),
+        (2.0 * torch.ones(HEIGHT, WIDTH), "from 0 to 1"),
+    ],
+    ids=["empty", "channels", "range"],
+)
+def test_masks_that_cannot_be_used(mask: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        weft.MaskDiffusion(boxes={phrase: mask for phrase in BOXES})
+
+
+def test_a_mask_of_another_size_than_the_image(tmp_path: Path) -> None:
+    host = HOSTS["flux"]
+    pipe = host.build(tmp_path)
+    with pytest.raises(ValueError, match=r"must have the size of the image, \d+ x \d+ \(rows x columns\); got 5 x 7"):
+        host.draw(pipe, weft.MaskDiffusion(boxes={phrase: torch.ones(5, 7) for phrase in BOXES}, mode=JOINT))

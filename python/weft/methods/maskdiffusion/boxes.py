@@ -1,4 +1,4 @@
-"""Regions that are given as boxes, and the labels that stand for them on grids of any size."""
+"""Regions that are given as boxes or masks, and the labels that stand for them on grids of any size."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from weft.methods.maskdiffusion.tables import disjoint_labels, overlapping_labels
-from weft.methods.maskdiffusion.words import Box
+from weft.methods.maskdiffusion.words import Region
 from weft.ops import regions
 
 MOST_OVERLAPPING = 5  # every set of objects needs a label of its own
@@ -44,22 +44,29 @@ class BoxRegions:
 
     def __init__(
         self,
-        boxes: Sequence[Sequence[Box]],
+        boxes: Sequence[Sequence[Region]],
         latent_size: tuple[int, int],
         image_size: tuple[int, int],
         device: torch.device | str = "cpu",
     ) -> None:
-        """Take boxes in pixels, [images][objects]; whole cells of the latent, rounded down."""
+        """Take boxes or masks in pixels, [images][objects]; whole cells of the latent, boxes rounded down."""
         objects = max(map(len, boxes))
         rows, columns = (latent / image for latent, image in zip(latent_size, image_size, strict=True))
         windows = torch.zeros(len(boxes), objects, 4, dtype=torch.int32)
+        given: dict[tuple[int, int], Tensor] = {}
         for image, row in enumerate(boxes):
-            for o, (left, top, right, bottom) in enumerate(row):
+            for o, region in enumerate(row):
+                if isinstance(region, Tensor):
+                    given[image, o] = _cells(region, latent_size)
+                    continue
+                left, top, right, bottom = region
                 first, start = int(top * rows), int(left * columns)
                 # a box thinner than a cell still covers one
                 last, stop = max(int(bottom * rows), first + 1), max(int(right * columns), start + 1)
                 windows[image, o] = torch.tensor([first, start, last - first, stop - start])
         masks = regions.window_masks(windows, latent_size)
+        for place, mask in given.items():
+            masks[place] = mask
         self._overlap = bool((masks.sum(1) > 1).any())
         self.inside = overlapping_inside(objects) if self._overlap else disjoint_labels(objects, 1)
         self.found = torch.tensor([[o < len(row) for o in range(objects)] for row in boxes]).to(device)
@@ -86,3 +93,9 @@ class BoxRegions:
     def masks(self) -> Tensor:
         """The cells of every object, bool [images, n, h, w]."""
         return self._masks
+
+
+def _cells(mask: Tensor, latent_size: tuple[int, int]) -> Tensor:
+    """The cells of the latent that a mask covers by half or more; those that it touches, where it covers none."""
+    covered = F.adaptive_avg_pool2d(mask[None].float(), latent_size)[0]
+    return covered >= 0.5 if bool((covered >= 0.5).any()) else covered > 0

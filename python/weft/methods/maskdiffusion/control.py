@@ -19,7 +19,7 @@ from weft.methods.maskdiffusion.phrases import find_phrases
 from weft.methods.maskdiffusion.picture import draw_regions
 from weft.methods.maskdiffusion.run import Run
 from weft.methods.maskdiffusion.settings import MODES, MaskDiffusionSettings
-from weft.methods.maskdiffusion.words import Box, checked_boxes, checked_phrases, find_words, left_alone
+from weft.methods.maskdiffusion.words import Region, checked_boxes, checked_phrases, find_words, left_alone
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -41,8 +41,9 @@ class MaskDiffusion(Control):
     Args:
         phrases: The objects as the prompt names them ("a red circle"), the same for every prompt, or one sequence a
             prompt. The n-th of several equal phrases is "a red circle#2". None to find noun phrases by themselves.
-        boxes: Where objects go instead of where the maps say: phrase to (left, top, right, bottom) in pixels. Either
-            every object has a box or none; the phrases may then be left out. At most 5 where any overlap, else 16.
+        boxes: Where objects go instead of where the maps say: phrase to (left, top, right, bottom) in pixels, or to a
+            mask of the image's size (PIL image, array or tensor [h, w]; inside from a half on). Either every object
+            has one or none; the phrases may then be left out. At most 5 where any overlap, else 16.
         mode: "clean", whose constants were chosen on the embedded models; "released", which repeats the released
             code with its accidents, on UNets alone; or settings of your own, ``MaskDiffusionSettings`` for UNets and
             ``JointSettings`` for joint attention, as in
@@ -75,7 +76,7 @@ class MaskDiffusion(Control):
         self,
         phrases: Sequence[str] | Sequence[Sequence[str]] | None = None,
         *,
-        boxes: Mapping[str, Box] | None = None,
+        boxes: Mapping[str, Region] | None = None,
         mode: str | MaskDiffusionSettings = "clean",
         strength: float = 1.0,
         steps: float | int | None = None,
@@ -101,7 +102,7 @@ class MaskDiffusion(Control):
         return call_text(
             MaskDiffusion,
             phrases=self._given_phrases,
-            boxes=self._boxes,
+            boxes=None if self._boxes is None else {name: _shown(region) for name, region in self._boxes.items()},
             mode=self._mode,
             strength=self._strength,
             steps=self._steps,
@@ -254,6 +255,11 @@ class MaskDiffusion(Control):
             return step.index < self._steps
         share = self._used.share if self._steps is None else self._steps
         return step.noise > 1 - share
+
+
+def _shown(region: Region) -> Any:
+    """A box as it is, a mask by its size."""
+    return f"mask of {region.shape[0]} x {region.shape[1]}" if isinstance(region, Tensor) else region
 
 
 def _checked_settings(mode: Any) -> tuple[MaskDiffusionSettings | None, JointSettings | None]:

@@ -6,11 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from torch import Tensor
+
 from weft.attach import Generation, Prompt
+from weft.methods._masks import check_mask_size, is_mask, read_mask
 from weft.methods.maskdiffusion.phrases import find_phrases
 
 MOST_OBJECTS = 16
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
+Region = Box | Tensor  # or a mask, bool [h, w] of the image's size
 
 
 @dataclass(frozen=True)
@@ -22,20 +26,20 @@ class Words:
         texts: What each of them says, without the number; none where the image is left alone.
         spans: Token positions of each; the last is its head. None where the image is left alone.
         tail: First position of the end of the text and its padding.
-        boxes: Where each goes; None to look for it.
+        boxes: Where each goes, in a box or a mask; None to look for it.
     """
 
     phrases: tuple[str, ...]
     texts: tuple[str, ...]
     spans: tuple[tuple[int, ...], ...]
     tail: int
-    boxes: tuple[Box, ...] | None
+    boxes: tuple[Region, ...] | None
 
 
 def find_words(
     generation: Generation,
     phrases: tuple[Any, ...] | None,
-    boxes: Mapping[str, Box] | None,
+    boxes: Mapping[str, Region] | None,
     parser: str,
     tail_from: int = 1,
 ) -> tuple[Words, ...]:
@@ -57,8 +61,8 @@ def find_words(
             "`pipe.encode_prompt` after attaching, or give `prompt`"
         )
     chosen = boxes if boxes is not None and phrases is None else phrases
-    for phrase, box in (boxes or {}).items():
-        _check_inside(phrase, box, generation.image_size)
+    for phrase, region in (boxes or {}).items():
+        _check_inside(phrase, region, generation.image_size)
     return tuple(
         _words(prompt, image, _phrases_of(prompt, image, chosen, parser), boxes, tail_from)
         for image in range(generation.images)
@@ -95,7 +99,7 @@ def _found(text: str, parser: str) -> tuple[str, ...]:
 
 
 def _words(
-    prompt: Prompt, image: int, phrases: tuple[str, ...], boxes: Mapping[str, Box] | None, tail_from: int
+    prompt: Prompt, image: int, phrases: tuple[str, ...], boxes: Mapping[str, Region] | None, tail_from: int
 ) -> Words:
     if len(phrases) > MOST_OBJECTS:
         raise ValueError(
@@ -160,12 +164,12 @@ def checked_phrases(phrases: Any) -> tuple[Any, ...] | None:
     return tuple(tuple(group) for group in phrases) if nested else tuple(phrases)
 
 
-def checked_boxes(boxes: Any, phrases: tuple[Any, ...] | None) -> dict[str, Box] | None:
+def checked_boxes(boxes: Any, phrases: tuple[Any, ...] | None) -> dict[str, Region] | None:
     """``boxes`` as given to the control.
 
     Raises:
-        TypeError: Not a mapping of phrases to four numbers.
-        ValueError: An empty mapping or box, or not the phrases that were given.
+        TypeError: Not a mapping of phrases to boxes or masks.
+        ValueError: An empty mapping, box or mask, or not the phrases that were given.
     """
     if boxes is None:
         return None
@@ -175,26 +179,39 @@ def checked_boxes(boxes: Any, phrases: tuple[Any, ...] | None) -> dict[str, Box]
         )
     if not boxes:
         raise ValueError("MaskDiffusion: `boxes` must have a box for every phrase; got none; leave it out")
-    for phrase, box in boxes.items():
-        sides = tuple(box) if isinstance(box, Sequence) else ()
-        if len(sides) != 4 or not all(isinstance(side, (int, float)) for side in sides):
-            raise TypeError(f"MaskDiffusion: the box of {phrase!r} must be (left, top, right, bottom); got {box!r}")
-        left, top, right, bottom = box
-        if not (left < right and top < bottom):
-            raise ValueError(
-                f"MaskDiffusion: the box of {phrase!r} must have left < right and top < bottom; got {box}"
-            )
+    regions = {phrase: _checked_region(phrase, region) for phrase, region in boxes.items()}
     if phrases is not None:
         named = {name for group in phrases for name in ([group] if isinstance(group, str) else group)}
         if named != set(boxes):
             odd = sorted(named ^ set(boxes))
             raise ValueError(f"MaskDiffusion: `boxes` must be for the phrases, all of them; {odd[0]!r} is in one only")
-    return {phrase: tuple(float(side) for side in box) for phrase, box in boxes.items()}  # type: ignore[misc]
+    return regions
 
 
-def _check_inside(phrase: str, box: Box, image_size: tuple[int, int]) -> None:
+def _checked_region(phrase: str, region: Any) -> Region:
+    if is_mask(region):
+        mask = read_mask(region, phrase, who="MaskDiffusion") >= 0.5
+        if not bool(mask.any()):
+            raise ValueError(f"MaskDiffusion: the mask of {phrase!r} must have a pixel inside; it has none")
+        return mask
+    sides = tuple(region) if isinstance(region, Sequence) else ()
+    if len(sides) != 4 or not all(isinstance(side, (int, float)) for side in sides):
+        raise TypeError(
+            f"MaskDiffusion: the box of {phrase!r} must be (left, top, right, bottom), or a mask (PIL image, array or "
+            f"tensor [h, w]); got {region!r}"
+        )
+    left, top, right, bottom = (float(side) for side in sides)
+    if not (left < right and top < bottom):
+        raise ValueError(f"MaskDiffusion: the box of {phrase!r} must have left < right and top < bottom; got {region}")
+    return left, top, right, bottom
+
+
+def _check_inside(phrase: str, region: Region, image_size: tuple[int, int]) -> None:
+    if isinstance(region, Tensor):
+        check_mask_size(region, phrase, image_size, who="MaskDiffusion")
+        return
     height, width = image_size
-    left, top, right, bottom = box
+    left, top, right, bottom = box = region
     if left < 0 or top < 0 or right > width or bottom > height:
         raise ValueError(
             f"MaskDiffusion: the box of {phrase!r} must lie inside the image of {width} x {height} pixels; got "

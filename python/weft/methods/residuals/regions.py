@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from weft.methods._masks import check_mask_size, is_mask, read_mask
 
 Region = Any  # a box (left, top, right, bottom) in pixels, or a mask: PIL image, array or tensor [h, w]
 Regions = tuple[Tensor | tuple[float, float, float, float], ...]
@@ -31,7 +32,7 @@ def checked_regions(given: Any, phrases: Sequence[str]) -> Regions:
                 f"got {', '.join(map(repr, given)) or 'none'}"
             )
         listed = [given[phrase] for phrase in phrases]
-    elif len(phrases) == 1 and (_is_box(given) or _is_mask(given)):
+    elif len(phrases) == 1 and (_is_box(given) or is_mask(given)):
         listed = [given]
     elif isinstance(given, Sequence) and not isinstance(given, str):
         listed = list(given)
@@ -57,11 +58,7 @@ def region_masks(regions: Regions, phrases: Sequence[str], image_size: tuple[int
     masks = torch.zeros(len(regions), height, width)
     for mask, region, phrase in zip(masks, regions, phrases, strict=True):
         if isinstance(region, Tensor):
-            if tuple(region.shape) != image_size:
-                raise ValueError(
-                    f"LocalizedResiduals: the mask of {phrase!r} must have the size of the image, {height} x {width} "
-                    f"(rows x columns); got {region.shape[0]} x {region.shape[1]}"
-                )
+            check_mask_size(region, phrase, image_size, who="LocalizedResiduals")
             mask.copy_(region)
             continue
         left, top, right, bottom = region
@@ -94,38 +91,15 @@ def _is_box(region: Any) -> bool:
     )
 
 
-def _is_mask(region: Any) -> bool:
-    from PIL import Image
-
-    return isinstance(region, (Tensor, np.ndarray, Image.Image))
-
-
 def _checked(region: Any, phrase: str) -> Tensor | tuple[float, float, float, float]:
     if _is_box(region):
         if not all(math.isfinite(side) for side in region):
             raise ValueError(f"LocalizedResiduals: the box of {phrase!r} must be finite; got {region}")
         left, top, right, bottom = (float(side) for side in region)
         return left, top, right, bottom
-    if not _is_mask(region):
+    if not is_mask(region):
         raise TypeError(
             f"LocalizedResiduals: the region of {phrase!r} must be a box (left, top, right, bottom) or a mask (PIL "
             f"image, array or tensor [h, w]); got {region!r}"
         )
-    from PIL import Image
-
-    if isinstance(region, Image.Image):
-        region = np.array(region if region.mode in ("1", "L", "F", "I", "I;16") else region.convert("L"))
-    mask = region.detach().cpu() if isinstance(region, Tensor) else torch.from_numpy(np.ascontiguousarray(region))
-    if mask.ndim != 2 or mask.is_complex():
-        raise ValueError(
-            f"LocalizedResiduals: the mask of {phrase!r} must be [h, w]; got {list(mask.shape)} of {mask.dtype}"
-        )
-    # bytes of 0 and 1, as segmentation models give them, are booleans
-    largest = 255 if mask.dtype == torch.uint8 and bool((mask > 1).any()) else 1
-    mask = mask.float() / largest
-    if not bool(((mask >= 0) & (mask <= 1)).all()):
-        raise ValueError(
-            f"LocalizedResiduals: the mask of {phrase!r} must be booleans, bytes, or numbers from 0 to 1; got values "
-            f"from {float(mask.min()):g} to {float(mask.max()):g}"
-        )
-    return mask
+    return read_mask(region, phrase, who="LocalizedResiduals")
