@@ -97,7 +97,8 @@ def _window_by_window(problem: Problem) -> Call:
 
 def _compiled(problem: Problem) -> Call:
     """The definition, as torch.compile fuses it."""
-    from weft.kernels.regions.reference import Search, best_windows_reference
+    from weft.kernels.regions.arguments import Search
+    from weft.kernels.regions.reference import best_windows_reference
 
     forbids = problem.options.get("exclusion") is None
     rest = (problem.options.get("margin", 0), int(0.15 * problem.grid[0] * problem.grid[1]), 0.5)

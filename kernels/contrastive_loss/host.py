@@ -10,7 +10,7 @@ from weft.kernels.common.device import device_arch
 from weft.kernels.common.product_tiles import Tile
 
 from . import launch
-from .reference import Segment
+from .arguments import Segment
 
 
 class Call(NamedTuple):

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .reference import MAX, Segment, pair_weights, pairs_of
+from .arguments import Segment
+from .reference import MAX, pair_weights, pairs_of
 
 
 class Wanted(NamedTuple):

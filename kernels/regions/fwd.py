@@ -14,8 +14,8 @@ from torch import Tensor
 
 from weft.kernels.common.device import run
 
+from .arguments import Search
 from .launch import choose_search_launch
-from .reference import Search
 
 INT_MAX = tl.constexpr(2147483647)
 INT64_MIN = tl.constexpr(-9223372036854775808)

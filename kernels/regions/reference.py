@@ -13,7 +13,7 @@ from torch import Tensor
 
 from weft.kernels.common.capture import kept_on_device
 
-Size = tuple[int, int]
+from .arguments import Search, Size
 
 
 class Candidates(NamedTuple):
@@ -29,32 +29,6 @@ class Candidates(NamedTuple):
     windows: Tensor
     corners: Tensor
     areas: Tensor
-
-
-class Search(NamedTuple):
-    """A search for windows, checked: the arguments of ``best_windows``.
-
-    Attributes:
-        maps: A, [B, n, h, w], any float dtype, finite.
-        sizes: (height, width) of the windows, in cells.
-        margin: Rows at the bottom and columns at the right that no window may reach.
-        protected: Cells each object protects.
-        protect_factor: What a protected cell is worth to the others.
-        exclusion: What a cell that is taken is worth from then on, or None to forbid overlap.
-        gap: Cells that stay free between two windows, where overlap is forbidden.
-        fallback: (height, width) of the window of an object without a positive mean; (0, 0) for none.
-        present: bool [B, n]; the others get an empty window, protect nothing and take nothing. None for all.
-    """
-
-    maps: Tensor
-    sizes: tuple[Size, ...]
-    margin: int
-    protected: int
-    protect_factor: float
-    exclusion: float | None
-    gap: int
-    fallback: Size
-    present: Tensor | None
 
 
 def best_windows_reference(search: Search) -> Tensor:

@@ -24,6 +24,7 @@ from weft._dispatch import BACKEND_NAMES, Op
 from weft._native_loader import native_or_none, why_not_native
 from weft.kernels.attention.arguments import Arguments as AttentionArguments
 from weft.kernels.lowrank_linear.arguments import Arguments as LowrankArguments
+from weft.kernels.regions.arguments import Search
 from weft.ops._cuda import driver_version, refuse_machine
 from weft.ops.contrastive_loss import Columns, as_segment
 
@@ -135,7 +136,7 @@ def _pairwise_error_call(device: str) -> tuple[Any, ...]:
 
 
 def _best_windows_call(device: str) -> tuple[Any, ...]:
-    return torch.zeros(1, 2, 8, 8, device=device), ((2, 4), (4, 2)), 0, 0, 1.0, None, 0, (2, 4), None
+    return (Search(torch.zeros(1, 2, 8, 8, device=device), ((2, 4), (4, 2)), 0, 0, 1.0, None, 0, (2, 4), None),)
 
 
 def _concept_gate_call(device: str) -> tuple[Any, ...]:

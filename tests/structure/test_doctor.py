@@ -31,7 +31,7 @@ def call(state: _doctor.BackendState) -> torch.Tensor:
     if state.op == "pairwise_error":
         return weft.ops.pairwise_error(*arguments, backend=state.backend)
     if state.op == "regions.best_windows":
-        maps, sizes, *_ = arguments
+        ((maps, sizes, *_),) = arguments
         return weft.ops.regions.op.best_windows(maps, sizes, backend=state.backend)
     if state.op == "regions.concept_gate":
         maps, strengths, *_ = arguments

@@ -31,19 +31,19 @@ from weft.kernels.attention.host import Call as AttentionCall
 from weft.kernels.attention.tiles import locate
 from weft.kernels.common import device as common
 from weft.kernels.common.capture import kept_on_device
+from weft.kernels.contrastive_loss.arguments import Segment
 from weft.kernels.contrastive_loss.bwd import Factors, contrastive_loss_bwd
 from weft.kernels.contrastive_loss.fwd import contrastive_loss_fwd
 from weft.kernels.contrastive_loss.host import Call as ContrastiveCall
-from weft.kernels.contrastive_loss.reference import Segment
 from weft.kernels.lowrank_linear.arguments import Arguments as LowrankArguments
 from weft.kernels.lowrank_linear.bwd import lowrank_linear_bwd
 from weft.kernels.lowrank_linear.fwd import lowrank_linear_fwd
 from weft.kernels.lowrank_linear.host import Call as LowrankCall
 from weft.kernels.pairwise_error.bwd import pairwise_error_bwd
 from weft.kernels.pairwise_error.fwd import pairwise_error_fwd
+from weft.kernels.regions.arguments import Search
 from weft.kernels.regions.fwd import best_windows_fwd
 from weft.kernels.regions.gate import concept_gate_fwd
-from weft.kernels.regions.reference import Search
 
 ROOT = Path(__file__).resolve().parents[2]
 KERNELS = ROOT / "kernels"

@@ -354,7 +354,7 @@ def test_presets() -> None:
         ({"phrases": [["a ball"], "a ball"]}, TypeError, "all strings or all sequences"),
         ({"boxes": {}}, ValueError, "leave it out"),
         ({"boxes": [(0, 0, 1, 1)]}, TypeError, "must map phrases"),
-        ({"boxes": {"a ball": (0, 0, 1)}}, TypeError, r"\(left, top, right, bottom\); got \(0, 0, 1\)"),
+        ({"boxes": {"a ball": (0, 0, 1)}}, TypeError, r"\(left, top, right, bottom\), or a mask .*; got \(0, 0, 1\)"),
         ({"boxes": {"a ball": (4, 0, 2, 8)}}, ValueError, "left < right"),
         ({"phrases": ["a"], "boxes": {"b": (0, 0, 8, 8)}}, ValueError, "'a' is in one only"),
         (
@@ -364,7 +364,7 @@ def test_presets() -> None:
         ),
         ({"strength": -1.0}, ValueError, "`strength` must be from 0 to 2; got -1.0"),
         ({"mode": ["clean"]}, ValueError, r"a JointSettings; got \['clean'\]"),
-        ({"boxes": {"a ball": 5}}, TypeError, r"\(left, top, right, bottom\); got 5"),
+        ({"boxes": {"a ball": 5}}, TypeError, r"\(left, top, right, bottom\), or a mask .*; got 5"),
         ({"steps": 0}, ValueError, "share in"),
         ({"steps": float("nan")}, ValueError, "share in"),
         ({"steps": 1.5}, ValueError, "at most 1; got 1.5; write 1 for steps"),

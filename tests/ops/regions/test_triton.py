@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from torch import Tensor
 
 import weft
+from weft.kernels.regions.arguments import Search
 from weft.kernels.regions.launch import MAX_CELLS, choose_search_launch, padded_cells
-from weft.kernels.regions.reference import Search
 from weft.ops import regions
 from weft.ops.regions.search import BEST_WINDOWS
 from weft.testing import RegionSearch

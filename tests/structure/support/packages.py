@@ -167,7 +167,8 @@ PARTS = {
     ),
     "doctor": _part(
         r"python/weft/_doctor\.py",
-        weft="FOUNDATION kernels.attention.arguments kernels.lowrank_linear.arguments ops _device shapes",
+        weft="FOUNDATION kernels.attention.arguments kernels.lowrank_linear.arguments "
+        "kernels.regions.arguments ops _device shapes",
     ),
     "cli": _part(
         r"python/weft/(cli|commands/.*|__main__)(\.py)?",

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from launches.case import Case, empty
 
+from weft.kernels.contrastive_loss.arguments import Segment
 from weft.kernels.contrastive_loss.bwd import Factors, contrastive_loss_bwd
 from weft.kernels.contrastive_loss.fwd import contrastive_loss_fwd
 from weft.kernels.contrastive_loss.host import Call
-from weft.kernels.contrastive_loss.reference import Segment
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from weft.kernels.contrastive_loss.reference import Segment
+from weft.kernels.contrastive_loss.arguments import Segment
 
 # of rows and of columns; one tensor serves both where row i and column i are the same thing
 Ids = Tensor | tuple[Tensor, Tensor]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from weft.kernels.contrastive_loss.arguments import Segment
 from weft.kernels.contrastive_loss.reference import (
     CLASS,
     COUNT,
@@ -20,7 +21,6 @@ from weft.kernels.contrastive_loss.reference import (
     POSITIVE,
     SUM,
     TOTAL,
-    Segment,
     directions_of,
     pair_weights,
 )

@@ -15,12 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from weft._dispatch import Backend, Op, named_in_trace, requested_backend
-from weft.kernels.contrastive_loss.reference import (
-    Segment,
-    contrastive_loss_reference,
-    loss_of,
-    segment_statistics,
-)
+from weft.kernels.contrastive_loss.arguments import Segment
+from weft.kernels.contrastive_loss.reference import contrastive_loss_reference, loss_of, segment_statistics
 from weft.kernels.contrastive_loss.reference_bwd import Wanted, contrastive_loss_backward_reference
 from weft.ops._autocast import follows_autocast, without_autocast
 from weft.ops._transforms import is_transformed, needs_operator, second_gradients

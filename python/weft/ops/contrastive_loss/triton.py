@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from weft.kernels.contrastive_loss.reference import MAX, SUM, Segment, directions_of, pair_weights
+from weft.kernels.contrastive_loss.arguments import Segment
+from weft.kernels.contrastive_loss.reference import MAX, SUM, directions_of, pair_weights
 from weft.kernels.contrastive_loss.reference_bwd import Wanted
 from weft.ops._triton import refuse_machine, refuse_tensor
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from weft.kernels.common.capture import kept_on_device
-from weft.kernels.regions.reference import Search, Size, cover
+from weft.kernels.regions.arguments import Search, Size
+from weft.kernels.regions.reference import cover
 from weft.ops._autocast import follows_autocast
 from weft.ops.regions import checks, search
 

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from weft.kernels.regions.reference import Search, cover, largest_cells
+from weft.kernels.regions.arguments import Search
+from weft.kernels.regions.reference import cover, largest_cells
 from weft.kernels.regions.reference_gate import lower_median
 from weft.ops._autocast import follows_autocast
 from weft.ops.regions import checks, search

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from weft._dispatch import Backend, Op, named_in_trace
-from weft.kernels.regions.reference import Search, best_windows_reference
+from weft.kernels.regions.arguments import Search
+from weft.kernels.regions.reference import best_windows_reference
 from weft.ops._transforms import is_transformed, needs_operator
 from weft.ops._triton import is_interpreted
 from weft.ops.regions import triton as gpu

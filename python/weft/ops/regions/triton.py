@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from weft.kernels.regions.arguments import Search
 from weft.kernels.regions.launch import MAX_CELLS, MAX_GATE_CELLS, MAX_GATE_CONCEPTS, MAX_OBJECTS, padded_cells
-from weft.kernels.regions.reference import Search, list_candidates
+from weft.kernels.regions.reference import list_candidates
 from weft.ops._triton import is_interpreted, refuse_machine
 
 _NARROW = (torch.float32, torch.float16, torch.bfloat16)
