@@ -220,7 +220,7 @@ class AttentionCase : public Case {
         p_.dtype = static_cast<weft::Dtype>(draw.pick({-1, 3}));
         break;
       case 6:
-        p_.Hk = p_.H + 1;
+        p_.Hk = p_.H ? p_.H + 1 : -1;  // no heads at all are a multiple of any number
         break;
       case 7:
         p_.out_stride.token = -1;
