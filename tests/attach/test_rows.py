@@ -17,6 +17,7 @@ from diffusers import (
     HeunDiscreteScheduler,
     KDPM2AncestralDiscreteScheduler,
     KDPM2DiscreteScheduler,
+    StableDiffusionPipeline,
 )
 from diffusers.utils import is_torchsde_available
 from hypothesis import given
@@ -417,3 +418,17 @@ def test_the_negative_prompt_may_be_encoded_like_any_other_and_run_first() -> No
             found.append(attachment.maps["circle"])
     torch.testing.assert_close(found[0], found[1], atol=1e-6, rtol=0)
     assert found[0].max() > 0
+
+
+class Rewriting(StableDiffusionPipeline):
+    """Writes prompts anew before it encodes them, as some pipelines do with a language model."""
+
+    def __call__(self, prompt: str, **options: Any) -> Any:
+        return super().__call__(f"{prompt} on a ball", **options)
+
+
+def test_a_prompt_that_the_pipeline_writes_anew_is_no_negative_one(tmp_path: Path) -> None:
+    pipe = tiny.sd1(tmp_path, Rewriting)
+    with weft.attach(pipe, weft.AttentionMaps(["circle", "ball"])) as attachment:
+        tiny.generate(pipe, prompt="a circle", negative_prompt="a square")
+        assert attachment.maps["circle"].max() > 0 and attachment.maps["ball"].max() > 0

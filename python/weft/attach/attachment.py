@@ -396,7 +396,12 @@ class Attachment:
         given = arguments.get("prompt_embeds")
         if given is not None:
             return given is not call.get("prompt_embeds") and given is call.get("negative_prompt_embeds")
-        return call.get("prompt") is not None and _listed(arguments.get("prompt")) != _listed(call["prompt"])
+        if call.get("prompt") is None:
+            return False
+        texts = _listed(arguments.get("prompt"))
+        # what comes first is the prompt, though the pipeline may have written it anew (LongCat)
+        is_other = self._tracker.has_announcement or texts == _listed(call.get("negative_prompt"))
+        return is_other and texts != _listed(call["prompt"])
 
     # --- around a pass --------------------------------------------------------------------------------------------
 

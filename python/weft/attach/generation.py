@@ -67,11 +67,16 @@ class GenerationTracker:
 
     def begin_call(self) -> None:
         """The pipeline was called: its first pass begins a generation."""
-        self._in_call, self._step = True, None
+        self._in_call, self._step, self._announced = True, None, []
 
     def end_call(self) -> None:
         """The call is over."""
         self._in_call, self._step = False, None
+
+    @property
+    def has_announcement(self) -> bool:
+        """Whether a prompt was announced since the last pass."""
+        return bool(self._announced)
 
     @property
     def has_begun(self) -> bool:
