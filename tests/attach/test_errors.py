@@ -11,7 +11,7 @@ import torch
 from diffusers import DiTPipeline, DiTTransformer2DModel, StableDiffusionPipeline
 
 import weft
-from weft.attach.attachment import check_diffusers
+from weft.attach.versions import check_diffusers
 
 
 def dit() -> DiTPipeline:

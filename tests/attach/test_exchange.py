@@ -236,3 +236,16 @@ def test_perturbed_guidance_keeps_its_processors_and_maps_read_the_prompt(tmp_pa
             perturbed = maps.maps["circle"]
             tiny.generate(pipe, guidance_scale=guidance_scale, pag_scale=0.0, num_inference_steps=1)
             torch.testing.assert_close(perturbed, maps.maps["circle"], atol=1e-5, rtol=1e-4)
+
+
+def test_layers_that_go_after_attaching_are_named_with_the_call_that_brings_them_back(tmp_path: Path) -> None:
+    pipe = tiny.sd1(tmp_path)
+    with weft.attach(pipe, weft.AttentionMaps("circle")):
+        tiny.generate(pipe)
+        pipe.enable_attention_slicing()
+        with pytest.raises(
+            ValueError, match=r"SlicedAttnProcessor \(\d+ layers\), call `pipe\.disable_attention_slicing"
+        ):
+            tiny.generate(pipe)
+        pipe.disable_attention_slicing()
+        tiny.generate(pipe)

@@ -421,13 +421,13 @@ def test_the_negative_prompt_may_be_encoded_like_any_other_and_run_first() -> No
 
 
 class Rewriting(StableDiffusionPipeline):
-    """Writes prompts anew before it encodes them, as some pipelines do with a language model."""
+    """Rewrites prompts before it encodes them, as some pipelines do with a language model."""
 
     def __call__(self, prompt: str, **options: Any) -> Any:
         return super().__call__(f"{prompt} on a ball", **options)
 
 
-def test_a_prompt_that_the_pipeline_writes_anew_is_no_negative_one(tmp_path: Path) -> None:
+def test_a_prompt_that_the_pipeline_rewrites_is_no_negative_one(tmp_path: Path) -> None:
     pipe = tiny.sd1(tmp_path, Rewriting)
     with weft.attach(pipe, weft.AttentionMaps(["circle", "ball"])) as attachment:
         tiny.generate(pipe, prompt="a circle", negative_prompt="a square")

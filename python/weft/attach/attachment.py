@@ -11,7 +11,6 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
-import diffusers
 import torch
 from torch import Tensor, nn
 
@@ -30,11 +29,9 @@ from weft.attach.projections import Projector
 from weft.attach.records import Generation, Step
 from weft.attach.text.described import described
 from weft.attach.text.listener import PromptListener
+from weft.attach.versions import check_diffusers
 
 logger = logging.getLogger(__name__)
-
-# what is used here reads the same from the first to the last of these; the oldest ones were not run
-DIFFUSERS_OLDEST, DIFFUSERS_NEWEST_TESTED = (0, 35), (0, 42)
 
 _LIVE: weakref.WeakSet[Attachment] = weakref.WeakSet()
 
@@ -399,7 +396,7 @@ class Attachment:
         if call.get("prompt") is None:
             return False
         texts = _listed(arguments.get("prompt"))
-        # what comes first is the prompt, though the pipeline may have written it anew (LongCat)
+        # what comes first is the prompt, though the pipeline may have rewritten it (LongCat)
         is_other = self._tracker.has_announcement or texts == _listed(call.get("negative_prompt"))
         return is_other and texts != _listed(call["prompt"])
 
@@ -447,6 +444,7 @@ class Attachment:
             # also where a control refused the layers last time: it will refuse them again
             if not self._layers_are_known:
                 for control in self.controls:
+                    self._check_served(control)
                     control.attached(self._layers.layers)
                 self._layers_are_known = True
             for control in self.controls:
@@ -507,25 +505,3 @@ def _listed(prompt: Any) -> list[Any]:
 
 def _shorten(names: list[str]) -> str:
     return ", ".join(names) if len(names) <= 3 else f"{names[0]}, {names[1]}, ... {names[-1]}"
-
-
-def check_diffusers() -> None:
-    """Say once when the installed diffusers is outside these versions.
-
-    Raises:
-        ImportError: It is older than what weft supports.
-    """
-    installed = tuple(int(part) for part in diffusers.__version__.split(".")[:2])
-    if installed < DIFFUSERS_OLDEST:
-        raise ImportError(f"attach: needs diffusers >= {_dotted(DIFFUSERS_OLDEST)}; found {diffusers.__version__}")
-    if installed > DIFFUSERS_NEWEST_TESTED:
-        _say_untested(diffusers.__version__)
-
-
-@functools.cache
-def _say_untested(version: str) -> None:
-    logger.warning("attach: checked on diffusers up to %s; found %s", _dotted(DIFFUSERS_NEWEST_TESTED), version)
-
-
-def _dotted(version: tuple[int, int]) -> str:
-    return ".".join(str(part) for part in version)
